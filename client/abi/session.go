@@ -1,0 +1,40 @@
+package abi
+
+// SessionPage is one session's own file of one page: the manager and the
+// session's process map it, nobody else can.
+//
+// A spare page is mapped by the parent ahead of a fork. The fork handlers
+// fill it: prepare copies Uses and stores PageReserved, the child stores its
+// pid and PageClaimed, so that the attaches of a child count from its first
+// instant with no message.
+type SessionPage struct {
+	Cookie  [16]byte // proves, on a new channel, whose session it is
+	Session uint32   // written by the manager
+	Parent  uint32   // session mapped ahead for, 0: registered by itself
+	State   uint32   // Page*, written by the session
+	PID     uint32   // tgid of the claiming process in its own pid namespace
+	_       [4]uint64
+	Uses    [PageUses]Use
+}
+
+// PageUses is how many segments one process can use at once.
+const PageUses = 126
+
+// SessionPage.State.
+const (
+	PageSpare    = 0
+	PageReserved = 1 // a fork is under way
+	PageClaimed  = 2
+)
+
+// Use counts one process's attaches of one segment. Only that process's
+// threads write it. Serial is stored first and Count incremented before the
+// memory is mapped; a use with Count 0 may be taken for another segment once
+// the manager has folded its times (MsgFold).
+type Use struct {
+	Serial uint64 // Record.Serial of the segment, 0: free
+	Count  uint32
+	_      uint32
+	ATime  int64 // ns since 1970 of the last attach, 0: none
+	DTime  int64 // ns since 1970 of the last detach, 0: none
+}

@@ -1,0 +1,3 @@
+module github.com/ipcspace/ipcspace
+
+go 1.26
