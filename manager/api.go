@@ -1,0 +1,163 @@
+// Package manager keeps spaces: it makes them on disk, registers processes
+// with them, makes and removes objects, decides permissions from what the
+// kernel says of a caller, and cleans up after the dead.
+//
+// It owns everything under Config.Root and never trusts what a client can
+// write. What is in the middle of a change when the manager is killed is
+// finished or undone when the next one adopts the space.
+//
+// Lock order: Manager.mu → space.mu → object transaction. A channel is never
+// written while one of them is held.
+package manager
+
+import (
+	"errors"
+	"log/slog"
+	"math"
+	"time"
+
+	"github.com/ipcspace/ipcspace/client/abi"
+)
+
+// Config says how a manager works. Only Root is required.
+type Config struct {
+	// Root is the folder of spaces/ and private/; made if it is not there.
+	Root string
+	Log  *slog.Logger
+	// Library is the path of libipcspace.so, installed into every space.
+	// Empty: spaces have none.
+	Library string
+	// Unprivileged makes plain folders instead of mounts and does not seal
+	// objects against their holders, even where the manager could. It is
+	// implied where the manager may not mount.
+	Unprivileged bool
+	// Ephemeral removes all spaces when Run returns.
+	Ephemeral bool
+	// Budget is the most bytes that all spaces together may promise. 0: no
+	// bound but their own sizes.
+	Budget uint64
+}
+
+// SpaceConfig describes a space to be made. Only Name is required.
+type SpaceConfig struct {
+	Name string // a DNS label (RFC 1123): lower-case letters, digits and '-', at most 63
+	// Size is the most bytes that all objects of the space may have together.
+	// 0: half of the machine's memory.
+	Size uint64
+	// Inodes bounds the files of the space. 0: enough for the limits.
+	Inodes uint64
+	// Sessions bounds the processes registered at one time. 0: 8192.
+	Sessions int
+	// Limits are those of System V IPC. nil: DefaultLimits.
+	Limits *Limits
+}
+
+// Limits are the sysctls kernel.shm*, kernel.sem and kernel.msg* of a space:
+// bytes (ShmMax, MsgMax, MsgMnb), pages of 4 KiB (ShmAll), or objects.
+type Limits struct {
+	ShmMax, ShmAll, ShmMni         uint64
+	SemMsl, SemMns, SemOpm, SemMni uint64
+	MsgMax, MsgMnb, MsgMni         uint64
+}
+
+// DefaultLimits are those that Linux starts with.
+func DefaultLimits() Limits {
+	return Limits{
+		ShmMax: math.MaxUint64 - 1<<24, ShmAll: math.MaxUint64 - 1<<24, ShmMni: 4096,
+		SemMsl: 32000, SemMns: 1024000000, SemOpm: 500, SemMni: 32000,
+		MsgMax: 8192, MsgMnb: 16384, MsgMni: 32000,
+	}
+}
+
+// Family is one of the three kinds of objects.
+type Family uint32
+
+// The families, in the order of the table.
+const (
+	Shm Family = abi.Shm
+	Sem Family = abi.Sem
+	Msg Family = abi.Msg
+)
+
+// String returns "shm", "sem" or "msg".
+func (f Family) String() string {
+	switch f {
+	case Shm:
+		return "shm"
+	case Sem:
+		return "sem"
+	case Msg:
+		return "msg"
+	}
+	return "invalid"
+}
+
+// SpaceInfo describes a space in short.
+type SpaceInfo struct {
+	Name        string
+	ID          uint64 // random, of this incarnation
+	Dir         string // the public folder, to be mounted read-only at /run/ipcspace
+	Created     time.Time
+	Size        uint64 // bytes that its objects may have together
+	Used        uint64 // bytes promised to objects
+	Limits      Limits
+	Objects     [abi.Families]int // by Family
+	Semaphores  int
+	Sessions    int // live processes
+	MaxSessions int
+	// Sealed: members cannot shrink, reopen or unlink objects. Not so for an
+	// unprivileged manager: then members trust each other.
+	Sealed bool
+}
+
+// SpaceDetail is a space with what is in it.
+type SpaceDetail struct {
+	SpaceInfo
+	ObjectList  []ObjectInfo
+	SessionList []SessionInfo
+}
+
+// ObjectInfo describes one object, as the *_STAT calls do.
+type ObjectInfo struct {
+	Family               Family
+	ID                   int
+	Key                  uint32
+	UID, GID, CUID, CGID uint32
+	Mode                 uint32 // low 9 bits; abi.ModeDest, abi.ModeLocked
+	Size                 uint64 // shm: bytes; sem: semaphores; msg: msg_qbytes
+	Changed              time.Time
+	// Shm: attaches and their times; zero times: never.
+	Attaches           int
+	Attached, Detached time.Time
+	// Sem: last semop. Msg: last msgsnd and msgrcv.
+	Operated, Sent, Received time.Time
+	// Msg: what the queue holds.
+	Messages, Bytes uint64
+	// Pids in the manager's pid namespace, 0: none or not visible.
+	// Shm: last to attach or detach, and creator. Msg: last to send and receive.
+	LastPID, CreatorPID, SendPID, ReceivePID int
+}
+
+// SessionInfo describes one process registered with a space.
+type SessionInfo struct {
+	Session  uint32
+	PID      int // in the manager's pid namespace
+	Command  string
+	Started  time.Time // when it registered with this manager
+	Uses     int       // segments attached
+	Channels int
+}
+
+// Errors of the exported calls. They come wrapped in what was tried and what
+// to do next.
+var (
+	ErrNoSpace     = errors.New("no such space")
+	ErrExists      = errors.New("space exists")
+	ErrInUse       = errors.New("space is in use")
+	ErrInvalidName = errors.New("invalid space name")
+	ErrInvalid     = errors.New("invalid argument")
+	ErrNoObject    = errors.New("no such object")
+	ErrBudget      = errors.New("not enough memory in the budget")
+	ErrClosed      = errors.New("manager is shutting down")
+	ErrVersion     = errors.New("other layout version")
+)
