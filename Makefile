@@ -1,0 +1,137 @@
+# ipcspace: System V IPC in user space, for containers. See README.md.
+#
+#   make demo   build, and watch two isolated spaces at work (about a minute)
+#   make test   everything that must pass
+#   make help   all targets
+
+SHELL := /bin/sh
+GO    ?= go
+BIN   := bin
+ARCH  := $(shell uname -m)
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/ipcspace
+
+# make's own default is cc; the freestanding library needs gcc's dialect.
+ifeq ($(origin CC),default)
+CC := gcc
+endif
+ARM64_CC ?= aarch64-linux-gnu-gcc
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+GO_BUILD = CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-X main.version=$(VERSION)'
+
+.PHONY: help
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | \
+		awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+# ---- build ----
+
+# A room joins the build when it has its first file.
+COMMANDS := $(foreach c,client/ipcspace manager/ipcspace-manager,$(if $(wildcard $(c)/*.go),$(notdir $(c))))
+PRELOAD  := $(wildcard client/preload/*.c)
+LIBRARY  := $(if $(PRELOAD),$(BIN)/libipcspace.so)
+# The second architecture is optional where its compiler is missing, except in continuous integration.
+ARM64    := $(if $(PRELOAD),$(if $(or $(CI),$(shell command -v $(ARM64_CC))),$(BIN)/arm64/libipcspace.so))
+
+.PHONY: build commands library
+build: commands library ## bin/: the commands, and the library for amd64 and arm64
+commands: $(addprefix $(BIN)/,$(COMMANDS))
+library: $(LIBRARY) $(ARM64)
+
+# Go knows better than make what is out of date.
+.PHONY: $(BIN)/ipcspace $(BIN)/ipcspace-manager
+$(BIN)/ipcspace:
+	@$(GO_BUILD) -o $@ ./client/ipcspace
+$(BIN)/ipcspace-manager:
+	@$(GO_BUILD) -o $@ ./manager/ipcspace-manager
+
+# libipcspace.so lives inside programs of any libc and age: no DT_NEEDED, nothing undefined but weak
+# references (-z defs), no outline atomics (they would come from libgcc and ask libc).
+PRELOAD_CFLAGS := -std=c11 -O2 -g -fPIC -ffreestanding -fno-stack-protector -fvisibility=hidden \
+	-ftls-model=initial-exec -fno-plt -Wall -Wextra -Werror
+PRELOAD_LDFLAGS := -shared -nostdlib -Wl,-z,now -Wl,-z,noexecstack -Wl,-z,defs \
+	-Wl,--hash-style=both -Wl,-soname,libipcspace.so -Wl,--build-id
+comma := ,
+PRELOAD_MAP := $(wildcard client/preload/libipcspace.map)
+PRELOAD_LDFLAGS += $(addprefix -Wl$(comma)--version-script=,$(PRELOAD_MAP))
+PRELOAD_SOURCES := $(PRELOAD) $(wildcard client/preload/*.h) $(PRELOAD_MAP) Makefile
+
+# Linked beside its place and renamed: a program that runs with the old one keeps it.
+$(BIN)/libipcspace.so: $(PRELOAD_SOURCES)
+	@mkdir -p $(@D)
+	$(CC) $(PRELOAD_CFLAGS) $(PRELOAD_LDFLAGS) -o $@.new $(PRELOAD)
+	@mv $@.new $@
+$(BIN)/arm64/libipcspace.so: $(PRELOAD_SOURCES)
+	@mkdir -p $(@D)
+	$(ARM64_CC) $(PRELOAD_CFLAGS) -mno-outline-atomics $(PRELOAD_LDFLAGS) -o $@.new $(PRELOAD)
+	@mv $@.new $@
+
+# ---- test ----
+
+# Long tests of whole programs run after the packages' own, one package at a time: they measure
+# waiting, and two cores are soon busy.
+PACKAGES      = $(shell $(GO) list ./... | grep -v '/ipcspace/test/')
+TEST_PACKAGES = $(shell $(GO) list ./test/... 2>/dev/null)
+TEST_FLAGS   ?=
+
+.PHONY: test test-packages test-programs
+test: vet build test-packages test-programs ## everything that must pass
+
+test-packages: build ## the packages' own tests, with the race detector
+	$(GO) test -race -timeout 15m $(TEST_FLAGS) $(PACKAGES)
+
+test-programs: build ## conformance with the kernel, and real programs
+	$(if $(TEST_PACKAGES),$(GO) test -p 1 -timeout 40m $(TEST_FLAGS) $(TEST_PACKAGES))
+
+.PHONY: conformance
+conformance: build ## the table: row, test, kernel, space
+	$(GO) test -v -timeout 40m $(TEST_FLAGS) ./test/conformance/...
+
+.PHONY: bench
+bench: build ## benchmarks; quote ratios, not numbers of one machine
+	$(GO) test -run '^$$' -bench . -benchmem $(TEST_FLAGS) ./...
+
+.PHONY: demo
+demo: ## two isolated spaces with PostgreSQL in each, in about a minute
+	@$(MAKE) --no-print-directory deps
+	@$(MAKE) --no-print-directory build
+	@test/demo/demo.sh
+
+# ---- the sources ----
+
+.PHONY: vet
+vet: ## format, go vet, and that generated files are up to date
+	@unformatted="$$(gofmt -l client manager test)"; \
+		if [ -n "$$unformatted" ]; then echo "not formatted, run make fmt:"; echo "$$unformatted"; exit 1; fi
+	$(GO) vet ./...
+	@mkdir -p $(CACHE) && $(GO) run ./client/abi/gen $(CACHE)/abi.h && \
+		cmp $(CACHE)/abi.h client/preload/abi.h || { echo "client/preload/abi.h is stale, run make generate"; exit 1; }
+
+.PHONY: fmt
+fmt: ## format the Go sources
+	gofmt -w client manager test
+
+.PHONY: generate
+generate: ## abi.h and the admin API's code
+	$(GO) generate ./client/abi ./manager/admin
+
+# Pinned in test/tools/go.mod, built once into a cache outside the tree.
+GOLANGCI := $(CACHE)/tools/golangci-lint
+.PHONY: install-tools
+install-tools: $(GOLANGCI) ## golangci-lint as pinned (some minutes, once)
+$(GOLANGCI): test/tools/go.mod
+	@mkdir -p $(@D)
+	cd test/tools && $(GO) build -o $@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+.PHONY: lint
+lint: vet $(GOLANGCI) ## golangci-lint and gcc's analyzer
+	$(GOLANGCI) run
+	@for f in $(PRELOAD); do $(CC) $(PRELOAD_CFLAGS) -fanalyzer -c -o /dev/null $$f || exit 1; done
+
+.PHONY: deps
+deps: ## what is missing on this machine: installs it as root on Debian, names it elsewhere
+	@test/tools/deps.sh
+
+.PHONY: clean
+clean: ## removes bin/
+	rm -rf $(BIN)
