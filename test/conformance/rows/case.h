@@ -189,7 +189,8 @@ static void verdict_(int what, const char *where, const char *format, ...)
 /* The value of a call that must not fail. */
 #define MUST(call) \
 	({ MARK(); errno = 0; __typeof__(call) v_ = (call); int e_ = errno; \
-	   if ((long long)v_ == -1) FAIL("%s: %s", #call, errno_name(e_)); v_; })
+	   if ((long long)v_ == -1) { FAIL("%s: %s", #call, errno_name(e_)); } \
+	   v_; })
 
 /* ---- time ---- */
 

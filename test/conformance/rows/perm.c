@@ -1,0 +1,512 @@
+/* Rows 22 to 41: permissions, and what the three *ctl calls have in common. */
+#include "case.h"
+
+/* One object of each family with this mode, owned by STRANGER, group OTHER. */
+static void make_all(int id[3], int mode)
+{
+	EACH_FAMILY(f) {
+		union any_ds ds;
+		id[f] = MUST(get(f, IPC_PRIVATE, 1, mode));
+		MUST(ctl(f, id[f], IPC_STAT, &ds));
+		perm_of(f, &ds)->uid = STRANGER;
+		perm_of(f, &ds)->gid = OTHER;
+		MUST(ctl(f, id[f], IPC_SET, &ds));
+	}
+}
+
+static int try_read(enum family f, int id)
+{
+	union any_ds ds;
+	return ctl(f, id, IPC_STAT, &ds);
+}
+
+static int try_write(enum family f, int id)
+{
+	if (f == SEM)
+		return semctl(id, 0, SETVAL, (union semun){ .val = 0 });
+	if (f == MSG)
+		return send_text(id, 1, "", 0);
+	void *p = shmat(id, NULL, 0);	/* read and write; the cases give both or none */
+	if (p == (void *)-1)
+		return -1;
+	return shmdt(p);
+}
+
+static void expect_access(const int id[3], bool reads, bool writes)
+{
+	EACH_FAMILY(f) {
+		if (reads)
+			EXPECT_OK(try_read(f, id[f]));
+		else
+			EXPECT_ERR(try_read(f, id[f]), EACCES);
+		if (writes && (f != SHM || reads))
+			EXPECT_OK(try_write(f, id[f]));
+		else
+			EXPECT_ERR(try_write(f, id[f]), EACCES);
+	}
+}
+
+static void as_user_expect(uid_t uid, gid_t gid, gid_t extra, const int id[3], bool reads, bool writes)
+{
+	pid_t p;
+	CHILD(p) {
+		if (extra) {
+			MUST(setgroups(1, &extra));
+			MUST(setresgid(gid, gid, gid));
+			MUST(setresuid(uid, uid, uid));
+		} else {
+			become(uid, gid);
+		}
+		expect_access(id, reads, writes);
+	}
+	JOIN(p);
+}
+
+ROW(22, "owner, group and other bits each for their class")
+{
+	NEED_ROOT();
+	int id[3];
+	make_all(id, 0640);
+	as_user_expect(STRANGER, 7, 0, id, true, true);
+	as_user_expect(777, OTHER, 0, id, true, false);
+	as_user_expect(777, 7, OTHER, id, true, false);
+	as_user_expect(777, 7, 0, id, false, false);
+	make_all(id, 0606);
+	as_user_expect(777, 7, 0, id, true, true);
+	as_user_expect(777, OTHER, 0, id, false, false);
+	make_all(id, 0060);
+	as_user_expect(777, 7, OTHER, id, true, true);
+}
+
+ROW(22, "the creator's group counts as the owner's does")
+{
+	NEED_ROOT();
+	int id[3];
+	MUST(setresgid(4242, 4242, 0));
+	make_all(id, 0060);
+	MUST(setresgid(0, 0, 0));
+	as_user_expect(777, 4242, 0, id, true, true);
+	as_user_expect(777, OTHER, 0, id, true, true);
+	as_user_expect(777, 7, 4242, id, true, true);
+}
+
+ROW(23, "an owner without the bit is not rescued by group or other bits")
+{
+	NEED_ROOT();
+	int id[3];
+	make_all(id, 0066);
+	as_user_expect(STRANGER, OTHER, 0, id, false, false);
+	make_all(id, 0466);
+	as_user_expect(STRANGER, OTHER, 0, id, true, false);
+	make_all(id, 0206);
+	as_user_expect(STRANGER, OTHER, 0, id, false, true);
+}
+
+ROW(24, "the creator keeps the owner's class after giving the object away")
+{
+	NEED_ROOT();
+	pid_t p;
+	CHILD(p) {
+		become(777, 7);
+		int id[3];
+		make_all(id, 0600);
+		expect_access(id, true, true);
+		EACH_FAMILY(f)	/* IPC_SET as well */
+			EXPECT_OK(ctl(f, id[f], IPC_RMID, NULL));
+	}
+	JOIN(p);
+}
+
+ROW(25, "CAP_IPC_OWNER passes every check of read and write")
+{
+	NEED_ROOT();
+	int id[3];
+	make_all(id, 0000);
+	pid_t p;
+	CHILD(p) {
+		MUST(setresuid(-1, 777, -1));
+		only_capability(-1);
+		expect_access(id, false, false);
+		only_capability(CAP_OWN_IPC);
+		expect_access(id, true, true);
+		only_capability(CAP_ADMIN);
+		expect_access(id, false, false);
+	}
+	JOIN(p);
+}
+
+ROW(25, "a capability in a user namespace that the caller made is none here")
+{
+	NEED_ROOT();
+	int id[3];
+	make_all(id, 0000);
+	pid_t p;
+	CHILD(p) {
+		become(777, 7);
+		if (unshare(CLONE_NEWUSER) < 0)
+			SKIP("no user namespace: %s", errno_name(errno));
+		EXPECT(has_cap(CAP_OWN_IPC));
+		expect_access(id, false, false);
+		EACH_FAMILY(f)
+			EXPECT_ERR(ctl(f, id[f], IPC_RMID, NULL), EPERM);
+	}
+	JOIN(p);
+}
+
+ROW(26, "IPC_SET and IPC_RMID are for owner, creator and CAP_SYS_ADMIN; mode bits do not matter")
+{
+	NEED_ROOT();
+	int id[3];
+	union any_ds ds[3];
+	pid_t p;
+	make_all(id, 0666);
+	EACH_FAMILY(f)
+		MUST(ctl(f, id[f], IPC_STAT, &ds[f]));
+	CHILD(p) {
+		become(777, OTHER);
+		EACH_FAMILY(f) {
+			EXPECT_ERR(ctl(f, id[f], IPC_SET, &ds[f]), EPERM);
+			EXPECT_ERR(ctl(f, id[f], IPC_RMID, NULL), EPERM);
+		}
+	}
+	JOIN(p);
+	CHILD(p) {
+		MUST(setresuid(-1, 777, -1));
+		only_capability(CAP_OWN_IPC);
+		EACH_FAMILY(f) {
+			EXPECT_ERR(ctl(f, id[f], IPC_SET, &ds[f]), EPERM);
+			EXPECT_ERR(ctl(f, id[f], IPC_RMID, NULL), EPERM);
+		}
+		only_capability(CAP_ADMIN);
+		EACH_FAMILY(f) {
+			EXPECT_OK(ctl(f, id[f], IPC_SET, &ds[f]));
+			EXPECT_OK(ctl(f, id[f], IPC_RMID, NULL));
+		}
+	}
+	JOIN(p);
+	make_all(id, 0000);
+	CHILD(p) {
+		become(STRANGER, 7);
+		EACH_FAMILY(f) {
+			perm_of(f, &ds[f])->mode = 0;
+			EXPECT_OK(ctl(f, id[f], IPC_SET, &ds[f]));
+			EXPECT_OK(ctl(f, id[f], IPC_RMID, NULL));
+		}
+	}
+	JOIN(p);
+}
+
+ROWS("27,28", "IPC_STAT and *_STAT need read permission, *_STAT_ANY none")
+{
+	NEED_ROOT();
+	int id[3];
+	pid_t p;
+	make_all(id, 0222);
+	CHILD(p) {
+		become(777, 7);
+		EACH_FAMILY(f) {
+			union any_ds ds;
+			memset(&ds, 0, sizeof ds);
+			EXPECT_ERR(ctl(f, id[f], IPC_STAT, &ds), EACCES);
+			EXPECT_ERR(ctl(f, id[f] & 0x7fff, stat_cmd(f), &ds), EACCES);
+			EXPECT_EQ_OR_ERRNO(ctl(f, id[f] & 0x7fff, stat_any_cmd(f), &ds), id[f]);
+			EXPECT_EQ(perm_of(f, &ds)->uid, STRANGER);
+		}
+	}
+	JOIN(p);
+}
+
+ROW(29, "IPC_INFO and *_INFO need no permission")
+{
+	NEED_ROOT();
+	int id[3];
+	pid_t p;
+	make_all(id, 0000);
+	CHILD(p) {
+		become(777, 7);
+		EACH_FAMILY(f) {
+			union any_ds room;
+			MUST(ctl(f, 0, IPC_INFO, &room));
+			MUST(ctl(f, 0, info_cmd(f), &room));
+		}
+	}
+	JOIN(p);
+}
+
+ROW(30, "checks use the credentials of the time of the call: setuid after the first use matters")
+{
+	NEED_ROOT();
+	int id[3];
+	pid_t p;
+	make_all(id, 0600);
+	CHILD(p) {
+		expect_access(id, true, true);
+		void *attached = MUST(shmat(id[SHM], NULL, 0));
+		MUST(setgroups(0, NULL));
+		MUST(setresgid(7, 7, 7));
+		MUST(setresuid(777, 777, 0));
+		expect_access(id, false, false);
+		EXPECT_EQ(fault(attached, true), 0);	/* a mapping outlives setuid */
+		MUST(setresuid(-1, 0, -1));
+		expect_access(id, true, true);
+		MUST(setresuid(STRANGER, STRANGER, STRANGER));
+		expect_access(id, true, true);
+	}
+	JOIN(p);
+}
+
+ROW(30, "and so do setgroups and capset")
+{
+	NEED_ROOT();
+	int id[3];
+	pid_t p;
+	make_all(id, 0060);
+	CHILD(p) {
+		gid_t group = OTHER;
+		MUST(setgroups(0, NULL));
+		MUST(setresgid(7, 7, 7));
+		MUST(setresuid(-1, 777, -1));
+		only_capability(CAP_OWN_IPC);
+		expect_access(id, true, true);
+		only_capability(-1);
+		expect_access(id, false, false);
+		MUST(setresuid(-1, 0, -1));
+		MUST(setgroups(1, &group));
+		MUST(setresuid(-1, 777, -1));
+		only_capability(-1);
+		expect_access(id, true, true);
+	}
+	JOIN(p);
+}
+
+static void *thread_with_own_uid(void *ids)
+{
+	/* The raw call changes this thread alone; libc's changes all. */
+	MUST(syscall(SYS_setresuid, -1, 777, -1));
+	expect_access(ids, false, false);
+	return NULL;
+}
+
+ROW(30, "credentials are the calling thread's")
+{
+	NEED_ROOT();
+	int id[3];
+	pid_t p;
+	make_all(id, 0600);
+	CHILD(p) {
+		pthread_t t;
+		expect_access(id, true, true);
+		EXPECT_OK(pthread_create(&t, NULL, thread_with_own_uid, id));
+		EXPECT_OK(pthread_join(t, NULL));
+		expect_access(id, true, true);
+	}
+	JOIN(p);
+}
+
+ROW(31, "IPC_SET changes uid, gid and the low mode bits, and nothing else")
+{
+	key_t key = free_key();
+	EACH_FAMILY(f) {
+		union any_ds before, want, after;
+		int id = MUST(get(f, key, 1, IPC_CREAT | 0600));
+		MUST(ctl(f, id, IPC_STAT, &before));
+		want = before;
+		struct ipc_perm *w = perm_of(f, &want), *a = perm_of(f, &after);
+		if (geteuid() == 0) {
+			w->uid = STRANGER;
+			w->gid = OTHER;
+		}
+		w->mode = 0751;
+		w->cuid = w->cgid = 99;
+		w->__key = key + 1;
+		w->__seq = 77;
+		MUST(ctl(f, id, IPC_SET, &want));
+		MUST(ctl(f, id, IPC_STAT, &after));
+		EXPECT_EQ(a->uid, w->uid);
+		EXPECT_EQ(a->gid, w->gid);
+		EXPECT_EQ(a->mode, 0751);
+		EXPECT_EQ(a->cuid, geteuid());
+		EXPECT_EQ(a->cgid, getegid());
+		EXPECT_EQ(a->__key, key);
+		EXPECT_EQ(a->__seq, perm_of(f, &before)->__seq);
+		EXPECT_EQ(get(f, key, 1, 0), id);
+	}
+}
+
+ROW(32, "IPC_SET drops mode bits above 0777")
+{
+	EACH_FAMILY(f) {
+		union any_ds ds;
+		int id = MUST(get(f, IPC_PRIVATE, 1, 0600));
+		MUST(ctl(f, id, IPC_STAT, &ds));
+		perm_of(f, &ds)->mode = 07640;
+		MUST(ctl(f, id, IPC_SET, &ds));
+		MUST(ctl(f, id, IPC_STAT, &ds));
+		EXPECT_EQ(perm_of(f, &ds)->mode, 0640);
+	}
+}
+
+ROW(32, "IPC_SET keeps SHM_DEST")
+{
+	int id = new_segment(4096);
+	MUST((long)shmat(id, NULL, 0));
+	MUST(shmctl(id, IPC_RMID, NULL));
+	struct shmid_ds d = segment_stat(id);
+	EXPECT_EQ(d.shm_perm.mode, SHM_DEST | 0600);
+	d.shm_perm.mode = 0640;
+	MUST(shmctl(id, IPC_SET, &d));
+	EXPECT_EQ(segment_stat(id).shm_perm.mode, SHM_DEST | 0640);
+}
+
+ROW(33, "IPC_SET with an invalid uid or gid is EINVAL and changes nothing")
+{
+	EACH_FAMILY(f) {
+		union any_ds ds, bad;
+		int id = MUST(get(f, IPC_PRIVATE, 1, 0600));
+		MUST(ctl(f, id, IPC_STAT, &ds));
+		bad = ds;
+		perm_of(f, &bad)->mode = 0666;
+		perm_of(f, &bad)->uid = (uid_t)-1;
+		EXPECT_ERR(ctl(f, id, IPC_SET, &bad), EINVAL);
+		perm_of(f, &bad)->uid = geteuid();
+		perm_of(f, &bad)->gid = (gid_t)-1;
+		EXPECT_ERR(ctl(f, id, IPC_SET, &bad), EINVAL);
+		MUST(ctl(f, id, IPC_STAT, &ds));
+		EXPECT_EQ(perm_of(f, &ds)->mode, 0600);
+		EXPECT_EQ(perm_of(f, &ds)->uid, geteuid());
+	}
+}
+
+ROW(34, "IPC_SET sets ctime")
+{
+	union any_ds ds[3], after;
+	int id[3];
+	EACH_FAMILY(f) {
+		id[f] = MUST(get(f, IPC_PRIVATE, 1, 0600));
+		MUST(ctl(f, id[f], IPC_STAT, &ds[f]));
+	}
+	pause_ms(2100);
+	EACH_FAMILY(f) {
+		time_t start = time(NULL);
+		MUST(ctl(f, id[f], IPC_SET, &ds[f]));
+		MUST(ctl(f, id[f], IPC_STAT, &after));
+		EXPECT(ctime_of(f, &after) > ctime_of(f, &ds[f]));
+		EXPECT_RECENT(ctime_of(f, &after), start);
+	}
+}
+
+ROW(35, "IPC_SET with a bad pointer is EFAULT before the id is looked at")
+{
+	EACH_FAMILY(f) {
+		int id = MUST(get(f, IPC_PRIVATE, 1, 0600));
+		EXPECT_ERR(ctl(f, id, IPC_SET, BAD_POINTER), EFAULT);
+		MUST(ctl(f, id, IPC_RMID, NULL));
+		EXPECT_ERR(ctl(f, id, IPC_SET, BAD_POINTER), EFAULT);
+		EXPECT_ERR(ctl(f, id, IPC_SET, NULL), EFAULT);
+	}
+}
+
+ROW(36, "IPC_STAT with a bad pointer is EFAULT after the checks of id and permission")
+{
+	int id[3];
+	EACH_FAMILY(f) {
+		id[f] = MUST(get(f, IPC_PRIVATE, 1, 0600));
+		EXPECT_ERR(ctl(f, id[f], IPC_STAT, BAD_POINTER), EFAULT);
+		EXPECT_ERR(ctl(f, id[f] & 0x7fff, stat_cmd(f), BAD_POINTER), EFAULT);
+		EXPECT_ERR(ctl(f, -1, IPC_STAT, BAD_POINTER), EINVAL);
+	}
+	NEED_ROOT();
+	pid_t p;
+	CHILD(p) {
+		become(STRANGER, STRANGER);
+		EACH_FAMILY(f)
+			EXPECT_ERR(ctl(f, id[f], IPC_STAT, BAD_POINTER), EACCES);
+	}
+	JOIN(p);
+}
+
+ROW(36, "IPC_STAT into a read-only page or across the end of memory is EFAULT")
+{
+	size_t page = page_size();
+	char *m = MUST(mmap(NULL, 2 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+	MUST(mprotect(m + page, page, PROT_READ));
+	EACH_FAMILY(f) {
+		int id = MUST(get(f, IPC_PRIVATE, 1, 0600));
+		EXPECT_ERR(ctl(f, id, IPC_STAT, m + page), EFAULT);
+		EXPECT_ERR(ctl(f, id, IPC_STAT, m + page - 8), EFAULT);
+	}
+}
+
+ROW(37, "unknown commands are EINVAL, whatever the id")
+{
+	static const int bad[] = { 4, 99, 0x7fffffff, -1 };
+	EACH_FAMILY(f) {
+		union any_ds ds;
+		int id = MUST(get(f, IPC_PRIVATE, 1, 0600));
+		memset(&ds, 0, sizeof ds);
+		for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+			EXPECT_ERR(ctl(f, id, bad[i], &ds), EINVAL);
+			EXPECT_ERR(ctl(f, -1, bad[i], &ds), EINVAL);
+			EXPECT_ERR(ctl(f, 0x7ffffffe, bad[i], &ds), EINVAL);
+		}
+	}
+}
+
+ROW(38, "IPC_RMID does not look at its buffer")
+{
+	EACH_FAMILY(f)
+		EXPECT_OK(ctl(f, MUST(get(f, IPC_PRIVATE, 1, 0600)), IPC_RMID, BAD_POINTER));
+}
+
+ROW(39, "*_STAT takes an index, or an id of which only the index counts, and returns the id")
+{
+	EACH_FAMILY(f) {
+		union any_ds ds;
+		int id = MUST(get(f, IPC_PRIVATE, 1, 0600)), index = id & 0x7fff;
+		EXPECT_EQ_OR_ERRNO(ctl(f, index, stat_cmd(f), &ds), id);
+		EXPECT_EQ_OR_ERRNO(ctl(f, id, stat_cmd(f), &ds), id);
+		EXPECT_EQ_OR_ERRNO(ctl(f, (321 << 15) + index, stat_cmd(f), &ds), id);
+		EXPECT_EQ(perm_of(f, &ds)->__seq, id >> 15);
+		EXPECT_EQ_OR_ERRNO(ctl(f, (321 << 15) + index, stat_any_cmd(f), &ds), id);
+	}
+}
+
+ROW(40, "*_STAT of an unused index is EINVAL")
+{
+	EACH_FAMILY(f) {
+		union any_ds ds;
+		int id = MUST(get(f, IPC_PRIVATE, 1, 0600));
+		MUST(ctl(f, id, IPC_RMID, NULL));
+		EXPECT_ERR(ctl(f, id & 0x7fff, stat_cmd(f), &ds), EINVAL);
+		EXPECT_ERR(ctl(f, id & 0x7fff, stat_any_cmd(f), &ds), EINVAL);
+		EXPECT_ERR(ctl(f, 32767, stat_cmd(f), &ds), EINVAL);
+		EXPECT_ERR(ctl(f, -1, stat_cmd(f), &ds), EINVAL);
+	}
+}
+
+ROW(41, "IPC_INFO and *_INFO return the highest index in use")
+{
+	EACH_FAMILY(f) {
+		union any_ds room;
+		int highest = MUST(ctl(f, 0, IPC_INFO, &room));
+		for (int i = 0; i < 10; i++) {
+			int index = MUST(get(f, IPC_PRIVATE, 1, 0600)) & 0x7fff;
+			if (index > highest)
+				highest = index;
+		}
+		EXPECT_EQ(ctl(f, 0, IPC_INFO, &room), highest);
+		EXPECT_EQ(ctl(f, 0, info_cmd(f), &room), highest);
+	}
+}
+
+ROW(41, "and 0 when none is")
+{
+	EACH_FAMILY(f) {
+		union any_ds room;
+		int highest = MUST(ctl(f, 0, info_cmd(f), &room));
+		for (int i = 0; i <= highest; i++)
+			if (ctl(f, i, stat_any_cmd(f), &room) >= 0)
+				SKIP("other objects exist here");
+		EXPECT_EQ(highest, 0);
+	}
+}

@@ -1,0 +1,425 @@
+/* Rows 73 to 84: detaching, nattch, and what else can be done to attached memory. */
+#include "case.h"
+#include <sys/uio.h>
+
+ROW(73, "shmdt: dtime, lpid, nattch, and the memory is gone at once")
+{
+	int id = new_segment(4096);
+	MUST((long)shmat(id, NULL, 0));
+	pid_t p;
+	CHILD(p) {
+		char *m = MUST(shmat(id, NULL, 0));
+		long before = nattch(id);
+		time_t start = time(NULL);
+		EXPECT_OK(shmdt(m));
+		struct shmid_ds d = segment_stat(id);
+		EXPECT_EQ((long)d.shm_nattch, before - 1);
+		EXPECT_RECENT(d.shm_dtime, start);
+		EXPECT_EQ(d.shm_lpid, getpid());
+		EXPECT_EQ(fault(m, false), SIGSEGV);
+	}
+	JOIN(p);
+}
+
+ROW(74, "shmdt detaches all that is left of an attach in pieces")
+{
+	size_t page = page_size();
+	int id = new_segment(6 * page);
+	char *m = MUST(shmat(id, NULL, 0));
+	MUST(mprotect(m + page, page, PROT_READ));
+	MUST(munmap(m + 3 * page, page));
+	EXPECT_OK(shmdt(m));
+	EXPECT_EQ(nattch(id), 0);
+	for (int i = 0; i < 6; i++)
+		EXPECT_EQ(fault(m + (size_t)i * page, false), SIGSEGV);
+	EXPECT_ERR(shmdt(m), EINVAL);
+}
+
+ROW(74, "also when the first page is gone, by the address where it was")
+{
+	size_t page = page_size();
+	int id = new_segment(4 * page);
+	char *m = MUST(shmat(id, NULL, 0));
+	MUST(munmap(m, page));
+	EXPECT_ERR(shmdt(m + page), EINVAL);
+	EXPECT_OK(shmdt(m));
+	EXPECT_EQ(nattch(id), 0);
+	EXPECT_EQ(fault(m + page, false), SIGSEGV);
+}
+
+ROW(74, "shmdt leaves another segment's attach in the hole alone")
+{
+	size_t page = page_size();
+	int a = new_segment(3 * page), b = new_segment(page);
+	char *m = MUST(shmat(a, NULL, 0));
+	EXPECT(shmat(b, m + page, SHM_REMAP) == m + page);
+	m[page] = 'b';
+	EXPECT_OK(shmdt(m));
+	EXPECT_EQ(nattch(a), 0);
+	EXPECT_EQ(nattch(b), 1);
+	EXPECT_EQ(m[page], 'b');
+	EXPECT_EQ(fault(m, false), SIGSEGV);
+	EXPECT_EQ(fault(m + 2 * page, false), SIGSEGV);
+}
+
+ROW(75, "unmapping a part at the end or the beginning leaves nattch at 1")
+{
+	size_t page = page_size();
+	int id = new_segment(4 * page);
+	char *m = MUST(shmat(id, NULL, 0));
+	MUST(munmap(m + 3 * page, page));
+	EXPECT_EQ(nattch(id), 1);
+	MUST(munmap(m, page));
+	EXPECT_EQ(nattch(id), 1);
+	MUST(munmap(m + page, 2 * page));
+	EXPECT_EQ(nattch(id), 0);
+}
+
+ROW(75, "VMA splits: mprotect of a part raises nattch")
+{
+	size_t page = page_size();
+	int id = new_segment(4 * page);
+	char *m = MUST(shmat(id, NULL, 0));
+	MUST(mprotect(m, page, PROT_READ));
+	EXPECT_EQ(nattch(id), 2);
+	MUST(mprotect(m + 2 * page, page, PROT_READ));
+	EXPECT_EQ(nattch(id), 4);
+	EXPECT_OK(shmdt(m));
+	EXPECT_EQ(nattch(id), 0);
+}
+
+ROW(75, "VMA splits: a hole in the middle raises nattch")
+{
+	size_t page = page_size();
+	int id = new_segment(3 * page);
+	char *m = MUST(shmat(id, NULL, 0));
+	MUST(munmap(m + page, page));
+	EXPECT_EQ(nattch(id), 2);
+	MUST(munmap(m, page));
+	EXPECT_EQ(nattch(id), 1);
+}
+
+ROW(75, "VMA splits: pieces made alike again stay pieces")
+{
+	size_t page = page_size();
+	int id = new_segment(2 * page);
+	char *m = MUST(shmat(id, NULL, 0));
+	MUST(mprotect(m, page, PROT_READ));
+	EXPECT_EQ(nattch(id), 2);
+	MUST(mprotect(m, page, PROT_READ | PROT_WRITE));
+	EXPECT_EQ(nattch(id), 2);	/* a mapping with a close operation is never merged */
+	EXPECT_OK(shmdt(m));
+	EXPECT_EQ(nattch(id), 0);
+}
+
+ROW(76, "munmap of the whole attach detaches")
+{
+	int id = new_segment(10000);
+	char *m = MUST(shmat(id, NULL, 0));
+	time_t start = time(NULL);
+	MUST(munmap(m, 10000));
+	EXPECT_EQ(nattch(id), 0);
+	EXPECT_RECENT(segment_stat(id).shm_dtime, start);
+	EXPECT_ERR(shmdt(m), EINVAL);
+}
+
+ROW(76, "so does mapping something else over it")
+{
+	int id = new_segment(4096);
+	char *m = MUST(shmat(id, NULL, 0));
+	time_t start = time(NULL);
+	EXPECT(mmap(m, page_size(), PROT_READ | PROT_WRITE, MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) == m);
+	EXPECT_EQ(nattch(id), 0);
+	EXPECT_RECENT(segment_stat(id).shm_dtime, start);
+	EXPECT_ERR(shmdt(m), EINVAL);
+	EXPECT_EQ(fault(m, true), 0);
+}
+
+ROW(76, "munmap of the last attach frees a segment marked for removal")
+{
+	int id = new_segment(4096);
+	char *m = MUST(shmat(id, NULL, 0));
+	MUST(shmctl(id, IPC_RMID, NULL));
+	EXPECT_EQ(nattch(id), 1);
+	MUST(munmap(m, 4096));
+	struct shmid_ds d;
+	EXPECT_ERR(shmctl(id, IPC_STAT, &d), EINVAL);
+}
+
+ROW(77, "a forked child has all attaches, and they count at once")
+{
+	int a = new_segment(4096), b = new_segment(4096), ends[2];
+	char *m = MUST(shmat(a, NULL, 0));
+	MUST((long)shmat(a, NULL, SHM_RDONLY));
+	MUST((long)shmat(b, NULL, 0));
+	MUST(pipe(ends));
+	for (int i = 1; i <= 20; i++) {
+		pid_t p;
+		CHILD(p) {
+			char c;
+			close(ends[1]);
+			m[1] = (char)i;
+			(void)!read(ends[0], &c, 1);
+		}
+		EXPECT_EQ(nattch(a), 2 + 2 * i);
+		EXPECT_EQ(nattch(b), 1 + i);
+		UNTIL(m[1] == i);
+	}
+	close(ends[1]);
+	for (int i = 0; i < 20; i++)
+		MUST(wait(NULL));
+	EXPECT_EQ(nattch(a), 2);
+	EXPECT_EQ(nattch(b), 1);
+}
+
+ROW(77, "fork sets atime and lpid, the parent's; the child's exit sets dtime and lpid")
+{
+	int id = new_segment(4096);
+	pid_t p, q;
+	CHILD(p) {
+		MUST((long)shmat(id, NULL, 0));
+		CHILD(q) {
+			pause_ms(1100);
+		}
+		board->n[0] = q;
+		struct shmid_ds d = segment_stat(id);
+		EXPECT_EQ(d.shm_lpid, getpid());
+		EXPECT_EQ(d.shm_dtime, 0);
+		time_t attached = d.shm_atime;
+		JOIN(q);
+		d = segment_stat(id);
+		EXPECT_EQ(d.shm_lpid, q);
+		EXPECT(d.shm_dtime > attached);
+	}
+	JOIN(p);
+	EXPECT_EQ(segment_stat(id).shm_lpid, p);
+}
+
+ROW(77, "a child detaches its own attach only")
+{
+	int id = new_segment(4096);
+	char *m = MUST(shmat(id, NULL, 0));
+	pid_t p;
+	CHILD(p) {
+		EXPECT_EQ(nattch(id), 2);
+		EXPECT_OK(shmdt(m));
+		EXPECT_EQ(nattch(id), 1);
+		EXPECT_ERR(shmdt(m), EINVAL);
+	}
+	JOIN(p);
+	EXPECT_EQ(fault(m, true), 0);
+	EXPECT_EQ(nattch(id), 1);
+	EXPECT_OK(shmdt(m));
+}
+
+ACT(nattch_is)	/* id, expected */
+{
+	struct shmid_ds d;
+	if (argc != 2 || shmctl(atoi(argv[0]), IPC_STAT, &d) < 0)
+		return 2;
+	return (long)d.shm_nattch == atol(argv[1]) ? 0 : 1;
+}
+
+ROW(78, "exec detaches everything")
+{
+	int id = new_segment(4096);
+	char text[16];
+	snprintf(text, sizeof text, "%d", id);
+	MUST((long)shmat(id, NULL, 0));
+	pid_t p;
+	CHILD(p) {
+		MUST((long)shmat(id, NULL, 0));
+		EXPECT_EQ(nattch(id), 3);
+		EXEC_ACT("nattch_is", text, "1");
+	}
+	JOIN(p);
+	EXPECT_EQ(nattch(id), 1);
+}
+
+ROW(78, "exit, _exit and death by signal detach before the parent can know")
+{
+	static const int ways[] = { 0, -1, SIGKILL, SIGSEGV, SIGABRT, SIGTERM };
+	int id = new_segment(4096);
+	struct rlimit no_core = { 0, 0 };
+	MUST(setrlimit(RLIMIT_CORE, &no_core));
+	for (int i = 0; i < 120; i++) {
+		int way = ways[i % 6];
+		pid_t p;
+		CHILD(p) {
+			MUST((long)shmat(id, NULL, 0));
+			MUST((long)shmat(id, NULL, 0));
+			if (way > 0)
+				raise(way);
+			if (way == 0)
+				exit(0);
+		}
+		MUST(waitpid(p, NULL, 0));
+		EXPECT_EQ(nattch(id), 0);
+	}
+	EXPECT(segment_stat(id).shm_dtime > 0);
+}
+
+static void *attach_in_thread(void *arg)
+{
+	int id = *(int *)arg;
+	char *m = shmat(id, NULL, 0);
+	board->n[0] = (int)nattch(id);
+	*m = 't';
+	return m;
+}
+
+ROW(79, "threads do not count: one attach, wherever it was made, lives as long as the process")
+{
+	int id = new_segment(4096);
+	pthread_t t[4];
+	void *m;
+	EXPECT_OK(pthread_create(&t[0], NULL, attach_in_thread, &id));
+	EXPECT_OK(pthread_join(t[0], &m));
+	EXPECT_EQ(board->n[0], 1);
+	EXPECT_EQ(nattch(id), 1);
+	EXPECT_EQ(*(char *)m, 't');
+	EXPECT_OK(shmdt(m));
+	EXPECT_EQ(nattch(id), 0);
+}
+
+ROW(79, "a vfork child does not count, until exit or exec")
+{
+	int id = new_segment(4096);
+	char text[16];
+	snprintf(text, sizeof text, "%d", id);
+	MUST((long)shmat(id, NULL, 0));
+	volatile long inside = -1;
+	pid_t p = vfork();
+	if (p == 0) {
+		struct shmid_ds d;
+		if (shmctl(id, IPC_STAT, &d) == 0)
+			inside = (long)d.shm_nattch;
+		_exit(0);
+	}
+	EXPECT_EQ(inside, 1);
+	MUST(waitpid(p, NULL, 0));
+	EXPECT_EQ(nattch(id), 1);
+	p = vfork();
+	if (p == 0) {
+		EXEC_ACT("nattch_is", text, "1");
+		_exit(9);
+	}
+	JOIN(p);
+	EXPECT_EQ(nattch(id), 1);
+}
+
+ROW(80, "MADV_DONTFORK: the child does not inherit and does not count")
+{
+	int id = new_segment(4096);
+	char *m = MUST(shmat(id, NULL, 0));
+	MUST(madvise(m, page_size(), MADV_DONTFORK));
+	pid_t p;
+	CHILD(p) {
+		EXPECT_EQ(nattch(id), 1);
+		EXPECT_EQ(fault(m, false), SIGSEGV);
+	}
+	JOIN(p);
+	EXPECT_EQ(nattch(id), 1);
+	MUST(madvise(m, page_size(), MADV_DOFORK));
+	CHILD(p)
+		EXPECT_EQ(nattch(id), 2);
+	JOIN(p);
+}
+
+ROW(81, "the contents survive nattch 0")
+{
+	int id = new_segment(100000);
+	for (int i = 0; i < 10; i++) {
+		pid_t p;
+		CHILD(p) {
+			char *m = MUST(shmat(id, NULL, 0));
+			EXPECT_EQ(m[99999], i);
+			m[99999] = (char)(i + 1);
+		}
+		JOIN(p);
+		EXPECT_EQ(nattch(id), 0);
+	}
+}
+
+ROW(82, "mprotect, madvise and mlock work on the memory")
+{
+	size_t page = page_size();
+	char *m = MUST(shmat(new_segment(4 * page), NULL, 0));
+	memset(m, 'x', 4 * page);
+	MUST(mprotect(m, 4 * page, PROT_NONE));
+	EXPECT_EQ(fault(m, false), SIGSEGV);
+	MUST(mprotect(m, 4 * page, PROT_READ | PROT_WRITE));
+	MUST(madvise(m, 4 * page, MADV_WILLNEED));
+	MUST(madvise(m, 4 * page, MADV_DONTNEED));	/* shared: the contents stay */
+	EXPECT_EQ(m[3 * page], 'x');
+	MUST(mlock(m, 2 * page));
+	MUST(munlock(m, 2 * page));
+	MUST(msync(m, 4 * page, MS_SYNC));
+	unsigned char resident[4];
+	MUST(mincore(m, 4 * page, resident));
+}
+
+ROW(82, "mremap moves an attach; it is still one attach, detached where it stands now")
+{
+	size_t page = page_size();
+	int id = new_segment(2 * page);
+	char *m = MUST(shmat(id, NULL, 0));
+	m[page] = 'x';
+	char *to = MUST(mmap(NULL, 2 * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+	EXPECT(mremap(m, 2 * page, 2 * page, MREMAP_MAYMOVE | MREMAP_FIXED, to) == to);
+	EXPECT_EQ(nattch(id), 1);
+	EXPECT_EQ(to[page], 'x');
+	EXPECT_EQ(fault(m, false), SIGSEGV);
+	EXPECT_ERR(shmdt(m), EINVAL);
+	EXPECT_OK(shmdt(to));
+	EXPECT_EQ(nattch(id), 0);
+}
+
+ROW(82, "another process can read it with process_vm_readv, a descriptor with O_DIRECT too")
+{
+	size_t page = page_size();
+	char *m = MUST(shmat(new_segment(4 * page), NULL, 0));
+	strcpy(m, "seen from outside");
+	char copy[32] = "";
+	struct iovec to = { copy, 18 }, from = { m, 18 };
+	EXPECT_EQ_OR_ERRNO(process_vm_readv(getpid(), &to, 1, &from, 1, 0), 18);
+	EXPECT_EQ(strcmp(copy, m), 0);
+	char path[] = "/var/tmp/direct-XXXXXX";
+	int fd = mkstemp(path);
+	if (fd < 0)
+		return;
+	unlink(path);
+	if (fcntl(fd, F_SETFL, O_DIRECT) == 0) {
+		EXPECT_EQ_OR_ERRNO(pwrite(fd, m, 4 * page, 0), 4 * page);
+		memset(m, 0, page);
+		EXPECT_EQ_OR_ERRNO(pread(fd, m, 4 * page, 0), 4 * page);
+		EXPECT_EQ(strcmp(copy, m), 0);
+	}
+	close(fd);
+}
+
+ROW(83, "MADV_REMOVE punches a hole of zeros")
+{
+	size_t page = page_size();
+	int id = new_segment(3 * page);
+	char *m = MUST(shmat(id, NULL, 0)), *other = MUST(shmat(id, NULL, 0));
+	memset(m, 'x', 3 * page);
+	EXPECT_OK(madvise(m + page, page, MADV_REMOVE));
+	EXPECT_EQ(other[page - 1], 'x');
+	EXPECT_EQ(other[page], 0);
+	EXPECT_EQ(other[2 * page - 1], 0);
+	EXPECT_EQ(other[2 * page], 'x');
+}
+
+ROW(84, "memory of a grown mremap past the segment's end is SIGBUS")
+{
+	size_t page = page_size();
+	int id = new_segment(page);
+	char *m = MUST(shmat(id, NULL, 0));
+	char *grown = MUST(mremap(m, page, 4 * page, MREMAP_MAYMOVE));
+	EXPECT_EQ(fault(grown, true), 0);
+	EXPECT_EQ(fault(grown + page, false), SIGBUS);
+	EXPECT_EQ(fault(grown + 3 * page, true), SIGBUS);
+	EXPECT_OK(shmdt(grown));
+	EXPECT_EQ(nattch(id), 0);
+}
