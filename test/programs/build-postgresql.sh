@@ -46,11 +46,11 @@ if [ -n "$check" ]; then
 fi
 
 missing=
-for tool in apt-get dpkg-source gcc make perl bison flex flock; do
+for tool in apt-get dpkg-source gcc make perl flock; do
 	command -v "$tool" >/dev/null || missing="$missing $tool"
 done
 if [ -n "$missing" ]; then
-	give_up "missing:$missing (apt-get install --no-install-recommends dpkg-dev gcc libc6-dev make perl bison flex util-linux)"
+	give_up "missing:$missing (apt-get install --no-install-recommends dpkg-dev gcc libc6-dev make perl util-linux)"
 fi
 
 mkdir -p "$cache"
@@ -71,10 +71,14 @@ private_apt() {
 		-o Debug::NoLocking=1 -o APT::Sandbox::User= "$@"
 }
 mkdir -p "$work/lists/partial" "$work/cache/archives/partial"
-apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(COMPONENT) $(SIGNED_BY)' 'Created-By: Packages' |
+keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+[ -e "$keyring" ] || keyring=
+apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(COMPONENT) $(ORIGIN)' 'Created-By: Packages' |
 	sort -u |
-	while read -r uri release component keyring; do
-		echo "deb-src ${keyring:+[signed-by=$keyring] }$uri $release $component"
+	while read -r uri release component origin; do
+		case $origin in
+		Debian | '$(ORIGIN)') echo "deb-src ${keyring:+[signed-by=$keyring] }$uri $release $component" ;;
+		esac # other vendors' repositories often have no sources, and have keys of their own
 	done >"$work/sources.list"
 [ -s "$work/sources.list" ] || give_up "apt has no sources configured"
 
