@@ -111,17 +111,19 @@ vet: ## format, go vet, and that generated files are up to date
 fmt: ## format the Go sources
 	gofmt -w client manager test
 
-.PHONY: generate
-generate: ## abi.h and the admin API's code
-	$(GO) generate ./client/abi ./manager/admin
+# What test/tools/go.mod pins is built once, into a cache outside the tree.
+PROTOC_PLUGINS := $(addprefix $(CACHE)/tools/,protoc-gen-go protoc-gen-go-grpc)
+$(CACHE)/tools/%: test/tools/go.mod
+	@mkdir -p $(@D)
+	cd test/tools && $(GO) build -o $(@D) tool
 
-# Pinned in test/tools/go.mod, built once into a cache outside the tree.
+.PHONY: generate
+generate: $(PROTOC_PLUGINS) ## abi.h and the admin API's code (needs protoc: protobuf-compiler, libprotobuf-dev)
+	PATH="$(CACHE)/tools:$$PATH" $(GO) generate ./client/abi ./manager/admin
+
 GOLANGCI := $(CACHE)/tools/golangci-lint
 .PHONY: install-tools
 install-tools: $(GOLANGCI) ## golangci-lint as pinned (some minutes, once)
-$(GOLANGCI): test/tools/go.mod
-	@mkdir -p $(@D)
-	cd test/tools && $(GO) build -o $@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
 
 .PHONY: lint
 lint: vet $(GOLANGCI) ## golangci-lint and gcc's analyzer
