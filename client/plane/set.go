@@ -1,7 +1,7 @@
 package plane
 
 import (
-	"context"
+	"sync/atomic"
 	"time"
 
 	"github.com/ipcspace/ipcspace/client/abi"
@@ -10,89 +10,269 @@ import (
 
 // Set is a semaphore set, semop(2) and semctl(2), as one session sees it.
 // It is cheap to make: one for each session that the manager acts for.
-type Set struct{}
+type Set struct {
+	object
+	spins atomic.Int32 // how long spinning has paid lately, see spin
+}
 
 // NewSet makes a handle of the set in control, which spans the largest
 // possible control file; what Host.Capacity does not cover is not touched.
 // sems comes from the record. EINVAL: the memory is too short or misaligned.
-func NewSet(control []byte, sems int, h Host) (*Set, error) { return nil, unix.ENOSYS }
+func NewSet(control []byte, sems int, h Host) (*Set, error) {
+	s := &Set{}
+	if sems < 1 || sems > 1<<16 {
+		return nil, unix.EINVAL
+	}
+	if err := s.open(control, sems, h); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
 
 // Init makes a fresh file of zeros a set of semaphores of value 0. Nobody else
 // may have the file yet.
-func (s *Set) Init() {}
-
-// Op is semtimedop. A negative timeout means none. Checks of nsops against
-// SEMOPM and of permissions are the caller's.
-// EINVAL (no operation), EFBIG, ERANGE, EAGAIN, EIDRM, ErrStale, ENOMEM, and
-// EINTR when ctx ends.
-func (s *Set) Op(ctx context.Context, ops []abi.SemOp, timeout time.Duration) error {
-	return unix.ENOSYS
+func (s *Set) Init() {
+	for off := 0; off < s.cellsOff; off += 8 {
+		if s.load(off) != 0 {
+			s.store(off, 0)
+		}
+	}
 }
 
+func semOff(num int) int { return abi.WordsOff + 8*num }
+
+func semSession(w uint64) uint32 {
+	return uint32(w>>abi.SemSessionShift) & (1<<abi.SessionBits - 1)
+}
+
+// semWord is the word after w: another value and session, the same flags, the
+// next version.
+func semWord(w uint64, value int, session uint32) uint64 {
+	return (w>>abi.SemVersionShift+1)<<abi.SemVersionShift |
+		uint64(session&(1<<abi.SessionBits-1))<<abi.SemSessionShift |
+		w&(abi.SemSlow|abi.SemDead) | uint64(value)&abi.SemValueMask
+}
+
+// renewed is the word after w with nothing changed but the version.
+func renewed(w uint64) uint64 { return semWord(w, int(w&abi.SemValueMask), semSession(w)) }
+
 // Value is GETVAL. EINVAL: no such semaphore.
-func (s *Set) Value(num int) (int, error) { return 0, unix.ENOSYS }
+func (s *Set) Value(num int) (int, error) {
+	if num < 0 || num >= s.sems {
+		return 0, unix.EINVAL
+	}
+	if err := s.usable(); err != nil {
+		return 0, err
+	}
+	s.settleCommitted()
+	w := s.load(semOff(num))
+	if w&abi.SemSlow != 0 {
+		if err := s.reapHolders(func(n int) bool { return n == num }); err != nil {
+			return 0, err
+		}
+		w = s.load(semOff(num))
+	}
+	if w&abi.SemDead != 0 {
+		return 0, s.gone()
+	}
+	return int(w & abi.SemValueMask), nil
+}
+
+// settleCommitted finishes what is committed, so that a plain load sees it.
+func (s *Set) settleCommitted() {
+	if w := s.load(offLock); lockState(w) == abi.LockCommitted {
+		s.help(w)
+	}
+}
 
 // PID is GETPID, as a session number; 0: nobody yet.
-func (s *Set) PID(num int) (session uint32, err error) { return 0, unix.ENOSYS }
-
-// NCount is GETNCNT: sleepers whose first blocking operation decrements num.
-func (s *Set) NCount(num int) (int, error) { return 0, unix.ENOSYS }
-
-// ZCount is GETZCNT: sleepers whose first blocking operation waits for num to be 0.
-func (s *Set) ZCount(num int) (int, error) { return 0, unix.ENOSYS }
-
-// All is GETALL, one consistent picture of all values.
-func (s *Set) All() ([]uint16, error) { return nil, unix.ENOSYS }
-
-// SetValue is SETVAL. ERANGE, EINVAL.
-func (s *Set) SetValue(num, value int) error { return unix.ENOSYS }
-
-// SetAll is SETALL; values has one element for each semaphore.
-func (s *Set) SetAll(values []uint16) error { return unix.ENOSYS }
+func (s *Set) PID(num int) (session uint32, err error) {
+	if num < 0 || num >= s.sems {
+		return 0, unix.EINVAL
+	}
+	if err := s.usable(); err != nil {
+		return 0, err
+	}
+	s.settleCommitted()
+	return semSession(s.load(semOff(num))), nil
+}
 
 // OTime is sem_otime in seconds, 0: never.
-func (s *Set) OTime() int64 { return 0 }
+func (s *Set) OTime() int64 { return int64(s.load(offOTime)) }
 
 // CTime is the time of the last SETVAL or SETALL, 0: see the record.
-func (s *Set) CTime() int64 { return 0 }
+func (s *Set) CTime() int64 { return int64(s.load(offCTime)) }
 
-// Remove ends the set after its slot word was cleared: words get DEAD, all
-// sleepers end with EIDRM. It takes no lock and needs no help of anybody.
-func (s *Set) Remove() {}
+func (s *Set) setTime(off int) {
+	if now := uint64(time.Now().Unix()); s.load(off) != now {
+		s.store(off, now)
+	}
+}
 
-// Poison, CopyTo and WakeMoved move a set to a fresh file, in this order:
-// Poison (after Closing was published) ends all changes of the old file,
-// CopyTo carries values, undo and times over, and WakeMoved (after the fresh
-// file is published) has all sleepers start their calls again there.
-func (s *Set) Poison() error { return unix.ENOSYS }
+// All is GETALL, one consistent picture of all values: two equal readings one
+// after the other, with no commit under way. If that does not come about, the
+// lock brings it about.
+func (s *Set) All() ([]uint16, error) {
+	if err := s.usable(); err != nil {
+		return nil, err
+	}
+	if err := s.reapHolders(func(int) bool { return true }); err != nil {
+		return nil, err
+	}
+	words := make([]uint64, s.sems)
+	for range 8 {
+		s.settleCommitted()
+		lock := s.load(offLock)
+		for i := range words {
+			words[i] = s.load(semOff(i)) &^ abi.SemSlow
+		}
+		same := lockState(lock) != abi.LockCommitted
+		for i := 0; i < len(words) && same; i++ {
+			same = s.load(semOff(i))&^abi.SemSlow == words[i]
+		}
+		if same && s.load(offLock) == lock {
+			return values(words)
+		}
+	}
+	err := s.locked(func(t *transaction) error {
+		for i := range words {
+			w, err := s.freeze(t, i)
+			if err != nil {
+				return err
+			}
+			words[i] = w
+			t.put(semOff(i), w, renewed(w))
+			if i%1024 == 1023 && !t.renew() {
+				return errRevoked
+			}
+		}
+		return s.commit(t, false) // nothing but to clear SLOW, and to know that nobody came between
+	})
+	if err != nil {
+		return nil, err
+	}
+	return values(words)
+}
 
-// CopyTo copies a poisoned set to one whose file nobody else has yet.
-// fresh's Host is asked to Grow. See Poison.
-func (s *Set) CopyTo(fresh *Set) error { return unix.ENOSYS }
+func values(words []uint64) ([]uint16, error) {
+	vals := make([]uint16, len(words))
+	for i, w := range words {
+		if w&abi.SemDead != 0 {
+			return nil, ErrStale
+		}
+		vals[i] = uint16(w)
+	}
+	return vals, nil
+}
 
-// WakeMoved ends all sleepers with ErrStale. See Poison.
-func (s *Set) WakeMoved() {}
+// NCount is GETNCNT: sleepers whose first blocking operation decrements num.
+func (s *Set) NCount(num int) (int, error) { return s.count(num, false) }
 
-// ReapSession cleans up after a session whose process is dead: its undo is
-// applied, exactly once, its sleepers leave the queue and all its cells are
-// freed. It may be called again after a crash in the middle, or for a session
-// that never touched the set.
-func (s *Set) ReapSession(session uint32) error { return unix.ENOSYS }
+// ZCount is GETZCNT: sleepers whose first blocking operation waits for num to be 0.
+func (s *Set) ZCount(num int) (int, error) { return s.count(num, true) }
 
-// Abandon ends and frees all that a session holds in the set except its undo.
-// It is for the sleepers that a manager had there for a brokered session that
-// outlives it.
-func (s *Set) Abandon(session uint32) error { return unix.ENOSYS }
+func (s *Set) count(num int, zero bool) (n int, err error) {
+	if num < 0 || num >= s.sems {
+		return 0, unix.EINVAL
+	}
+	if err := s.usable(); err != nil {
+		return 0, err
+	}
+	if uint32(s.load(offWaitHead)) == 0 && lockState(s.load(offLock)) == abi.LockFree {
+		return 0, nil
+	}
+	err = s.locked(func(t *transaction) error {
+		n = 0
+		for c := t.walk(waiters); c.next(); {
+			st := s.state(c.cell)
+			if st.kind() != abi.KindSleeper || !st.sleeping() {
+				continue
+			}
+			var tr trial
+			ops := s.sleeperOps(t, c.cell)
+			if !t.spend(len(ops) + 1) {
+				break
+			}
+			v := s.try(t, &tr, st.session(), ops)
+			if v == blocked && int(ops[tr.blocking].Num) == num && (ops[tr.blocking].Op == 0) == zero {
+				n++
+			}
+		}
+		if !t.holds() {
+			return errRevoked
+		}
+		return nil
+	})
+	return n, err
+}
 
-// Recover is for the start of a manager: it finishes a committed transaction,
-// takes the lock from whoever has it, frees the cells of this Host's own
-// session and goes on with a pending scan.
-func (s *Set) Recover() error { return unix.ENOSYS }
+// SetValue is SETVAL. ERANGE, EINVAL.
+func (s *Set) SetValue(num, value int) error {
+	if value < 0 || value > abi.SemVMX {
+		return unix.ERANGE
+	}
+	if num < 0 || num >= s.sems {
+		return unix.EINVAL
+	}
+	return s.set(func(n int) bool { return n == num }, func(t *transaction) error {
+		return s.assign(t, num, value)
+	})
+}
 
-// SessionsNamed calls f with each session number that any word of the set
-// names, some perhaps more than once.
-func (s *Set) SessionsNamed(f func(session uint32)) {}
+// SetAll is SETALL; values has one element for each semaphore.
+func (s *Set) SetAll(values []uint16) error {
+	if len(values) != s.sems {
+		return unix.EINVAL
+	}
+	for _, v := range values {
+		if v > abi.SemVMX {
+			return unix.ERANGE
+		}
+	}
+	return s.set(func(int) bool { return true }, func(t *transaction) error {
+		for i, v := range values {
+			if err := s.assign(t, i, int(v)); err != nil {
+				return err
+			}
+			if i%1024 == 1023 && !t.renew() {
+				return errRevoked
+			}
+		}
+		return nil
+	})
+}
 
-// Verify checks all invariants of a set that nobody changes meanwhile. The
-// error says which does not hold and where; it is not an errno.
-func (s *Set) Verify() error { return unix.ENOSYS }
+func (s *Set) assign(t *transaction, num, value int) error {
+	w, err := s.freeze(t, num)
+	if err != nil {
+		return err
+	}
+	t.put(semOff(num), w, semWord(w, value, s.host.Session()))
+	return nil
+}
+
+// set changes values at will: everybody's adjustments of them become 0.
+func (s *Set) set(which func(num int) bool, change func(t *transaction) error) error {
+	if err := s.usable(); err != nil {
+		return err
+	}
+	if err := s.reapHolders(which); err != nil {
+		return err
+	}
+	return s.locked(func(t *transaction) error {
+		if err := change(t); err != nil {
+			return err
+		}
+		t.clearUndo(which)
+		completed := s.scan(t)
+		if err := s.commit(t, true); err != nil {
+			return err
+		}
+		s.setTime(offCTime)
+		if completed {
+			s.setTime(offOTime)
+		}
+		s.finish(t)
+		return nil
+	})
+}

@@ -1,0 +1,13 @@
+package plane
+
+// failPoint is nil in production. Tests set it to end an operation at a step,
+// as a death would: a session is killed by runtime.Goexit.
+//
+// Hence no deferred call in this package changes shared memory.
+var failPoint func(session uint32, step string)
+
+func fail(h Host, step string) {
+	if failPoint != nil {
+		failPoint(h.Session(), step)
+	}
+}

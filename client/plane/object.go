@@ -1,0 +1,107 @@
+package plane
+
+import (
+	"unsafe"
+
+	"github.com/ipcspace/ipcspace/client/abi"
+	"golang.org/x/sys/unix"
+)
+
+// Offsets of abi.ControlHeader's words.
+const (
+	offLock      = int(unsafe.Offsetof(abi.ControlHeader{}.Lock))
+	offState     = int(unsafe.Offsetof(abi.ControlHeader{}.State))
+	offOTime     = int(unsafe.Offsetof(abi.ControlHeader{}.OTime))
+	offCTime     = int(unsafe.Offsetof(abi.ControlHeader{}.CTime))
+	offWaitHead  = int(unsafe.Offsetof(abi.ControlHeader{}.WaitHead))
+	offWaitTail  = int(unsafe.Offsetof(abi.ControlHeader{}.WaitTail))
+	offUndoHead  = int(unsafe.Offsetof(abi.ControlHeader{}.UndoHead))
+	offPending   = int(unsafe.Offsetof(abi.ControlHeader{}.Pending))
+	offHint      = int(unsafe.Offsetof(abi.ControlHeader{}.Hint))
+	offMsgHead   = int(unsafe.Offsetof(abi.ControlHeader{}.MsgHead))
+	offMsgTail   = int(unsafe.Offsetof(abi.ControlHeader{}.MsgTail))
+	offSent      = int(unsafe.Offsetof(abi.ControlHeader{}.Sent))
+	offTaken     = int(unsafe.Offsetof(abi.ControlHeader{}.Taken))
+	offSendHead  = int(unsafe.Offsetof(abi.ControlHeader{}.SendHead))
+	offSendTail  = int(unsafe.Offsetof(abi.ControlHeader{}.SendTail))
+	offLastSend  = int(unsafe.Offsetof(abi.ControlHeader{}.LastSend))
+	offLastRecv  = int(unsafe.Offsetof(abi.ControlHeader{}.LastRecv))
+	offChunkHint = int(unsafe.Offsetof(abi.ControlHeader{}.ChunkHint))
+)
+
+// object is what sets and queues have in common: a control file with a lock,
+// cells and lists.
+type object struct {
+	memory
+	host     Host
+	sems     int // 0 for a queue
+	cellsOff int
+}
+
+func (o *object) open(control []byte, sems int, h Host) error {
+	o.mem, o.host, o.sems, o.cellsOff = control, h, sems, abi.CellsOff(sems)
+	if sems < 0 || !aligned(control) || len(control) < o.cellsOff {
+		return unix.EINVAL
+	}
+	o.refresh()
+	return nil
+}
+
+// refresh learns the present capacity from the host.
+func (o *object) refresh() {
+	cells, _ := o.host.Capacity()
+	cells = min(max(cells, 0), abi.MaxCells)
+	o.extend(o.cellsOff + cells*abi.CellSize)
+}
+
+// cells is how many cells may be touched.
+func (o *object) cells() int {
+	return (int(o.limit.Load()) - o.cellsOff) / abi.CellSize
+}
+
+// cell is the offset of the cell that a link or an index + 1 leads to.
+// ok is false for the end of a list and for what leads nowhere.
+func (o *object) cell(link uint64) (off int, ok bool) {
+	i := int(uint32(link)) - 1
+	if i < 0 || i >= abi.MaxCells {
+		return 0, false
+	}
+	if i >= o.cells() {
+		o.refresh() // another process made the file grow
+		if i >= o.cells() {
+			return 0, false
+		}
+	}
+	return o.cellsOff + i*abi.CellSize, true
+}
+
+// number is index + 1 of the cell at off, as links have it.
+func (o *object) number(off int) uint64 {
+	return uint64((off-o.cellsOff)/abi.CellSize + 1)
+}
+
+// usable is nil while the object may be used through this handle.
+func (o *object) usable() error {
+	if !o.host.Valid() {
+		return o.gone()
+	}
+	return nil
+}
+
+// gone says how an object ended that can not be used any more.
+func (o *object) gone() error {
+	if o.load(offState)&abi.ObjectRemoved != 0 {
+		return unix.EIDRM
+	}
+	return ErrStale
+}
+
+func (o *object) ended() bool {
+	return o.load(offState)&(abi.ObjectRemoved|abi.ObjectMoved) != 0
+}
+
+// link makes a link word that leads to the cell of that number, of the version
+// after old's.
+func link(old, number uint64) uint64 {
+	return (old>>abi.LinkVersionShift+1)<<abi.LinkVersionShift | number&(1<<abi.LinkVersionShift-1)
+}

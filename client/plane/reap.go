@@ -1,0 +1,242 @@
+package plane
+
+import (
+	"github.com/ipcspace/ipcspace/client/abi"
+	"golang.org/x/sys/unix"
+)
+
+// ReapSession cleans up after a session whose process is dead: its undo is
+// applied, exactly once, its sleepers leave the queue and all its cells are
+// freed. It may be called again after a crash in the middle, or for a session
+// that never touched the set.
+func (s *Set) ReapSession(session uint32) error { return s.reap(session, true) }
+
+// Abandon ends and frees all that a session holds in the set except its undo.
+// It is for the sleepers that a manager had there for a brokered session that
+// outlives it.
+func (s *Set) Abandon(session uint32) error { return s.reap(session, false) }
+
+// Recover is for the start of a manager: it finishes a committed transaction,
+// takes the lock from whoever has it, frees the cells of this Host's own
+// session and goes on with a pending scan.
+func (s *Set) Recover() error {
+	s.settle(s.load(offLock))
+	return s.reap(s.host.Session(), false)
+}
+
+func (s *Set) reap(session uint32, undo bool) error {
+	t, err := s.beginReaping(session)
+	if err != nil {
+		return err
+	}
+	err = s.ejectAll(t, session)
+	if err == nil && undo {
+		err = s.applyUndo(t, session)
+	}
+	kept := map[int]bool{}
+	if err == nil {
+		// Also if there was nothing to do: the lock was ours once, so that
+		// no transaction of the dead is under way any more.
+		err = t.attempt(func() error {
+			if err := s.catchUp(t); err != nil {
+				return err
+			}
+			clear(kept)
+			for _, c := range t.loadUndo() {
+				kept[c.off] = true
+			}
+			if !t.holds() {
+				return errRevoked
+			}
+			return nil
+		})
+	}
+	if err == nil {
+		fail(s.host, "reaping cells")
+		s.freeAll(t, session, func(off int, _ state) bool { return !kept[off] })
+	}
+	t.end()
+	return err
+}
+
+// ejectAll takes the session's sleepers off the list.
+func (s *Set) ejectAll(t *transaction, session uint32) error {
+	for {
+		var ejected []int
+		err := t.attempt(func() error {
+			if err := s.catchUp(t); err != nil {
+				return err
+			}
+			var err error
+			ejected, err = t.eject(waiters, func(st state) bool { return st.session() == session }, unix.EINTR)
+			if err != nil || len(ejected) == 0 {
+				return err
+			}
+			for _, cell := range ejected {
+				s.touch(t, s.sleeperOps(t, cell))
+			}
+			return s.commit(t, false)
+		})
+		if err != nil || len(ejected) == 0 {
+			return err
+		}
+		for _, cell := range ejected {
+			wake(s.futex(cell))
+		}
+	}
+}
+
+// applyUndo is exit_sem (ipc/sem.c): each adjustment is added to its
+// semaphore, within 0 and SEMVMX, and sleepers are served. All in one
+// transaction, unless there is no room for its log: then a few at a time.
+func (s *Set) applyUndo(t *transaction, session uint32) error {
+	most := len(s.mem)
+	for {
+		rest := false
+		err := t.attempt(func() error {
+			if err := s.catchUp(t); err != nil {
+				return err
+			}
+			var err error
+			if rest, err = s.undoSome(t, session, most); err != nil || len(t.entries) == 0 {
+				return err
+			}
+			s.scan(t)
+			if err := s.commit(t, true); err != nil {
+				return err
+			}
+			s.setTime(offOTime)
+			s.finish(t)
+			return nil
+		})
+		switch {
+		case err != nil && most > 3 && (err == unix.ENOMEM || err == unix.ENOSPC):
+			most = 3 // with an unlinking and Pending they fit one log cell
+		case err != nil || !rest:
+			return err
+		}
+	}
+}
+
+// undoSome applies most adjustments and unlinks the cells that have no more.
+func (s *Set) undoSome(t *transaction, session uint32, most int) (rest bool, err error) {
+	done := map[int]bool{}
+	for _, c := range t.loadUndo() {
+		if c.session != session {
+			continue
+		}
+		done[c.off] = true
+		for i := range abi.UndoWords {
+			off := c.off + offUndoWords + 8*i
+			w := t.get(off)
+			adj, num := undoAdj(w), undoSem(w)
+			if adj == 0 {
+				continue
+			}
+			if most--; most < 0 {
+				done[c.off] = false
+				break
+			}
+			t.put(off, w, undoWord(w, num, 0))
+			if num >= s.sems {
+				continue
+			}
+			sem, err := s.freeze(t, num)
+			if err != nil {
+				return false, err
+			}
+			value := min(max(int(sem&abi.SemValueMask)+adj, 0), abi.SemVMX)
+			t.put(semOff(num), sem, semWord(sem, value, session))
+		}
+		if !t.spend(abi.UndoWords) && t.held == 0 {
+			return false, errRevoked
+		}
+		if !done[c.off] {
+			break
+		}
+	}
+	unlinks := 0
+	for c := t.walk(undoList); c.next(); {
+		st := s.state(c.cell)
+		if st.kind() != abi.KindUndo || st.session() != session {
+			continue
+		}
+		if done[c.cell] && (most > 0 || unlinks == 0) {
+			c.remove()
+			unlinks++
+		} else {
+			rest = true
+		}
+	}
+	t.undo, t.seen = t.undo[:0], false
+	return rest, nil
+}
+
+// beginReaping is begin for when the dead may have all cells.
+func (o *object) beginReaping(session uint32) (*transaction, error) {
+	t, err := o.begin()
+	if err != nil && o.freeLogs(session) {
+		t, err = o.begin()
+	}
+	return t, err
+}
+
+// freeLogs frees the log cells of a session that uses none any more.
+func (o *object) freeLogs(session uint32) (some bool) {
+	for range patienceSteps {
+		w := o.load(offLock)
+		off, ok := o.cell(lockCell(w))
+		if lockState(w) == abi.LockFree || !ok || o.state(off).session() != session {
+			break
+		}
+		o.settle(w)
+	}
+	for i := range o.cells() {
+		off := o.cellsOff + i*abi.CellSize
+		if st := o.state(off); st.session() == session && st.kind() == abi.KindLog && st.phase() != abi.CellFree {
+			some = o.shift(off, st, st.owned(abi.CellFree, abi.KindNone, 0)) || some
+		}
+	}
+	return some
+}
+
+// freeAll frees the cells of a session that which says, but not those of t.
+func (o *object) freeAll(t *transaction, session uint32, which func(off int, st state) bool) {
+	keep := map[int]bool{t.log: true}
+	for _, off := range t.more {
+		keep[off] = true
+	}
+	for i := range o.cells() {
+		off := o.cellsOff + i*abi.CellSize
+		st := o.state(off)
+		if st.session() == session && st.phase() != abi.CellFree && !keep[off] && which(off, st) {
+			o.shift(off, st, st.owned(abi.CellFree, abi.KindNone, 0))
+		}
+	}
+}
+
+// eject takes sleepers off a list, whatever state they are in: they end with
+// the errno. As many as the transaction has room for; their cells.
+func (t *transaction) eject(l list, which func(st state) bool, errno unix.Errno) (cells []int, err error) {
+	for c := t.walk(l); c.next(); {
+		st := t.o.state(c.cell)
+		if !st.waits() || !which(st) {
+			continue
+		}
+		if len(cells) > 0 && t.full(16) {
+			break
+		}
+		cell := c.cell
+		if st.phase() != abi.CellCancelled {
+			claimed, ok := t.claim(cell)
+			if !ok {
+				return nil, errAgain
+			}
+			st = claimed
+		}
+		c.remove()
+		t.setState(cell, st, st.to(abi.CellDone, errno))
+		cells = append(cells, cell)
+	}
+	return cells, nil
+}

@@ -1,0 +1,329 @@
+package plane
+
+import (
+	"context"
+	"encoding/binary"
+	"time"
+	"unsafe"
+
+	"github.com/ipcspace/ipcspace/client/abi"
+	"golang.org/x/sys/unix"
+)
+
+// Flags of operations and calls, as in the system's headers.
+const (
+	ipcNoWait = 0o4000
+	semUndo   = 0x1000
+)
+
+const (
+	offSleeperUndo = int(unsafe.Offsetof(abi.SleeperCell{}.Undo))
+	offCount       = int(unsafe.Offsetof(abi.SleeperCell{}.Count))
+	offMore        = int(unsafe.Offsetof(abi.SleeperCell{}.More))
+	offOps         = int(unsafe.Offsetof(abi.SleeperCell{}.Ops))
+	offMoreOps     = int(unsafe.Offsetof(abi.OpsCell{}.Ops))
+	opSize         = int(unsafe.Sizeof(abi.SemOp{}))
+)
+
+// maxOps bounds the operations of a sleeper, as found in its cell.
+const maxOps = 1 << 15
+
+// Op is semtimedop. A negative timeout means none. Checks of nsops against
+// SEMOPM and of permissions are the caller's.
+// EINVAL (no operation), EFBIG, ERANGE, EAGAIN, EIDRM, ErrStale, ENOMEM, and
+// EINTR when ctx ends.
+func (s *Set) Op(ctx context.Context, ops []abi.SemOp, timeout time.Duration) error {
+	if len(ops) == 0 {
+		return unix.EINVAL
+	}
+	if len(ops) > maxOps {
+		return unix.E2BIG
+	}
+	for i := range ops {
+		if int(ops[i].Num) >= s.sems {
+			return unix.EFBIG
+		}
+	}
+	if err := s.usable(); err != nil {
+		return err
+	}
+	if len(ops) == 1 && ops[0].Flag&semUndo == 0 {
+		if done, err := s.fast(ops[0]); done {
+			return err
+		}
+		if timeout != 0 && ops[0].Flag&ipcNoWait == 0 && manyCPUs {
+			if done, err := s.spin(ops[0]); done {
+				return err
+			}
+		}
+	}
+	return s.slow(ctx, ops, timeout)
+}
+
+// fast is one compare-and-swap on a word that is neither SLOW nor DEAD, or the
+// one load that shows an error. Not done: the slow way.
+func (s *Set) fast(op abi.SemOp) (done bool, err error) {
+	off := semOff(int(op.Num))
+	for range 64 {
+		w := s.load(off)
+		if w&(abi.SemSlow|abi.SemDead) != 0 {
+			return false, nil
+		}
+		value := int(w & abi.SemValueMask)
+		switch result := value + int(op.Op); {
+		case op.Op == 0 && value != 0 || result < 0:
+			return op.Flag&ipcNoWait != 0, unix.EAGAIN
+		case result > abi.SemVMX:
+			return true, unix.ERANGE
+		default:
+			if s.cas(off, w, semWord(w, result, s.host.Session())) {
+				s.setTime(offOTime)
+				return true, nil
+			}
+		}
+	}
+	return false, nil
+}
+
+// spin waits a moment for an operation that blocks, before it queues: sleeping
+// costs two system calls and a switch. How long adapts to whether it paid.
+func (s *Set) spin(op abi.SemOp) (done bool, err error) {
+	const most, least = 2000, 20
+	limit := max(s.spins.Load(), least)
+	off := semOff(int(op.Num))
+	for i := range limit {
+		w := s.load(off)
+		if w&(abi.SemSlow|abi.SemDead) != 0 {
+			return false, nil
+		}
+		value := int(w & abi.SemValueMask)
+		if op.Op == 0 && value == 0 || op.Op < 0 && value+int(op.Op) >= 0 {
+			s.spins.Store(min(2*i+least, most))
+			return s.fast(op)
+		}
+	}
+	s.spins.Store(limit / 2)
+	return false, nil
+}
+
+// slow is a transaction, and a wait if the operations block.
+func (s *Set) slow(ctx context.Context, ops []abi.SemOp, timeout time.Duration) error {
+	var deadline time.Time
+	if timeout >= 0 {
+		deadline = time.Now().Add(timeout)
+	}
+	me, cell := s.host.Session(), 0
+	waits := false
+	asked := map[uint32]bool{}
+	var tr trial
+	for {
+		err := s.locked(func(t *transaction) error {
+			waits = false
+			if dead, ok := s.deadHolder(asked, func(n int) bool { return names(ops, n) }); ok {
+				t.unlock()
+				asked[dead] = true
+				if err := s.host.Reap(dead); err != nil {
+					return err
+				}
+				return errAgain
+			}
+			switch v := s.try(t, &tr, me, ops); v {
+			case proceed:
+				return s.carryOut(t, &tr, me)
+			case blocked:
+				if timeout == 0 {
+					return unix.EAGAIN
+				}
+				if cell == 0 {
+					return errCell
+				}
+				if err := s.reserve(t, cell, ops); err != nil {
+					return err
+				}
+				st := s.state(cell)
+				t.add(waiters, cell)
+				t.setState(cell, st, st.to(abi.CellWaiting, 0))
+				waits = true
+				return s.commit(t, false)
+			default:
+				return unix.Errno(v)
+			}
+		})
+		if err == errCell {
+			if cell, err = s.makeSleeper(ops); err == nil {
+				continue
+			}
+		}
+		if err != nil || !waits {
+			s.freeSleeper(cell)
+			return err
+		}
+		break
+	}
+	fail(s.host, "queued")
+	c := &call{o: &s.object, l: waiters, cell: cell, deadline: deadline}
+	c.serve = func(giveUp unix.Errno) error { return s.serveSelf(cell, ops, giveUp) }
+	c.leave = func() error { return s.leave(cell) }
+	err := c.sleep(ctx)
+	if err == nil {
+		s.setTime(offOTime)
+	}
+	s.freeSleeper(cell)
+	return err
+}
+
+// errCell asks for a sleeper's cell, which is made without the lock.
+const errCell = unix.Errno(251)
+
+// carryOut commits the caller's operations and serves whom they let go on.
+func (s *Set) carryOut(t *transaction, tr *trial, session uint32) error {
+	if err := s.write(t, tr, session); err != nil {
+		return err
+	}
+	s.scan(t)
+	if err := s.commit(t, true); err != nil {
+		return err
+	}
+	s.setTime(offOTime)
+	s.finish(t)
+	return nil
+}
+
+// serveSelf tries the operations of a call that sleeps, and was found awake.
+// It ends it, or makes it WAITING again.
+func (s *Set) serveSelf(cell int, ops []abi.SemOp, giveUp unix.Errno) error {
+	me := s.host.Session()
+	var tr trial
+	return s.locked(func(t *transaction) error {
+		claimed, ok := t.claim(cell)
+		if !ok {
+			if t.holds() && !s.state(cell).sleeping() {
+				return nil // it has come to an end
+			}
+			return errAgain
+		}
+		errno := giveUp
+		switch v := s.try(t, &tr, me, ops); v {
+		case proceed:
+			if err := s.write(t, &tr, me); err != nil {
+				return err
+			}
+			errno = 0
+		case blocked:
+			if giveUp == 0 {
+				t.setState(cell, claimed, claimed.to(abi.CellWaiting, 0))
+				return s.commit(t, false)
+			}
+		default:
+			errno = unix.Errno(v)
+		}
+		if c := t.walk(waiters); c.find(cell) {
+			c.remove()
+		}
+		t.setState(cell, claimed, claimed.to(abi.CellDone, errno))
+		s.scan(t)
+		s.touch(t, ops)
+		if err := s.commit(t, true); err != nil {
+			return err
+		}
+		s.finish(t)
+		return nil
+	})
+}
+
+// leave takes a cancelled sleeper off the list.
+func (s *Set) leave(cell int) error {
+	return s.locked(func(t *transaction) error {
+		st := s.state(cell)
+		if st.phase() != abi.CellCancelled {
+			return nil
+		}
+		if c := t.walk(waiters); c.find(cell) {
+			c.remove()
+		}
+		t.setState(cell, st, st.to(abi.CellDone, unix.EINTR))
+		s.touch(t, s.sleeperOps(t, cell))
+		return s.commit(t, false)
+	})
+}
+
+// makeSleeper fills a cell, and as many more as the operations take.
+func (s *Set) makeSleeper(ops []abi.SemOp) (cell int, err error) {
+	cell, err = s.allocGrow(abi.KindSleeper)
+	if err != nil {
+		return 0, err
+	}
+	head := ops[:min(len(ops), abi.SleeperOps)]
+	s.setNext(cell, 0)
+	s.store(cell+offFlags, 0)
+	s.store(cell+offCount, uint64(len(ops))) // and no More
+	s.writeOps(cell+offOps, head)
+	link := cell + offMore
+	for rest := ops[len(head):]; len(rest) > 0; {
+		more, err := s.allocGrow(abi.KindOps)
+		if err != nil {
+			s.freeSleeper(cell)
+			return 0, err
+		}
+		n := min(len(rest), abi.OpsCellOps)
+		s.setNext(more, 0)
+		s.writeOps(more+offMoreOps, rest[:n])
+		rest = rest[n:]
+		if link == cell+offMore {
+			s.store(cell+offCount, uint64(len(ops))|s.number(more)<<32)
+		} else {
+			s.setNext(link-offNext, s.number(more))
+		}
+		link = more + offNext
+	}
+	return cell, nil
+}
+
+func (s *Set) freeSleeper(cell int) {
+	if cell == 0 {
+		return
+	}
+	s.freeChain(s.load(cell+offCount)>>32, abi.KindOps)
+	s.free(cell)
+}
+
+func (s *Set) writeOps(off int, ops []abi.SemOp) {
+	var p [abi.CellSize]byte
+	for i, op := range ops {
+		b := p[i*opSize:]
+		binary.LittleEndian.PutUint16(b, op.Num)
+		binary.LittleEndian.PutUint16(b[2:], uint16(op.Op))
+		binary.LittleEndian.PutUint16(b[4:], op.Flag)
+	}
+	s.memory.write(off, p[:(len(ops)*opSize+7)&^7])
+}
+
+// sleeperOps reads the operations of a sleeper; valid until the next call.
+func (s *Set) sleeperOps(t *transaction, cell int) []abi.SemOp {
+	w := s.load(cell + offCount)
+	n, more := min(int(uint32(w)), maxOps), w>>32
+	t.ops = s.readOps(t.ops[:0], cell+offOps, min(n, abi.SleeperOps))
+	for len(t.ops) < n {
+		off, ok := s.cell(more)
+		if !ok {
+			break
+		}
+		t.ops = s.readOps(t.ops, off+offMoreOps, min(n-len(t.ops), abi.OpsCellOps))
+		more = s.load(off + offNext)
+	}
+	return t.ops
+}
+
+func (s *Set) readOps(ops []abi.SemOp, off, n int) []abi.SemOp {
+	var p [abi.CellSize]byte
+	s.read(off, p[:n*opSize])
+	for i := range n {
+		b := p[i*opSize:]
+		ops = append(ops, abi.SemOp{
+			Num:  binary.LittleEndian.Uint16(b),
+			Op:   int16(binary.LittleEndian.Uint16(b[2:])),
+			Flag: binary.LittleEndian.Uint16(b[4:]),
+		})
+	}
+	return ops
+}

@@ -1,0 +1,197 @@
+package plane
+
+import (
+	"context"
+	"sync"
+	"time"
+	"unsafe"
+
+	"github.com/ipcspace/ipcspace/client/abi"
+	"golang.org/x/sys/unix"
+)
+
+const offFlags = int(unsafe.Offsetof(abi.SleeperCell{}.Flags)) // of all that wait
+
+// claim makes a waiting call's cell the transaction's to change: while the
+// lock is held, nobody else changes a CLAIMED state.
+//
+// The state is loaded before the lock is looked at, and exactly what was
+// loaded is exchanged, for the next version even if it was CLAIMED already:
+// so a holder that was revoked, and does not know yet, can neither undo the
+// claim of another nor renew its own.
+func (t *transaction) claim(off int) (state, bool) {
+	st := t.o.state(off)
+	if !st.sleeping() || !t.holds() {
+		return 0, false
+	}
+	claimed := st.to(abi.CellClaimed, 0)
+	return claimed, t.o.shift(off, st, claimed)
+}
+
+// rouse claims a cell that is to be served and wakes its thread. False: that
+// thread is awake, in a handler or gone; it gets nothing, and serves itself
+// when it comes back.
+func (t *transaction) rouse(off int) (state, bool) {
+	if t.o.state(off).phase() == abi.CellRetry {
+		return 0, false
+	}
+	claimed, ok := t.claim(off)
+	if !ok {
+		return 0, false
+	}
+	fail(t.o.host, "claimed")
+	if t.doorbell(off) {
+		if !t.o.host.Died(claimed.session()) {
+			t.ring = append(t.ring, claimed.session())
+			return claimed, true
+		}
+	} else if wake(t.o.futex(off)) {
+		fail(t.o.host, "woken")
+		return claimed, true
+	}
+	t.refuse(off, claimed)
+	return 0, false
+}
+
+// refuse leaves a claimed cell to its own thread.
+func (t *transaction) refuse(off int, claimed state) {
+	t.o.shift(off, claimed, claimed.to(abi.CellRetry, 0))
+	if t.doorbell(off) {
+		t.o.host.RingDoorbell(claimed.session())
+	}
+}
+
+func (t *transaction) doorbell(off int) bool {
+	return uint32(t.o.load(off+offFlags))&abi.SleeperDoorbell != 0
+}
+
+// call is one call that waits on a cell.
+type call struct {
+	o        *object
+	l        list
+	cell     int
+	deadline time.Time // zero: none
+
+	// serve does for the call, under the lock, what others do for sleepers.
+	// With giveUp it ends in any case, at worst with that error.
+	serve func(giveUp unix.Errno) error
+	// leave takes the cancelled cell off its list.
+	leave func() error
+}
+
+// sleep waits until the call is served, by others or by itself. The error is
+// the call's. The cell is the caller's again, and on no list.
+func (c *call) sleep(ctx context.Context) error {
+	interrupted := c.interrupts(ctx)
+	defer interrupted(true)
+	for claims := 0; ; {
+		st := c.o.state(c.cell)
+		if st.session() != c.o.host.Session() || !st.waits() {
+			return unix.EIDRM // taken from us: the session counts as dead
+		}
+		switch st.phase() {
+		case abi.CellDone:
+			return errnoError(st.errno())
+		case abi.CellWaiting:
+			if giveUp := c.giveUp(interrupted); giveUp != 0 {
+				if c.o.shift(c.cell, st, st.to(abi.CellCancelled, 0)) {
+					return c.cancelled(giveUp)
+				}
+				continue
+			}
+			fail(c.o.host, "about to sleep")
+			wait(c.o.futex(c.cell), uint32(st), c.rest())
+			fail(c.o.host, "awake")
+		case abi.CellCancelled:
+			return c.cancelled(unix.EINTR)
+		case abi.CellClaimed:
+			// Somebody is about to serve us, most likely.
+			if claims++; claims < 200 {
+				pause(claims)
+				continue
+			}
+			fallthrough
+		case abi.CellRetry:
+			claims = 0
+			if err := c.serve(c.giveUp(interrupted)); err != nil {
+				if st := c.o.state(c.cell); st.phase() == abi.CellDone {
+					return errnoError(st.errno())
+				}
+				return err
+			}
+		default:
+			return unix.EIDRM
+		}
+	}
+}
+
+func (c *call) cancelled(giveUp unix.Errno) error {
+	fail(c.o.host, "cancelled")
+	if err := c.leave(); err != nil && giveUp == unix.EINTR {
+		return err // the object ended: say that
+	}
+	return giveUp
+}
+
+// giveUp says why the call should not sleep on; 0: it should.
+//
+// The slot word is looked at after the cell became WAITING, and a remover
+// looks at cells after it cleared the slot word: one sees the other.
+func (c *call) giveUp(interrupted func(bool) bool) unix.Errno {
+	switch {
+	case interrupted(false):
+		return unix.EINTR
+	case !c.o.host.Valid() || c.o.ended():
+		return c.o.gone().(unix.Errno)
+	case !c.deadline.IsZero() && !time.Now().Before(c.deadline):
+		return unix.EAGAIN
+	}
+	return 0
+}
+
+func (c *call) rest() time.Duration {
+	if c.deadline.IsZero() {
+		return far
+	}
+	return max(min(time.Until(c.deadline), far), 0)
+}
+
+// interrupts has the end of ctx wake the call. The function it returns says
+// whether that happened, and with over ends the arrangement.
+func (c *call) interrupts(ctx context.Context) func(over bool) bool {
+	if ctx.Done() == nil {
+		return func(bool) bool { return false }
+	}
+	var mu sync.Mutex
+	var fired, ended bool
+	stop := context.AfterFunc(ctx, func() {
+		mu.Lock()
+		defer mu.Unlock()
+		if ended {
+			return
+		}
+		fired = true
+		st := c.o.state(c.cell)
+		if p := st.phase(); p == abi.CellWaiting || p == abi.CellRetry {
+			c.o.shift(c.cell, st, st.to(abi.CellCancelled, 0))
+			wake(c.o.futex(c.cell))
+		}
+	})
+	return func(over bool) bool {
+		mu.Lock()
+		defer mu.Unlock()
+		if over {
+			ended = true
+			stop()
+		}
+		return fired
+	}
+}
+
+// errnoError makes an errno of the memory an error; 0 is none.
+func errnoError(errno unix.Errno) error {
+	if errno == 0 {
+		return nil
+	}
+	return errno
+}
