@@ -84,7 +84,7 @@ func start(self string, plan launchPlan, where *place, opts runOptions, started 
 	if err != nil && !errors.As(err, &ended) {
 		return exitRun, fmt.Errorf("wait for %s: %w", opts.command[0], err)
 	}
-	if status, ok := command.ProcessState.Sys().(unix.WaitStatus); ok && status.Signaled() {
+	if status, ok := command.ProcessState.Sys().(syscall.WaitStatus); ok && status.Signaled() { //nolint:forbidigo // what os gives
 		return 128 + int(status.Signal()), nil
 	}
 	return command.ProcessState.ExitCode(), nil

@@ -10,6 +10,7 @@ gcc              the preloaded library, and the race detector of the tests
 libc6-dev        the same
 binutils         readelf: what the library may and may not need
 util-linux       ipcs, ipcmk, ipcrm, unshare
+procps           ps, for the demonstration
 perl             IPC::SysV, a client of all three families
 postgresql-15    a real program: shared memory
 fakeroot         a real program: message queues, semaphores with SEM_UNDO
