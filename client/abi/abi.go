@@ -49,6 +49,7 @@ const (
 // memory. Number 0 names nobody, number 1 is the manager itself.
 const (
 	SessionBits    = 20
+	SessionMask    = 1<<SessionBits - 1
 	MaxSessions    = 1 << 18
 	ManagerSession = 1
 )

@@ -152,7 +152,7 @@ type LogEntry struct {
 // Written by its session between taking the lock and committing.
 type LogCell struct {
 	State   uint64
-	Next    uint64 // plain: index + 1 of the cell with more entries
+	Next    uint64 // link: the cell with more entries
 	Count   uint64 // entries in this cell
 	_       uint64
 	Entries [LogEntries]LogEntry
@@ -195,7 +195,7 @@ const (
 // OpsCell has the operations that did not fit the sleeper.
 type OpsCell struct {
 	State uint64
-	Next  uint64 // plain: index + 1 of a further one
+	Next  uint64 // link: a further one
 	_     uint64
 	Ops   [OpsCellOps]SemOp
 	_     [4]byte
@@ -243,7 +243,7 @@ const (
 // IndexCell has chunk numbers of a long message.
 type IndexCell struct {
 	State  uint64
-	Next   uint64 // plain: index + 1 of a further one
+	Next   uint64 // link: a further one
 	_      uint64
 	Chunks [IndexChunks]uint32
 	_      uint64
@@ -257,10 +257,13 @@ type ReceiverCell struct {
 	Mode  uint32 // Receive*
 	Type  int64  // as Mode says, never negative
 	Size  uint64 // room of the receiver; the largest uint64 with MSG_NOERROR
+	_     [2]uint64
 	// Message is a link word: index + 1 of the message cell handed over,
-	// written by the transaction that makes the receiver CellDone.
+	// written by the transaction that makes the receiver CellDone. It stands
+	// where a LogCell has an offset: a late compare-and-swap meant for a link
+	// cannot find its old word in a cell that became a log.
 	Message uint64
-	_       [26]uint64
+	_       [24]uint64
 }
 
 // ReceiverCell.Mode, as the kernel's convert_mode (ipc/msg.c).

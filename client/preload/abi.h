@@ -19,6 +19,7 @@
 #define ABI_SEQ_MAX 65535
 #define ABI_SEM_VMX 32767
 #define ABI_SESSION_BITS 20
+#define ABI_SESSION_MASK 1048575
 #define ABI_MAX_SESSIONS 262144
 #define ABI_MANAGER_SESSION 1
 #define ABI_REGISTER_FORMAT "\nipcspace %d %s\n"
@@ -355,8 +356,9 @@ struct abi_receiver_cell {
 	uint32_t mode;
 	int64_t type;
 	uint64_t size;
+	uint64_t reserved40[2];
 	uint64_t message;
-	uint64_t reserved48[26];
+	uint64_t reserved64[24];
 };
 _Static_assert(offsetof(struct abi_receiver_cell, state) == 0, "abi_receiver_cell.state");
 _Static_assert(offsetof(struct abi_receiver_cell, next) == 8, "abi_receiver_cell.next");
@@ -364,7 +366,7 @@ _Static_assert(offsetof(struct abi_receiver_cell, flags) == 16, "abi_receiver_ce
 _Static_assert(offsetof(struct abi_receiver_cell, mode) == 20, "abi_receiver_cell.mode");
 _Static_assert(offsetof(struct abi_receiver_cell, type) == 24, "abi_receiver_cell.type");
 _Static_assert(offsetof(struct abi_receiver_cell, size) == 32, "abi_receiver_cell.size");
-_Static_assert(offsetof(struct abi_receiver_cell, message) == 40, "abi_receiver_cell.message");
+_Static_assert(offsetof(struct abi_receiver_cell, message) == 56, "abi_receiver_cell.message");
 _Static_assert(sizeof(struct abi_receiver_cell) == 256, "abi_receiver_cell");
 
 struct abi_sender_cell {

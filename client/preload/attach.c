@@ -1,0 +1,210 @@
+/*
+ * shmat and shmdt: mmap and munmap of a descriptor kept from the first use,
+ * and a count in the session's page, which the manager reads for nattch.
+ */
+#include "object.h"
+#include "session.h"
+
+#define SHM_RDONLY 010000
+#define SHM_RND 020000
+#define SHM_REMAP 040000
+#define SHM_EXEC 0100000
+
+#define PAGE 4096UL
+
+/* Where this process has segments. Guarded by the control lock; a child of
+ * fork inherits it as it inherits the mappings. */
+struct attach {
+	uintptr_t addr; /* 0: free */
+	size_t length;
+	uint64_t serial;
+	uint32_t id;
+};
+
+#define ATTACHES_ROOM (1U << 16)
+
+static struct attach *attaches;
+static uint32_t attaches_end;
+
+static struct attach *attach_slot(void)
+{
+	if (attaches == NULL) {
+		long p = SYS6(__NR_mmap, 0, ATTACHES_ROOM * sizeof *attaches,
+			      PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+			      -1, 0);
+
+		if (is_error(p))
+			return NULL;
+		attaches = (struct attach *)p;
+	}
+	for (uint32_t i = 0; i < attaches_end; i++)
+		if (attaches[i].addr == 0)
+			return &attaches[i];
+	return attaches_end < ATTACHES_ROOM ? &attaches[attaches_end++] : NULL;
+}
+
+static struct attach *attach_find(uintptr_t addr)
+{
+	for (uint32_t i = 0; i < attaches_end; i++)
+		if (attaches[i].addr == addr)
+			return &attaches[i];
+	return NULL;
+}
+
+/* This process's count for a segment; NULL: no room for another segment. */
+static struct abi_use *use_of(uint64_t serial)
+{
+	struct abi_use *uses = session.page->uses, *unused = NULL;
+
+	for (int round = 0; round < 2; round++) {
+		for (int i = 0; i < ABI_PAGE_USES; i++) {
+			if (uses[i].serial == serial)
+				return &uses[i];
+			if (unused == NULL && uses[i].serial == 0)
+				unused = &uses[i];
+		}
+		if (unused != NULL) {
+			unused->count = 0;
+			unused->atime = unused->dtime = 0;
+			store64(&unused->serial, serial);
+			return unused;
+		}
+		/* The manager takes over the times of those used no more. */
+		if (channel_simple(ABI_MSG_FOLD, 0, 0, 0, 0, NULL) < 0)
+			break;
+	}
+	return NULL;
+}
+
+/* The segment's handle with the descriptor that access needs. */
+static struct handle *segment(uint32_t id, uint32_t access, int *error)
+{
+	struct handle *h = handle_find(ABI_SHM, id);
+
+	if (h != NULL && (access & ~h->rights) == 0 && fd_is(h->fd, h->fd_inode))
+		return h;
+	return handle_open(ABI_SHM, id, access, error);
+}
+
+/* Whether the segment is still there, after its use was counted: the manager
+ * first marks the slot and then counts, so one of the two sees the other. */
+static bool stands(const struct handle *h)
+{
+	struct abi_record r;
+	uint64_t slot;
+
+	full_barrier();
+	return load64(h->table_word) == h->slot ||
+	       (table_record(ABI_SHM, h->id, &r, &slot) && r.serial == h->serial);
+}
+
+static long map_segment(struct handle *h, uintptr_t addr, int flags)
+{
+	size_t length = (h->size + PAGE - 1) & ~(PAGE - 1);
+	int prot = PROT_READ | (flags & SHM_RDONLY ? 0 : PROT_WRITE) |
+		   (flags & SHM_EXEC ? PROT_EXEC : 0);
+	int how = MAP_SHARED;
+	struct attach *a = attach_slot();
+	struct abi_use *use = a ? use_of(h->serial) : NULL;
+
+	if (use == NULL)
+		return -ENOMEM;
+	if (addr != 0)
+		how |= flags & SHM_REMAP ? MAP_FIXED : MAP_FIXED_NOREPLACE;
+	store32(&use->count, use->count + 1);
+	long p = stands(h) ? SYS6(__NR_mmap, addr, length, prot, how, h->fd, 0) : -EIDRM;
+	if (!is_error(p) && addr != 0 && (uintptr_t)p != addr) {
+		SYS2(__NR_munmap, p, length); /* a kernel without NOREPLACE */
+		p = -EEXIST;
+	}
+	if (is_error(p)) {
+		store32(&use->count, use->count - 1);
+		return p == -EEXIST ? -EINVAL : p;
+	}
+	if (flags & SHM_REMAP)
+		for (uint32_t i = 0; i < attaches_end; i++)
+			if (attaches[i].addr == (uintptr_t)p)
+				attaches[i].addr = 0;
+	use->atime = now_real();
+	*a = (struct attach){(uintptr_t)p, length, h->serial, h->id};
+	return p;
+}
+
+static long do_shmat(int id, uintptr_t addr, int flags)
+{
+	uint32_t access = ABI_ACCESS_READ | (flags & SHM_RDONLY ? 0 : ABI_ACCESS_WRITE) |
+			  (flags & SHM_EXEC ? ABI_ACCESS_EXEC : 0);
+
+	if (id < 0)
+		return -EINVAL;
+	if (addr & (PAGE - 1)) {
+		if (!(flags & SHM_RND))
+			return -EINVAL;
+		addr &= ~(PAGE - 1);
+	}
+	if (addr == 0 && (flags & SHM_REMAP))
+		return -EINVAL;
+	control_lock();
+	int error = 0;
+	struct handle *h = segment((uint32_t)id, access, &error);
+	long r = h ? map_segment(h, addr, flags) : error;
+
+	control_unlock();
+	return r;
+}
+
+/* A segment marked for destruction goes with its last attach. */
+static void tell_if_doomed(const struct attach *a)
+{
+	struct abi_record r;
+	uint64_t slot;
+
+	if (table_record(ABI_SHM, a->id, &r, &slot) && r.serial == a->serial &&
+	    (r.mode & ABI_MODE_DEST))
+		channel_simple(ABI_MSG_DETACHED, a->id, 0, 0, 0, NULL);
+}
+
+static int do_shmdt(uintptr_t addr)
+{
+	struct attach *a;
+	int r = -EINVAL;
+
+	if (addr == 0 || (addr & (PAGE - 1)))
+		return r;
+	control_lock();
+	a = attach_find(addr);
+	if (a != NULL) {
+		struct attach gone = *a;
+		struct abi_use *use = use_of(a->serial);
+
+		a->addr = 0;
+		SYS2(__NR_munmap, gone.addr, gone.length);
+		if (use != NULL && use->count > 0) {
+			use->dtime = now_real();
+			store32(&use->count, use->count - 1);
+		}
+		full_barrier();
+		tell_if_doomed(&gone);
+		r = 0;
+	}
+	control_unlock();
+	return r;
+}
+
+EXPORT void *shmat(int id, const void *addr, int flags)
+{
+	long r;
+
+	if (unlikely(session_ready() < 0))
+		r = session_refused() ? -ENOSYS : SYS3(__NR_shmat, id, addr, flags);
+	else
+		r = do_shmat(id, (uintptr_t)addr, flags);
+	return is_error(r) ? (void *)finish(r) : (void *)r;
+}
+
+EXPORT int shmdt(const void *addr)
+{
+	if (unlikely(session_ready() < 0))
+		return (int)finish(session_refused() ? -ENOSYS : SYS1(__NR_shmdt, addr));
+	return (int)finish(do_shmdt((uintptr_t)addr));
+}

@@ -1,0 +1,58 @@
+/* Cells of a control file: one compare-and-swap owns a cell, whatever any
+ * hint or list says. */
+#include "object.h"
+
+uint32_t cell_alloc(struct handle *h, uint32_t kind)
+{
+	uint32_t cells = __atomic_load_n(&h->cells, __ATOMIC_RELAXED);
+	uint64_t *hint = &header_of(h)->hint;
+
+	if (cells == 0)
+		return 0;
+	uint32_t i = (uint32_t)(load64(hint) % cells);
+	for (uint32_t tried = 0; tried < cells; tried++, i = i + 1 < cells ? i + 1 : 0) {
+		uint64_t *state = cell_at(h, i);
+		uint64_t w = load64(state);
+
+		if (cell_state(w) != ABI_CELL_FREE)
+			continue;
+		if (cas64(state, w, cell_next(w, ABI_CELL_OWNED, kind, session.number, 0))) {
+			if (tried != 0)
+				store64(hint, i);
+			return i + 1;
+		}
+	}
+	return 0;
+}
+
+void cell_free(struct handle *h, uint32_t cell)
+{
+	uint64_t *state = cell ? cell_at(h, cell - 1) : NULL;
+
+	if (state == NULL)
+		return;
+	for (;;) {
+		uint64_t w = load64(state);
+
+		if (cell_state(w) == ABI_CELL_FREE || cell_session(w) != session.number)
+			return;
+		if (cas64(state, w, cell_next(w, ABI_CELL_FREE, ABI_KIND_NONE, 0, 0))) {
+			store64(&header_of(h)->hint, cell - 1);
+			return;
+		}
+	}
+}
+
+uint32_t cell_alloc_grow(struct handle *h, uint32_t kind, int *error)
+{
+	for (;;) {
+		uint32_t cells = h->cells;
+		uint32_t cell = cell_alloc(h, kind);
+
+		if (cell != 0)
+			return cell;
+		*error = handle_grow(h, cells + cells / 2 + 16, h->chunks);
+		if (*error < 0)
+			return 0;
+	}
+}

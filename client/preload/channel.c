@@ -1,0 +1,457 @@
+/* The channel: registration, and requests to the manager with their answers. */
+#include "session.h"
+
+#define AF_UNIX 1
+#define SOCK_SEQPACKET 5
+#define SOCK_CLOEXEC 02000000
+#define SOL_SOCKET 1
+#define SO_RCVTIMEO_NEW 66
+#define SO_SNDTIMEO_NEW 67
+#define SCM_RIGHTS 1
+#define SCM_CREDENTIALS 2
+#define MSG_NOSIGNAL 0x4000
+#define MSG_CMSG_CLOEXEC 0x40000000
+#define O_WRONLY 1
+#define O_NONBLOCK 04000
+#define O_CLOEXEC 02000000
+#define AT_FDCWD (-100)
+#define F_DUPFD_CLOEXEC 1030
+
+struct iovec {
+	const void *base;
+	size_t len;
+};
+struct msghdr {
+	void *name;
+	int namelen;
+	struct iovec *iov;
+	size_t iovlen;
+	void *control;
+	size_t controllen;
+	unsigned flags;
+};
+struct cmsghdr {
+	size_t len;
+	int level;
+	int type;
+};
+struct ucred {
+	uint32_t pid, uid, gid;
+};
+struct sockaddr_un {
+	uint16_t family;
+	char path[108];
+};
+
+/* How long a call waits for a manager that is away, in ns. A manager that is
+ * restarted or upgraded is back long before. */
+#define MANAGER_PATIENCE INT64_C(30000000000)
+
+struct control control = {.channel = -1, .pulse = -1};
+
+uint64_t fd_inode(int fd)
+{
+	/* struct stat begins with dev and ino on both CPUs. */
+	uint64_t st[18];
+
+	if (SYS2(__NR_fstat, fd, st) < 0)
+		return 0;
+	return st[1] ^ st[0] << 48;
+}
+
+bool fd_is(int fd, uint64_t inode)
+{
+	return fd >= 0 && fd_inode(fd) == inode;
+}
+
+int fd_move(int fd)
+{
+	static const int high[] = {960, 448, 192, 64, 16};
+
+	for (unsigned i = 0; i < sizeof high / sizeof *high; i++) {
+		long moved = SYS3(__NR_fcntl, fd, F_DUPFD_CLOEXEC, high[i]);
+
+		if (moved >= 0) {
+			SYS1(__NR_close, fd);
+			return (int)moved;
+		}
+	}
+	return fd;
+}
+
+static char *put_string(char *to, const char *s)
+{
+	while (*s)
+		*to++ = *s++;
+	*to = 0;
+	return to;
+}
+
+static char *put_number(char *to, uint32_t n)
+{
+	char digits[11];
+	int i = 0;
+
+	do
+		digits[i++] = (char)('0' + n % 10);
+	while ((n /= 10) != 0);
+	while (i > 0)
+		*to++ = digits[--i];
+	*to = 0;
+	return to;
+}
+
+static long connect_to(int fd, const char *name)
+{
+	struct sockaddr_un sun = {.family = AF_UNIX};
+	char path[DIR_MAX + 64];
+	char *end = put_string(path, control.dir);
+
+	end = put_string(end, "/" ABI_CHANNELS_NAME);
+	if ((size_t)(end - path) + 2 + ABI_NONCE_DIGITS < sizeof sun.path) {
+		end = put_string(put_string(end, "/"), name);
+		memcpy(sun.path, path, (size_t)(end - path) + 1);
+		return SYS3(__NR_connect, fd, &sun, sizeof sun);
+	}
+	/* Too long for an address: by way of a descriptor of the folder. */
+	long folder = SYS3(__NR_openat, AT_FDCWD, path, 010000000 /* O_PATH */ | O_CLOEXEC);
+
+	if (folder < 0)
+		return folder;
+	end = put_string(sun.path, "/proc/self/fd/");
+	end = put_number(end, (uint32_t)folder);
+	put_string(put_string(end, "/"), name);
+	long r = SYS3(__NR_connect, fd, &sun, sizeof sun);
+	SYS1(__NR_close, folder);
+	return r;
+}
+
+/* Announces this process at the FIFO. -ENXIO: nobody reads it. */
+static long announce(const char *nonce)
+{
+	char path[DIR_MAX + 64], line[64];
+
+	put_string(put_string(path, control.dir), "/" ABI_REGISTER_NAME);
+	long fd = SYS3(__NR_openat, AT_FDCWD, path, O_WRONLY | O_NONBLOCK | O_CLOEXEC);
+	if (fd < 0)
+		return fd;
+	char *end = put_string(line, "\nipcspace ");
+	end = put_number(end, ABI_LAYOUT_MAJOR);
+	end = put_string(put_string(put_string(end, " "), nonce), "\n");
+	long r = SYS3(__NR_write, fd, line, end - line);
+	SYS1(__NR_close, fd);
+	return r < 0 ? r : 0;
+}
+
+/* A connected socket, or -errno. */
+static long rendezvous(void)
+{
+	int64_t begun = now_monotonic();
+	uint64_t random = (uint64_t)begun;
+	char nonce[ABI_NONCE_DIGITS + 1];
+	bool announced = false;
+
+	SYS3(__NR_getrandom, &random, sizeof random, 1 /* GRND_NONBLOCK */);
+	for (int i = 0; i < ABI_NONCE_DIGITS; i++)
+		nonce[i] = "0123456789abcdef"[random >> 4 * i & 15];
+	nonce[ABI_NONCE_DIGITS] = 0;
+
+	long fd = SYS3(__NR_socket, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return fd;
+	for (unsigned round = 0;; round++) {
+		uint32_t seen = load32(&session.table->registrations);
+		long r;
+
+		if (!announced) {
+			r = announce(nonce);
+			announced = r == 0;
+			if (r == -ENOENT) { /* the space is gone */
+				SYS1(__NR_close, fd);
+				return r;
+			}
+		}
+		r = connect_to((int)fd, nonce);
+		/* Where the FIFO is flooded, lines get lost: the permanent
+		 * socket serves everybody, more slowly. */
+		if (r < 0 && (round > 2 || !announced))
+			r = connect_to((int)fd, ABI_ANY_CHANNEL_NAME);
+		if (r == 0)
+			return fd;
+		if (now_monotonic() - begun > MANAGER_PATIENCE) {
+			SYS1(__NR_close, fd);
+			return r;
+		}
+		if (round % 16 == 15)
+			announced = false; /* a manager that came back knows no old line */
+		const struct timespec64 pause = {0, 20000000};
+		futex_wait((uint32_t *)&session.table->registrations, seen, &pause);
+	}
+}
+
+static long send_request(int fd, const struct abi_request *req, const void *data)
+{
+	struct iovec iov[2] = {{req, sizeof *req}, {data, req->len}};
+	struct {
+		struct cmsghdr head;
+		struct ucred creds;
+		uint32_t pad;
+	} c = {{sizeof(struct cmsghdr) + sizeof(struct ucred), SOL_SOCKET, SCM_CREDENTIALS},
+	       {(uint32_t)SYS0(__NR_getpid), creds_uid(), creds_gid()},
+	       0};
+	struct msghdr m = {NULL, 0, iov, req->len ? 2 : 1, &c, sizeof c, 0};
+	long r;
+
+	do
+		r = SYS3(__NR_sendmsg, fd, &m, MSG_NOSIGNAL);
+	while (r == -EINTR);
+	return r < 0 ? r : 0;
+}
+
+/* One packet. Returns its length, 0 at the end of the connection. */
+static long receive_reply(int fd, struct exchange *x)
+{
+	struct iovec iov[2] = {{&x->reply, sizeof x->reply}, {x->reply_data, x->reply_room}};
+	struct {
+		struct cmsghdr head;
+		int fds[4];
+	} c;
+	struct msghdr m = {NULL, 0, iov, x->reply_room ? 2 : 1, &c, sizeof c, 0};
+	long r = SYS3(__NR_recvmsg, fd, &m, MSG_CMSG_CLOEXEC);
+
+	x->nfds = 0;
+	if (r < (long)sizeof x->reply)
+		return r < 0 ? r : 0;
+	if (m.controllen >= sizeof(struct cmsghdr) && c.head.level == SOL_SOCKET &&
+	    c.head.type == SCM_RIGHTS) {
+		size_t n = (c.head.len - sizeof(struct cmsghdr)) / sizeof(int);
+
+		for (size_t i = 0; i < n && i < 4; i++) {
+			if (i < sizeof x->fds / sizeof *x->fds)
+				x->fds[x->nfds++] = c.fds[i];
+			else
+				SYS1(__NR_close, c.fds[i]);
+		}
+	}
+	return r;
+}
+
+static void close_fds(struct exchange *x)
+{
+	for (int i = 0; i < x->nfds; i++)
+		if (x->fds[i] >= 0)
+			SYS1(__NR_close, x->fds[i]);
+	x->nfds = 0;
+}
+
+/* Maps a page of its own file. */
+static struct abi_session_page *map_page(int fd)
+{
+	long p = SYS6(__NR_mmap, 0, ABI_PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+
+	return is_error(p) ? NULL : (struct abi_session_page *)p;
+}
+
+/* Says HELLO on fd, for the present session if there is one. */
+static long hello(int fd, struct exchange *x)
+{
+	struct abi_session_page *page = session.page;
+
+	*x = (struct exchange){.request = {.kind = ABI_MSG_HELLO, .arg = {ABI_LAYOUT_MAJOR}}};
+	if (page != NULL) {
+		x->request.arg[1] = session.number;
+		x->request.arg[2] = page->state;
+		x->request.len = sizeof page->cookie;
+		x->data = page->cookie;
+	}
+	x->request.tid = (uint32_t)SYS0(__NR_gettid);
+	long r = send_request(fd, &x->request, x->data);
+	if (r == 0) {
+		do
+			r = receive_reply(fd, x);
+		while (r == -EINTR);
+		r = r < 0 ? r : r == 0 ? -ECONNRESET : -(long)x->reply.errno;
+	}
+	return r;
+}
+
+int channel_open(void)
+{
+	int64_t begun = now_monotonic();
+	struct exchange x;
+	long fd, r;
+
+	do {
+		fd = rendezvous();
+		if (fd < 0)
+			return (int)fd;
+		r = hello((int)fd, &x);
+		if (r < 0)
+			SYS1(__NR_close, fd);
+		/* The manager went away while we talked to it. */
+	} while ((r == -ECONNRESET || r == -EPIPE) &&
+		 now_monotonic() - begun < MANAGER_PATIENCE);
+	if (r < 0)
+		return (int)r;
+
+	struct abi_session_page *page = x.nfds == 3 ? map_page(x.fds[2]) : NULL;
+	if (page == NULL) {
+		close_fds(&x);
+		SYS1(__NR_close, fd);
+		return -ENOMEM;
+	}
+	if (session.page != NULL && x.reply.val[0] == session.number) {
+		SYS2(__NR_munmap, page, ABI_PAGE_SIZE);
+	} else {
+		session.page = page;
+		session.number = (uint32_t)x.reply.val[0];
+		session.pid_ns = (uint64_t)x.reply.val[1];
+		store32(&page->pid, (uint32_t)x.reply.val[2]);
+		store32(&page->state, ABI_PAGE_CLAIMED);
+	}
+	control.channel = fd_move((int)fd);
+	control.channel_inode = fd_inode(control.channel);
+	if (!fd_is(control.pulse, control.pulse_inode)) {
+		control.pulse = fd_move(x.fds[1]);
+		control.pulse_inode = fd_inode(control.pulse);
+		x.fds[1] = -1;
+	}
+	control.spare_asked = false;
+	close_fds(&x);
+	return 0;
+}
+
+/* Takes the page of a MsgSpare's reply. */
+static void take_spare(struct exchange *x)
+{
+	if (x->reply.errno == 0 && x->nfds == 1 && control.spare == NULL)
+		control.spare = map_page(x->fds[0]);
+	close_fds(x);
+}
+
+void channel_settle(void)
+{
+	struct exchange x = {0};
+	long r;
+
+	while (control.spare_asked && fd_is(control.channel, control.channel_inode)) {
+		do
+			r = receive_reply(control.channel, &x);
+		while (r == -EINTR);
+		control.spare_asked = false;
+		if (r > 0)
+			take_spare(&x);
+	}
+	control.spare_asked = false;
+}
+
+void channel_ask_spare(uint32_t used)
+{
+	struct abi_request req = {.kind = ABI_MSG_SPARE, .arg = {used}};
+
+	if (control.spare_asked || !fd_is(control.channel, control.channel_inode))
+		return;
+	req.seq = ++control.seq;
+	control.spare_asked = send_request(control.channel, &req, NULL) == 0;
+}
+
+int channel_call(struct exchange *x)
+{
+	long r;
+
+	control_lock();
+	channel_settle();
+	x->request.seq = ++control.seq;
+	x->request.tid = (uint32_t)SYS0(__NR_gettid);
+	for (;;) {
+		if (!fd_is(control.channel, control.channel_inode)) {
+			r = channel_open();
+			if (r < 0)
+				break;
+		}
+		r = send_request(control.channel, &x->request, x->data);
+		if (r == 0) {
+			do
+				r = receive_reply(control.channel, x);
+			while (r == -EINTR);
+			if (r > 0) {
+				r = -(long)x->reply.errno;
+				break;
+			}
+		}
+		if (r != 0 && r != -ECONNRESET && r != -EPIPE && r != -ENOTCONN)
+			break;
+		/* The manager went away: the same request under the same number
+		 * is carried out once, whichever of the two managers does it. */
+		SYS1(__NR_close, control.channel);
+		control.channel = -1;
+	}
+	for (int i = 0; r == 0 && i < x->nfds; i++)
+		x->fds[i] = fd_move(x->fds[i]);
+	if (r < 0)
+		close_fds(x);
+	control_unlock();
+	return (int)r;
+}
+
+int channel_simple(uint32_t kind, int64_t a0, int64_t a1, int64_t a2, int64_t a3, int64_t *val)
+{
+	struct exchange x = {.request = {.kind = kind, .arg = {a0, a1, a2, a3}}};
+	int r = channel_call(&x);
+
+	if (r == 0 && val != NULL)
+		*val = x.reply.val[0];
+	close_fds(&x);
+	return r;
+}
+
+int channel_brokered(struct exchange *x)
+{
+	struct exchange greeting;
+	struct abi_request cancel = {.kind = ABI_MSG_CANCEL};
+	bool cancelled = false;
+	long r;
+
+	control_lock();
+	long fd = rendezvous();
+	if (fd >= 0) {
+		r = hello((int)fd, &greeting);
+		close_fds(&greeting);
+		if (r < 0)
+			SYS1(__NR_close, fd);
+		else
+			fd = fd_move((int)fd);
+	} else {
+		r = fd;
+	}
+	x->request.seq = ++control.seq;
+	cancel.seq = ++control.seq;
+	control_unlock();
+	if (fd < 0 || r < 0)
+		return (int)(fd < 0 ? fd : r);
+
+	x->request.tid = (uint32_t)SYS0(__NR_gettid);
+	cancel.tid = x->request.tid;
+	cancel.arg[0] = x->request.seq;
+	/* With a time-out set, recvmsg is never restarted after a handler
+	 * (signal(7)), which is what semop and msgrcv do. */
+	struct timespec64 hour = {3600, 0};
+	SYS5(__NR_setsockopt, fd, SOL_SOCKET, SO_RCVTIMEO_NEW, &hour, sizeof hour);
+	r = send_request((int)fd, &x->request, x->data);
+	while (r == 0) {
+		long got = receive_reply((int)fd, x);
+
+		if (got == -EAGAIN)
+			continue;
+		if (got == -EINTR) {
+			if (!cancelled)
+				r = send_request((int)fd, &cancel, NULL);
+			cancelled = true;
+			continue;
+		}
+		r = got > 0 ? -(long)x->reply.errno : got == 0 ? -ECONNRESET : got;
+		break;
+	}
+	SYS1(__NR_close, fd);
+	return (int)r;
+}

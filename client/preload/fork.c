@@ -1,0 +1,146 @@
+/*
+ * fork: a child has its parent's attaches from its first instant and a
+ * session of its own, without a message.
+ *
+ * The manager gives each session a spare: a number and a page for its next
+ * child. Prepare copies the attaches there and holds the control lock, so
+ * that the copy is true; the child claims the page. A child of a raw clone is
+ * told by the wiped page at its first call and registers then.
+ */
+#include "session.h"
+
+extern int __register_atfork(void (*prepare)(void), void (*parent)(void), void (*child)(void),
+			     void *dso) __attribute__((weak));
+extern int pthread_atfork(void (*prepare)(void), void (*parent)(void), void (*child)(void))
+	__attribute__((weak));
+
+static bool has_attaches(void)
+{
+	for (int i = 0; i < ABI_PAGE_USES; i++)
+		if (load32(&session.page->uses[i].count) != 0)
+			return true;
+	return false;
+}
+
+/* Gives the child's page the parent's attaches; a fork counts as an attach at
+ * this moment (shm_open in ipc/shm.c). */
+static void copy_uses(struct abi_session_page *to)
+{
+	int64_t now = now_real();
+
+	for (int i = 0; i < ABI_PAGE_USES; i++) {
+		const struct abi_use *use = &session.page->uses[i];
+
+		to->uses[i].count = 0;
+		if (load32(&use->count) == 0) {
+			store64(&to->uses[i].serial, 0);
+			continue;
+		}
+		store64(&to->uses[i].serial, use->serial);
+		to->uses[i].atime = now;
+		to->uses[i].dtime = 0;
+		store32(&to->uses[i].count, use->count);
+	}
+}
+
+static void prepare(void)
+{
+	control_lock();
+	control.used_spare = 0;
+	if (session.mode != MODE_SPACE || load32(session.alive) != 1 || !has_attaches())
+		return;
+	channel_settle();
+	if (control.spare == NULL) {
+		channel_ask_spare(0);
+		channel_settle();
+	}
+	if (control.spare != NULL) {
+		copy_uses(control.spare);
+		store32(&control.spare->state, ABI_PAGE_RESERVED);
+		control.used_spare = control.spare->session;
+	}
+}
+
+static void parent(void)
+{
+	if (control.used_spare != 0) {
+		SYS2(__NR_munmap, control.spare, ABI_PAGE_SIZE);
+		control.spare = NULL;
+		channel_ask_spare(control.used_spare);
+	}
+	control_unlock();
+}
+
+/* What a child must not take for its own. */
+static void forget_parent(void)
+{
+	if (fd_is(control.channel, control.channel_inode))
+		SYS1(__NR_close, control.channel);
+	control.channel = -1;
+	control.spare_asked = false;
+	threads_forked();
+}
+
+static void child(void)
+{
+	struct abi_session_page *page = control.used_spare ? control.spare : NULL;
+
+	control_inherit();
+	if (session.mode == MODE_SPACE) {
+		if (page != NULL) {
+			store32(&page->pid, (uint32_t)SYS0(__NR_getpid));
+			store32(&page->state, ABI_PAGE_CLAIMED);
+			SYS2(__NR_munmap, session.page, ABI_PAGE_SIZE);
+			session.page = page;
+			session.number = page->session;
+			control.spare = NULL;
+			store32((uint32_t *)session.alive, 1);
+		}
+		forget_parent();
+		control.used_spare = 0;
+	}
+	control_unlock();
+}
+
+/* With the control lock held in the parent or not: only this thread is left. */
+void fork_adopt(void)
+{
+	struct abi_session_page *inherited = session.page;
+
+	control_reset();
+	control_lock();
+	if (load32(session.alive) != 1) {
+		forget_parent();
+		if (control.spare != NULL)
+			SYS2(__NR_munmap, control.spare, ABI_PAGE_SIZE);
+		control.spare = NULL;
+		session.page = NULL;
+		session.number = 0;
+		if (channel_open() == 0) {
+			struct abi_session_page *own = session.page;
+
+			session.page = inherited;
+			copy_uses(own);
+			session.page = own;
+			store32((uint32_t *)session.alive, 1);
+		} else {
+			session.page = inherited;
+			store32(&session.mode, MODE_REFUSED);
+		}
+		SYS2(__NR_munmap, inherited, ABI_PAGE_SIZE);
+	}
+	control_unlock();
+}
+
+void fork_watch(void)
+{
+	static bool watched;
+
+	if (watched)
+		return;
+	watched = true;
+	if (__register_atfork != NULL)
+		__register_atfork(prepare, parent, child, NULL);
+	else if (pthread_atfork != NULL)
+		pthread_atfork(prepare, parent, child);
+}

@@ -1,0 +1,225 @@
+/* The objects that this process has open: found by id, opened by the manager. */
+#include "session.h"
+
+struct handle **handle_index[ABI_FAMILIES];
+
+#define ARENA_HANDLES 64
+
+static struct handle *free_handles;
+/* Superseded handles that a call of another thread may still be using. */
+static struct handle *retired;
+
+static void *map_anonymous(size_t size)
+{
+	long p = SYS6(__NR_mmap, 0, size, PROT_READ | PROT_WRITE,
+		      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	return is_error(p) ? NULL : (void *)p;
+}
+
+static struct handle *handle_alloc(void)
+{
+	if (free_handles == NULL) {
+		struct handle *arena = map_anonymous(ARENA_HANDLES * sizeof *arena);
+
+		for (int i = 0; arena != NULL && i < ARENA_HANDLES; i++) {
+			arena[i].next = free_handles;
+			free_handles = &arena[i];
+		}
+	}
+	struct handle *h = free_handles;
+	if (h != NULL) {
+		free_handles = h->next;
+		memset(h, 0, sizeof *h);
+		h->fd = -1;
+	}
+	return h;
+}
+
+/* The address room that a control or data file can ever need: files grow, the
+ * mapping does not, and what is beyond the end is not touched. */
+static size_t control_room(uint32_t sems)
+{
+	return cells_off(sems) + (size_t)ABI_MAX_CELLS * ABI_CELL_SIZE;
+}
+static size_t data_room(void)
+{
+	return chunk_off(ABI_MAX_CHUNKS - 1) + ABI_CHUNK_SIZE;
+}
+
+static void release(struct handle *h)
+{
+	if (h->mem != NULL)
+		SYS2(__NR_munmap, h->mem, control_room(h->sems));
+	if (h->data != NULL)
+		SYS2(__NR_munmap, h->data, data_room());
+	if (fd_is(h->fd, h->fd_inode))
+		SYS1(__NR_close, h->fd);
+	h->serial = 0; /* no log cell is kept for it any more */
+	h->id = UINT32_MAX;
+	h->next = free_handles;
+	free_handles = h;
+}
+
+static void retire(struct handle *h)
+{
+	h->next = retired;
+	retired = h;
+	for (struct handle **at = &retired; *at != NULL;) {
+		struct handle *old = *at;
+
+		if (threads_left(old)) {
+			*at = old->next;
+			release(old);
+		} else {
+			at = &old->next;
+		}
+	}
+}
+
+static void *map_file(int fd, size_t room)
+{
+	long p = SYS6(__NR_mmap, 0, room, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd,
+		      0);
+
+	return is_error(p) ? NULL : (void *)p;
+}
+
+/* Whether r grants what it granted when h was opened. */
+static bool same_rights(const struct handle *h, const struct abi_record *r)
+{
+	return h->uid == r->uid && h->gid == r->gid && h->cuid == r->cuid && h->cgid == r->cgid &&
+	       (h->mode & 0777) == (r->mode & 0777) && h->creds == creds_epoch;
+}
+
+static void take_record(struct handle *h, const struct abi_record *r, uint64_t slot)
+{
+	h->uid = r->uid;
+	h->gid = r->gid;
+	h->cuid = r->cuid;
+	h->cgid = r->cgid;
+	h->mode = r->mode;
+	h->creds = creds_epoch;
+	h->cells = r->cells < ABI_MAX_CELLS ? r->cells : ABI_MAX_CELLS;
+	h->chunks = r->chunks < ABI_MAX_CHUNKS ? r->chunks : ABI_MAX_CHUNKS;
+	h->size = r->size;
+	store64(&h->slot, slot);
+}
+
+/* Asks the manager; with control held. NULL and *error, or a handle whose
+ * slot word is the one under which the manager granted the rights. */
+static struct handle *ask(int family, uint32_t id, uint32_t access, const struct abi_record *r,
+			  int *error)
+{
+	struct exchange x = {.request = {.kind = ABI_MSG_OPEN, .arg = {family, id, access}}};
+
+	*error = channel_call(&x);
+	if (*error < 0)
+		return NULL;
+	struct handle *h = handle_alloc();
+	if (h == NULL) {
+		*error = -ENOMEM;
+	} else {
+		h->id = id;
+		h->family = (uint32_t)family;
+		h->table_word = table_slot(family, id);
+		h->serial = r->serial;
+		h->sems = family == ABI_SEM ? (uint32_t)r->size : 0;
+		h->rights = (uint32_t)x.reply.val[1];
+		take_record(h, r, (uint64_t)x.reply.val[0]);
+		if (family == ABI_SHM && x.nfds > 0) {
+			h->fd = x.fds[0];
+			h->fd_inode = fd_inode(h->fd);
+			x.fds[0] = -1;
+		} else if (family != ABI_SHM && x.reply.val[2] == 0 && x.nfds > 0) {
+			h->mem = map_file(x.fds[0], control_room(h->sems));
+			if (family == ABI_MSG && x.nfds > 1)
+				h->data = map_file(x.fds[1], data_room());
+			if (h->mem == NULL || (family == ABI_MSG && h->data == NULL))
+				*error = -ENOMEM;
+		}
+	}
+	for (int i = 0; i < x.nfds; i++)
+		if (x.fds[i] >= 0)
+			SYS1(__NR_close, x.fds[i]);
+	if (*error < 0 && h != NULL) {
+		release(h);
+		h = NULL;
+	}
+	return h;
+}
+
+static struct handle *open_locked(int family, uint32_t id, uint32_t access, int *error)
+{
+	struct abi_record r;
+	uint64_t slot;
+
+	if (handle_index[family] == NULL)
+		__atomic_store_n(&handle_index[family],
+				 map_anonymous(ABI_MAX_OBJECTS * sizeof(struct handle *)),
+				 __ATOMIC_RELEASE);
+	if (handle_index[family] == NULL) {
+		*error = -ENOMEM;
+		return NULL;
+	}
+	struct handle **place = &handle_index[family][id & ABI_INDEX_MASK];
+	for (;;) {
+		struct handle *old = *place, *h;
+
+		if (!table_record(family, id, &r, &slot)) {
+			*error = -EINVAL;
+			return NULL;
+		}
+		if (old != NULL && old->id == id && old->serial == r.serial &&
+		    same_rights(old, &r) && (access & ~old->rights) == 0 &&
+		    (family != ABI_SHM || fd_is(old->fd, old->fd_inode))) {
+			take_record(old, &r, slot);
+			return old;
+		}
+		h = ask(family, id, access, &r, error);
+		if (h == NULL)
+			return NULL;
+		if (h->slot != slot) { /* it changed meanwhile: r is an old record */
+			release(h);
+			continue;
+		}
+		__atomic_store_n(place, h, __ATOMIC_RELEASE);
+		if (old != NULL)
+			retire(old);
+		return h;
+	}
+}
+
+struct handle *handle_open(int family, uint32_t id, uint32_t access, int *error)
+{
+	control_lock();
+	struct handle *h = open_locked(family, id, access, error);
+
+	control_unlock();
+	return h;
+}
+
+int handle_grow(struct handle *h, uint32_t cells, uint32_t chunks)
+{
+	struct abi_record r;
+	uint64_t slot;
+
+	if (cells > ABI_MAX_CELLS || chunks > ABI_MAX_CHUNKS)
+		return -ENOMEM;
+	control_lock();
+	int e = 0;
+	if (cells > h->cells || chunks > h->chunks)
+		e = channel_simple(ABI_MSG_GROW, h->family, h->id, cells, chunks, NULL);
+	/* Only the capacity is news to this handle; whatever else the new
+	 * record says, handle_open will look at. */
+	if (e == 0) {
+		if (!table_record((int)h->family, h->id, &r, &slot) || r.serial != h->serial)
+			e = -EIDRM;
+		else if (same_rights(h, &r))
+			take_record(h, &r, slot);
+		else
+			e = -EIDRM;
+	}
+	control_unlock();
+	return e == -EINVAL ? -EIDRM : e;
+}

@@ -1,0 +1,309 @@
+/*
+ * libipcspace.so: System V IPC of a space inside an unmodified program.
+ *
+ * Files: session.c (register, channel, fork), handle.c (objects this process
+ * has open), thread.c (what each thread keeps), user.c (the caller's
+ * pointers), cell.c and transaction.c (the fenced transaction), sem.c,
+ * semop.c, scan.c, undo.c, msg.c, send.c, receive.c, shm.c, table.c,
+ * creds.c. ARCHITECTURE.md has the protocol.
+ *
+ * It has no thread, no signal handler, no allocator and no state but the one
+ * session of the process.
+ */
+#ifndef IPCSPACE_H
+#define IPCSPACE_H
+
+#include "abi.h"
+#include "sys.h"
+
+/* --- thread.c ---------------------------------------------------------- */
+
+#define LOG_CACHE 4
+#define USER_PAGES 16
+
+/* What one thread keeps. Lives in an arena, not in thread-local storage, so
+ * that others may look at it after the thread is gone. */
+struct thread {
+	/* Stack address of the innermost call under way, 0: none. A call that
+	 * finds it set was made by a signal handler if its own frame is deeper;
+	 * otherwise siglongjmp left that call behind. */
+	uintptr_t active;
+	/* The cell on which the thread sleeps: what a nested call cancels. */
+	struct handle *wait_handle;
+	uint32_t wait_cell; /* index + 1, 0: none */
+	uint32_t asleep;    /* in the kernel: touches wait_handle alone */
+	uint32_t tid;
+	uint32_t session; /* whose cells the log cache has */
+	uint32_t spin;	       /* how long spinning paid off lately, in rounds */
+	uint32_t spin_skipped; /* sleeps since spinning was last tried */
+	struct {
+		struct handle *handle;
+		uint64_t serial;
+		uint32_t cell; /* index + 1 */
+	} log[LOG_CACHE];
+	/* Pages of the program found readable or writable: a hash of page
+	 * numbers, bit 0 free. */
+	uintptr_t readable[USER_PAGES];
+	uintptr_t writable[USER_PAGES];
+};
+
+/* One call of a thread, from its entry to its return. */
+struct call {
+	struct thread *thread;
+	uintptr_t outer; /* thread->active to restore */
+	bool nested;	 /* a handler's call inside another call */
+};
+
+extern __thread struct thread *this_thread __attribute__((tls_model("initial-exec")));
+
+struct thread *thread_make(void);
+/* In a child: only the calling thread is left, and it sleeps on nothing. */
+void threads_forked(void);
+/* Whether no thread but the calling one is using handle. */
+bool threads_left(const struct handle *h);
+void call_interrupt_wait(struct call *c);
+
+static inline uintptr_t stack_pointer(void)
+{
+	uintptr_t sp;
+
+#if defined(__x86_64__)
+	__asm__ volatile("mov %%rsp, %0" : "=r"(sp));
+#else
+	__asm__ volatile("mov %0, sp" : "=r"(sp));
+#endif
+	return sp;
+}
+
+static inline struct call call_begin(void)
+{
+	struct thread *t = this_thread;
+	uintptr_t frame = stack_pointer();
+
+	if (unlikely(t == NULL))
+		t = thread_make();
+	struct call c = {t, t->active, false};
+	if (unlikely(c.outer != 0)) {
+		c.nested = c.outer > frame;
+		if (!c.nested)
+			c.outer = 0;
+	}
+	t->active = frame;
+	if (unlikely(t->wait_cell != 0))
+		call_interrupt_wait(&c);
+	return c;
+}
+
+static inline void call_end(struct call *c)
+{
+	c->thread->active = c->outer;
+}
+
+/* --- user.c ------------------------------------------------------------ */
+
+/* Whether n bytes at p can be read, or written (which may store the same
+ * bytes again): false where the kernel would answer EFAULT. */
+bool user_readable_slow(struct thread *t, const void *p, size_t n);
+bool user_writable(struct thread *t, void *p, size_t n);
+
+static inline bool user_readable(struct thread *t, const void *p, size_t n)
+{
+	uintptr_t first = (uintptr_t)p >> 12, last = ((uintptr_t)p + n - 1) >> 12;
+
+	if (likely(first == last && t->readable[first % USER_PAGES] == (first << 1 | 1)))
+		return true;
+	return user_readable_slow(t, p, n);
+}
+
+/* --- session.c --------------------------------------------------------- */
+
+enum mode {
+	MODE_UNKNOWN = 0, /* not looked yet */
+	MODE_KERNEL,	  /* no space: the kernel's calls, unchanged */
+	MODE_SPACE,
+	MODE_REFUSED,	  /* a space was required and cannot be had */
+};
+
+struct session {
+	/* 1 in the process that registered, 0 in a child of fork (the kernel
+	 * wipes the page), even after a raw clone. */
+	const uint32_t *alive;
+	uint32_t mode;
+	uint32_t number;
+	const struct abi_table_header *table;
+	struct abi_session_page *page;
+	uint64_t pid_ns; /* inode of the process's pid namespace */
+	uint32_t cpus;
+};
+
+extern struct session session;
+
+/* Makes sure that there is a session. Returns 0, -ENOSYS where the kernel's
+ * own calls are to be made, or another -errno. */
+int session_start(void);
+/* A space was required and cannot be had. */
+bool session_refused(void);
+
+static inline int session_ready(void)
+{
+	if (likely(session.mode == MODE_SPACE && load32(session.alive) == 1))
+		return 0;
+	return session_start();
+}
+
+/* One request and its answer. fds gets up to *nfds descriptors, moved to high
+ * numbers and close-on-exec; *nfds says how many came. Bytes after the heads
+ * are in data (sent: req->len) and reply_data (room in *reply_len). Waits for
+ * the manager if it is away. Returns 0 or -errno, the answer's or its own. */
+struct exchange {
+	struct abi_request request;
+	const void *data;
+	struct abi_reply reply;
+	void *reply_data;
+	uint32_t reply_room;
+	int fds[3];
+	int nfds;
+};
+int channel_call(struct exchange *x);
+
+/* The same without an answer's bytes and descriptors. */
+int channel_simple(uint32_t kind, int64_t a0, int64_t a1, int64_t a2, int64_t a3, int64_t *val);
+
+/* A brokered call that may sleep: on a connection of its own, ended by a
+ * handler's signal. */
+int channel_brokered(struct exchange *x);
+
+/* --- table.c ----------------------------------------------------------- */
+
+const uint64_t *table_slot(int family, uint32_t id);
+/* Copies the record that stands for id. Returns false if the id is invalid
+ * or stale; waits while the object is moving or closing. */
+bool table_record(int family, uint32_t id, struct abi_record *r, uint64_t *slot);
+/* The same by index, whatever the sequence. */
+bool table_record_at(int family, uint32_t index, struct abi_record *r, uint64_t *slot);
+/* The id that stands for key, or -1. */
+int table_find(int family, uint32_t key, struct abi_record *r);
+/* Waits until *slot is not word any more, or a little while. */
+void table_wait(const uint64_t *slot, uint64_t word);
+/* The session's tgid as this process sees it; 0: not visible. */
+uint32_t table_pid(uint32_t number);
+
+/* --- creds.c ----------------------------------------------------------- */
+
+/* Whether the calling thread has all of the wanted rights (abi access bits)
+ * by r's mode, as ipcperms() in ipc/util.c. */
+bool creds_allow(const struct abi_record *r, uint32_t wanted);
+/* Effective ids, for the credentials of a message. */
+uint32_t creds_uid(void);
+uint32_t creds_gid(void);
+/* Grows with each change of credentials that the library sees. */
+extern uint32_t creds_epoch;
+
+/* --- handle.c ---------------------------------------------------------- */
+
+/* An object that this process has open. */
+struct handle {
+	uint32_t id;
+	uint32_t family;
+	const uint64_t *table_word; /* where its slot word stands */
+	uint64_t slot;		    /* what it must be */
+	uint64_t serial;
+	uint8_t *mem; /* control file; NULL: brokered or a segment */
+	uint8_t *data;
+	uint32_t rights; /* abi access bits */
+	uint32_t cells, chunks;
+	uint32_t sems;
+	uint64_t size; /* bytes of a segment, msg_qbytes */
+	uint32_t undo; /* sems: index + 1 of this session's first undo cell */
+	uint32_t owner; /* session for which undo holds */
+	uint32_t creds; /* creds_epoch at which rights were found */
+	int fd; /* segment: descriptor, -1: none */
+	uint64_t fd_inode;
+	uint32_t uid, gid, cuid, cgid, mode; /* by which rights were found */
+	struct handle *next;		     /* in the list of retired or free ones */
+};
+
+/* The handle of id, opened if need be. Returns NULL and sets *error (-EINVAL,
+ * -EACCES, -EIDRM, ...) . access: for segments. */
+struct handle *handle_open(int family, uint32_t id, uint32_t access, int *error);
+
+extern struct handle **handle_index[ABI_FAMILIES];
+
+static inline bool handle_valid(const struct handle *h)
+{
+	return load64(h->table_word) == h->slot && h->creds == creds_epoch;
+}
+
+/* The handle that can be used as it is, or NULL: call handle_open. */
+static inline struct handle *handle_find(int family, uint32_t id)
+{
+	if (unlikely(handle_index[family] == NULL))
+		return NULL;
+	struct handle *h = __atomic_load_n(&handle_index[family][id & ABI_INDEX_MASK],
+					   __ATOMIC_ACQUIRE);
+	if (unlikely(h == NULL || h->id != id || !handle_valid(h)))
+		return NULL;
+	return h;
+}
+
+static inline struct handle *handle_get(int family, int id, int *error)
+{
+	struct handle *h = handle_find(family, (uint32_t)id);
+
+	if (likely(h != NULL))
+		return h;
+	if (id < 0) {
+		*error = -EINVAL;
+		return NULL;
+	}
+	return handle_open(family, (uint32_t)id, 0, error);
+}
+
+/* Asks the manager for room; 0, -ENOMEM or -EIDRM. */
+int handle_grow(struct handle *h, uint32_t cells, uint32_t chunks);
+
+static inline struct abi_control_header *header_of(struct handle *h)
+{
+	return (struct abi_control_header *)h->mem;
+}
+
+static inline uint32_t cells_off(uint32_t sems)
+{
+	return (ABI_WORDS_OFF + 8 * sems + ABI_CELL_SIZE - 1) / ABI_CELL_SIZE * ABI_CELL_SIZE;
+}
+
+static inline uint32_t cell_off(const struct handle *h, uint32_t index)
+{
+	return cells_off(h->sems) + index * ABI_CELL_SIZE;
+}
+
+/* The cell of that index, or NULL if there is no such cell. */
+static inline void *cell_at(struct handle *h, uint32_t index)
+{
+	if (unlikely(index >= __atomic_load_n(&h->cells, __ATOMIC_RELAXED)))
+		return NULL;
+	return h->mem + cell_off(h, index);
+}
+
+static inline uint64_t *word_at(struct handle *h, uint32_t sem)
+{
+	return (uint64_t *)(h->mem + ABI_WORDS_OFF) + sem;
+}
+
+/* Where a chunk and its owner word stand in a data file. */
+static inline size_t chunk_off(uint32_t i)
+{
+	return (size_t)(i / ABI_GROUP_CHUNKS) * ABI_GROUP_SIZE + ABI_PAGE_SIZE +
+	       (size_t)(i % ABI_GROUP_CHUNKS) * ABI_CHUNK_SIZE;
+}
+static inline size_t chunk_word_off(uint32_t i)
+{
+	return (size_t)(i / ABI_GROUP_CHUNKS) * ABI_GROUP_SIZE + (size_t)(i % ABI_GROUP_CHUNKS) * 8;
+}
+
+/* --- errno ------------------------------------------------------------- */
+
+/* Sets errno and returns -1 for a negative errno, else the value. */
+long finish(long r);
+
+#endif

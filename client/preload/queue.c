@@ -1,0 +1,182 @@
+/* Hand-over in a queue, as pipelined_send() and ss_wakeup() in ipc/msg.c. */
+#include "queue.h"
+
+/* Entries that putting one message may take, with one to set Pending. */
+#define RESERVE 12
+
+#define NEXT_OFF offsetof(struct abi_message_cell, next)
+
+bool queue_fits(struct txn *t, uint64_t size)
+{
+	uint64_t sent = txn_get(t, HEADER_OFF(sent)), taken = txn_get(t, HEADER_OFF(taken));
+	uint64_t limit = t->handle->size;
+
+	return queue_bytes(sent, taken) + size <= limit && queue_count(sent, taken) + 1 <= limit;
+}
+
+bool type_matches(uint32_t mode, int64_t wanted, int64_t type)
+{
+	switch (mode) {
+	case ABI_RECEIVE_ANY:
+		return true;
+	case ABI_RECEIVE_EQUAL:
+		return type == wanted;
+	case ABI_RECEIVE_NOT_EQUAL:
+		return type != wanted;
+	case ABI_RECEIVE_LESS_EQ:
+		return type <= wanted;
+	}
+	return false;
+}
+
+static void set_pending(struct txn *t, bool pending)
+{
+	uint64_t w = txn_get(t, HEADER_OFF(pending));
+
+	if ((w & 1) != pending)
+		txn_put(t, HEADER_OFF(pending), ((w >> 1) + 1) << 1 | pending);
+}
+
+static bool waits(uint32_t state)
+{
+	return state == ABI_CELL_WAITING || state == ABI_CELL_CLAIMED;
+}
+
+/* Ends a waiter's sleep: off its list, DONE. */
+static void done(struct txn *t, uint64_t head, uint64_t tail, uint32_t prev, uint32_t cell,
+		 uint32_t error)
+{
+	struct abi_sender_cell *s = cell_at(t->handle, cell - 1);
+	uint64_t off = cell_off(t->handle, cell - 1);
+
+	list_remove(t, head, tail, prev, cell);
+	txn_put(t, off, cell_turn(txn_get(t, off), ABI_CELL_DONE, error));
+	if (s->flags & ABI_SLEEPER_DOORBELL)
+		t->bell = cell_session(txn_get(t, off));
+	t->served++;
+}
+
+/* Hands the message to the first receiver that wants it and has room. Those
+ * that want it and have not are served with E2BIG. */
+static bool hand_over(struct txn *t, uint32_t message, const struct abi_message_cell *m)
+{
+	struct handle *h = t->handle;
+	uint32_t prev = 0, at = link_cell(txn_get(t, HEADER_OFF(wait_head)));
+
+	for (uint32_t n = 0; at != 0 && at <= h->cells && n < h->cells; n++) {
+		struct abi_receiver_cell *r = cell_at(h, at - 1);
+		uint64_t off = cell_off(h, at - 1);
+		uint32_t next = link_cell(txn_get(t, off + NEXT_OFF));
+		bool served = false;
+
+		if (waits(cell_state(txn_get(t, off))) && type_matches(r->mode, r->type, m->type) &&
+		    t->room - t->n >= RESERVE && t->bell == 0 && sleeper_claim(t, at)) {
+			uint32_t receiver = cell_session(txn_get(t, off));
+
+			if (r->size >= m->size) {
+				uint64_t msg = cell_off(h, message - 1);
+				uint64_t link = off + offsetof(struct abi_receiver_cell, message);
+
+				txn_put(t, link, link_next(txn_get(t, link), message));
+				txn_put(t, msg,
+					cell_next(txn_get(t, msg), ABI_CELL_OWNED,
+						  ABI_KIND_MESSAGE, receiver, 0));
+				done(t, HEADER_OFF(wait_head), HEADER_OFF(wait_tail), prev, at, 0);
+				t->last_receiver = receiver;
+				return true;
+			}
+			done(t, HEADER_OFF(wait_head), HEADER_OFF(wait_tail), prev, at, E2BIG);
+			t->last_receiver = receiver;
+			served = true;
+		}
+		if (!served)
+			prev = at;
+		at = next;
+	}
+	return false;
+}
+
+void queue_put(struct txn *t, uint32_t message, uint32_t number)
+{
+	struct handle *h = t->handle;
+	struct abi_message_cell *m = message_at(h, message);
+	uint64_t off = cell_off(h, message - 1);
+
+	t->last_sender = number;
+	if (link_cell(txn_get(t, HEADER_OFF(wait_head))) != 0 && hand_over(t, message, m))
+		return;
+	list_append(t, HEADER_OFF(msg_head), HEADER_OFF(msg_tail), message);
+	txn_put(t, HEADER_OFF(sent), counter_add(txn_get(t, HEADER_OFF(sent)), m->size));
+	txn_put(t, off, cell_turn(txn_get(t, off), ABI_CELL_QUEUED, 0));
+}
+
+void queue_serve_senders(struct txn *t)
+{
+	struct handle *h = t->handle;
+	uint32_t prev = 0, at = link_cell(txn_get(t, HEADER_OFF(send_head)));
+	bool no_room = false;
+
+	for (uint32_t n = 0; at != 0 && at <= h->cells && n < h->cells; n++) {
+		struct abi_sender_cell *s = cell_at(h, at - 1);
+		uint64_t off = cell_off(h, at - 1);
+		uint32_t next = link_cell(txn_get(t, off + NEXT_OFF));
+		uint64_t state = txn_get(t, off);
+		struct abi_message_cell *m = message_at(h, load32(&s->message));
+
+		if (m == NULL || !waits(cell_state(state)) || !queue_fits(t, m->size) ||
+		    cell_session(load64(&m->state)) != cell_session(state)) {
+			prev = at;
+		} else if (t->room - t->n < 2 * RESERVE || t->served >= TXN_LOCAL - 8 || t->bell) {
+			no_room = true;
+			break;
+		} else if (sleeper_claim(t, at)) {
+			queue_put(t, load32(&s->message), cell_session(state));
+			done(t, HEADER_OFF(send_head), HEADER_OFF(send_tail), prev, at, 0);
+		} else {
+			prev = at;
+		}
+		at = next;
+	}
+	set_pending(t, no_room);
+}
+
+int queue_commit(struct txn *t)
+{
+	struct abi_control_header *head = header_of(t->handle);
+	uint64_t sent = load64(&head->last_send), received = load64(&head->last_recv);
+	uint32_t sender = t->last_sender, receiver = t->last_receiver;
+	int r = txn_commit(t, false);
+
+	if (r == 0 && sender != 0)
+		last_touch(&head->last_send, sent, sender);
+	if (r == 0 && receiver != 0)
+		last_touch(&head->last_recv, received, receiver);
+	return r;
+}
+
+int queue_lock(struct txn *t)
+{
+	for (;;) {
+		int r = txn_lock(t);
+
+		t->last_sender = t->last_receiver = 0;
+		if (r < 0)
+			return r;
+		/* Under the lock, so that msg_qbytes is the one by which the
+		 * manager looks for senders after it published another. */
+		if (unlikely(!handle_valid(t->handle))) {
+			txn_abort(t);
+			struct handle *now = handle_open(ABI_MSG, t->handle->id, 0, &r);
+
+			if (now == NULL)
+				return r == -EINVAL ? -EIDRM : r;
+			if (now != t->handle)
+				return -EIDRM;
+			continue;
+		}
+		if (likely(!(load64(&header_of(t->handle)->pending) & 1)))
+			return 0;
+		queue_serve_senders(t);
+		queue_commit(t);
+	}
+}

@@ -1,0 +1,63 @@
+/* What the files of message queues share. */
+#ifndef IPCSPACE_QUEUE_H
+#define IPCSPACE_QUEUE_H
+
+#include "object.h"
+
+#define MSG_NOERROR 010000
+#define MSG_EXCEPT 020000
+#define MSG_COPY 040000
+
+/* Counter words: bytes 40 | messages 24. */
+static inline uint64_t counter_add(uint64_t w, uint64_t bytes)
+{
+	return ((w >> ABI_COUNTER_COUNT_SHIFT) + 1) << ABI_COUNTER_COUNT_SHIFT |
+	       ((w + bytes) & ABI_COUNTER_BYTES_MASK);
+}
+static inline uint64_t queue_bytes(uint64_t sent, uint64_t taken)
+{
+	return (sent - taken) & ABI_COUNTER_BYTES_MASK;
+}
+static inline uint64_t queue_count(uint64_t sent, uint64_t taken)
+{
+	return ((sent >> ABI_COUNTER_COUNT_SHIFT) - (taken >> ABI_COUNTER_COUNT_SHIFT)) & 0xffffff;
+}
+
+static inline int64_t last_time(uint64_t w)
+{
+	return (int64_t)(w >> ABI_LAST_TIME_SHIFT);
+}
+static inline uint32_t last_session(uint64_t w)
+{
+	return (uint32_t)w & ABI_SESSION_MASK;
+}
+/* Notes that number sent or received just now. A compare-and-swap, so that
+ * one who was stopped does not put back an older time later. */
+void last_touch(uint64_t *word, uint64_t seen, uint32_t number);
+
+/* Makes a message of this session: index + 1, or 0 and *error. */
+uint32_t message_make(struct handle *h, int64_t type, const void *text, size_t size, int *error);
+/* Copies up to size bytes of its text. */
+void message_copy(struct handle *h, uint32_t cell, void *to, size_t size);
+
+static inline struct abi_message_cell *message_at(struct handle *h, uint32_t cell)
+{
+	return cell ? cell_at(h, cell - 1) : NULL;
+}
+
+/* Whether size more bytes have room (msg_fits_inqueue). */
+bool queue_fits(struct txn *t, uint64_t size);
+/* Puts a message that fits to the first receiver that wants it, or at the end
+ * of the queue. number: who sent it. */
+void queue_put(struct txn *t, uint32_t message, uint32_t number);
+/* Lets sleeping senders go as far as there is room. */
+void queue_serve_senders(struct txn *t);
+/* Whether a receiver of that mode and type wants a message of type. */
+bool type_matches(uint32_t mode, int64_t wanted, int64_t type);
+/* Takes the lock with nothing left to do for others. 0; -EIDRM: gone, or
+ * moved; or why this process may not use the queue any more. */
+int queue_lock(struct txn *t);
+/* Commits, and notes who sent and received last. */
+int queue_commit(struct txn *t);
+
+#endif

@@ -1,0 +1,344 @@
+/* msgrcv, as do_msgrcv(), find_msg() and convert_mode() in ipc/msg.c. */
+#include "queue.h"
+
+struct user_message {
+	int64_t type;
+	char text[];
+};
+
+struct wanted {
+	uint32_t mode;
+	int64_t type;
+	uint64_t room;	/* of the program's buffer */
+	uint64_t limit; /* longest message taken */
+	bool nowait, copy;
+};
+
+static struct wanted convert(size_t room, int64_t type, int flags)
+{
+	struct wanted w = {.mode = ABI_RECEIVE_EQUAL,
+			   .type = type,
+			   .room = room,
+			   .limit = flags & MSG_NOERROR ? UINT64_MAX : room,
+			   .nowait = flags & IPC_NOWAIT,
+			   .copy = flags & MSG_COPY};
+
+	if (type == 0) {
+		w.mode = ABI_RECEIVE_ANY;
+	} else if (type < 0) {
+		w.mode = ABI_RECEIVE_LESS_EQ;
+		w.type = type == INT64_MIN ? INT64_MAX : -type;
+	} else if (flags & MSG_EXCEPT) {
+		w.mode = ABI_RECEIVE_NOT_EQUAL;
+	}
+	return w;
+}
+
+/* The message that w wants, index + 1, and the one before it; 0: none. */
+static uint32_t find(struct txn *t, const struct wanted *w, uint32_t *prev)
+{
+	struct handle *h = t->handle;
+	int64_t type = w->type, position = 0;
+	uint32_t before = 0, found = 0;
+	uint32_t at = link_cell(txn_get(t, HEADER_OFF(msg_head)));
+
+	*prev = 0;
+	for (uint32_t n = 0; at != 0 && at <= h->cells && n < h->cells; n++) {
+		const struct abi_message_cell *m = message_at(h, at);
+
+		if (w->copy ? position++ == type : type_matches(w->mode, type, m->type)) {
+			*prev = before;
+			found = at;
+			/* The lowest type of all: go on for a lower one. */
+			if (w->copy || w->mode != ABI_RECEIVE_LESS_EQ || m->type == 1)
+				return found;
+			type = m->type - 1;
+		}
+		before = at;
+		at = link_cell(load64(&m->next));
+	}
+	return found;
+}
+
+/* Takes a message: *message is its cell, this session's then. Or puts the
+ * receiver to sleep: returns 1. */
+static int attempt(struct txn *t, const struct wanted *w, uint32_t *cell, uint32_t spare,
+		   uint32_t *message, bool *again)
+{
+	struct handle *h = t->handle;
+	uint64_t off = *cell ? cell_off(h, *cell - 1) : 0, claimed = 0;
+	uint32_t prev, found;
+	int verdict = 0;
+
+	*again = true;
+	if (*cell != 0 && !txn_claim(t, *cell, &claimed)) {
+		txn_abort(t);
+		*again = cell_sleeps(load64((uint64_t *)(h->mem + off)));
+		return 1;
+	}
+	found = find(t, w, &prev);
+	if (found != 0 && message_at(h, found)->size > w->limit) {
+		verdict = -E2BIG;
+	} else if (found != 0) {
+		uint64_t msg = cell_off(h, found - 1);
+
+		list_remove(t, HEADER_OFF(msg_head), HEADER_OFF(msg_tail), prev, found);
+		txn_put(t, HEADER_OFF(taken),
+			counter_add(txn_get(t, HEADER_OFF(taken)), message_at(h, found)->size));
+		txn_put(t, msg,
+			cell_next(txn_get(t, msg), ABI_CELL_OWNED, ABI_KIND_MESSAGE,
+				  session.number, 0));
+		t->last_receiver = session.number;
+		if (link_cell(txn_get(t, HEADER_OFF(send_head))) != 0)
+			queue_serve_senders(t);
+	} else if (w->nowait) {
+		verdict = -ENOMSG;
+	} else {
+		verdict = 1;
+	}
+	if (*cell == 0 && (verdict < 0 || (verdict == 1 && spare == 0))) {
+		txn_abort(t);
+		*again = false;
+		return verdict;
+	}
+	if (*cell != 0) {
+		uint32_t before;
+
+		if (verdict != 1 && list_find(t, HEADER_OFF(wait_head), *cell, &before))
+			list_remove(t, HEADER_OFF(wait_head), HEADER_OFF(wait_tail), before, *cell);
+		txn_put(t, off,
+			cell_turn(claimed, verdict == 1 ? ABI_CELL_WAITING : ABI_CELL_OWNED, 0));
+	} else if (verdict == 1) {
+		list_append(t, HEADER_OFF(wait_head), HEADER_OFF(wait_tail), spare);
+		txn_put(t, cell_off(h, spare - 1),
+			cell_turn(txn_get(t, cell_off(h, spare - 1)), ABI_CELL_WAITING, 0));
+	}
+	int r = queue_commit(t);
+
+	if (r == -EAGAIN)
+		return 0;
+	*again = false;
+	if (r == 0 && verdict == 1 && *cell == 0)
+		*cell = spare;
+	if (r == 0 && verdict == 0)
+		*message = found;
+	return r < 0 ? r : verdict;
+}
+
+static uint32_t make_receiver(struct handle *h, const struct wanted *w, int *error)
+{
+	uint32_t cell = cell_alloc_grow(h, ABI_KIND_RECEIVER, error);
+
+	if (cell != 0) {
+		struct abi_receiver_cell *r = cell_at(h, cell - 1);
+
+		r->flags = 0;
+		r->mode = w->mode;
+		r->type = w->type;
+		r->size = w->limit;
+		store64(&r->message,
+			(r->state >> ABI_CELL_VERSION_SHIFT) << (ABI_LINK_VERSION_SHIFT + 1));
+	}
+	return cell;
+}
+
+/* Waiting a moment for a message may save a sleep, as in semop.c. */
+static void spin_for_message(struct thread *t, struct handle *h)
+{
+	uint64_t *head = &header_of(h)->msg_head;
+
+	if (session.cpus < 2 || link_cell(load64(head)) != 0)
+		return;
+	if (t->spin == 0 && ++t->spin_skipped < 64)
+		return;
+	t->spin_skipped = 0;
+	uint32_t rounds = t->spin ? t->spin : 100;
+
+	for (uint32_t i = 0; i < rounds; i++) {
+		if (link_cell(load64(head)) != 0) {
+			t->spin = rounds < 1500 ? rounds + 100 : rounds;
+			return;
+		}
+		cpu_relax();
+	}
+	t->spin = rounds > 200 ? rounds - 200 : 0;
+}
+
+/* 0 and *message, or -errno. */
+static int receive_direct(struct handle *h, struct call *c, const struct wanted *w,
+			  uint32_t *message)
+{
+	uint32_t cell = 0, spare = 0;
+	int r, interrupted = 0;
+	struct txn t;
+	bool again;
+
+	*message = 0;
+	r = txn_init(&t, h, c, 0);
+	if (r < 0)
+		return r;
+	if (!w->nowait)
+		spin_for_message(c->thread, h);
+	for (;;) {
+		r = queue_lock(&t);
+		if (r < 0)
+			break;
+		r = attempt(&t, w, &cell, spare, message, &again);
+		if (again)
+			continue;
+		if (r != 1)
+			break;
+		if (cell == 0) {
+			spare = make_receiver(h, w, &r);
+			if (spare == 0)
+				break;
+			continue;
+		}
+		spare = 0;
+		uint64_t state = sleep_on(h, c, cell, -1, &interrupted);
+		if (cell_state(state) == ABI_CELL_DONE) {
+			struct abi_receiver_cell *own = cell_at(h, cell - 1);
+
+			r = -(int)cell_errno(state);
+			if (r == 0) {
+				*message = link_cell(load64(&own->message));
+				store64(&own->message, link_next(own->message, 0));
+			}
+			break;
+		}
+		if (interrupted != 0) {
+			r = interrupted;
+			break;
+		}
+	}
+	txn_done(&t);
+	if (cell == 0)
+		cell = spare;
+	if (cell != 0)
+		wait_leave(h, c, cell);
+	c->thread->wait_cell = 0;
+	return r;
+}
+
+/* MSG_COPY: a look at the message at position w->type, which stays. */
+static int64_t copy_direct(struct handle *h, struct call *c, const struct wanted *w,
+			   struct user_message *to, bool noerror)
+{
+	struct txn t;
+	int64_t r = txn_init(&t, h, c, 0);
+	uint32_t prev;
+
+	if (r < 0)
+		return r;
+	do {
+		r = queue_lock(&t);
+		if (r < 0)
+			break;
+		uint32_t found = find(&t, w, &prev);
+		struct abi_message_cell *m = message_at(h, found);
+
+		if (m == NULL)
+			r = -ENOMSG;
+		else if (m->size > w->room)
+			r = noerror ? -EINVAL : -E2BIG;
+		else {
+			to->type = m->type;
+			r = (int64_t)m->size;
+			message_copy(h, found, to->text, m->size);
+		}
+		if (!txn_abort(&t))
+			r = -EAGAIN; /* revoked: what was copied may be another's */
+	} while (r == -EAGAIN);
+	txn_done(&t);
+	return r;
+}
+
+static int64_t brokered(struct call *c, int id, struct user_message *to, size_t room, int64_t type,
+			int flags)
+{
+	size_t limit = room < ABI_MAX_PACKET ? room : ABI_MAX_PACKET;
+	bool writable = user_writable(c->thread, to, sizeof to->type + limit);
+	struct exchange x = {.request = {.kind = ABI_MSG_RECEIVE,
+					 .arg = {id, (int64_t)room, type, flags}},
+			     .reply_data = writable ? to->text : NULL,
+			     .reply_room = writable ? (uint32_t)limit : 0};
+	int r = channel_brokered(&x);
+
+	if (r < 0)
+		return r;
+	if (!writable)
+		return -EFAULT;
+	to->type = x.reply.val[1];
+	return x.reply.val[0];
+}
+
+/* Copies the message out and frees it: it is taken, whatever the buffer is. */
+static int64_t deliver(struct handle *h, struct call *c, uint32_t message, size_t room,
+		       struct user_message *to)
+{
+	struct abi_message_cell *m = message_at(h, message);
+	uint64_t size = m == NULL ? 0 : m->size < room ? m->size : room;
+	int64_t r = -EFAULT;
+
+	if (m != NULL && user_writable(c->thread, to, sizeof to->type + size)) {
+		to->type = m->type;
+		message_copy(h, message, to->text, size);
+		r = (int64_t)size;
+	}
+	message_free(h, message);
+	return r;
+}
+
+static int64_t do_msgrcv(struct call *c, int id, struct user_message *to, size_t room, int64_t type,
+			 int flags)
+{
+	struct wanted w = convert(room, type, flags);
+	unsigned tries = 0;
+
+	if (id < 0 || (int64_t)room < 0)
+		return -EINVAL;
+	if (w.copy && ((flags & MSG_EXCEPT) || !w.nowait))
+		return -EINVAL;
+	if (w.copy) {
+		uint64_t max = session.table->msg_max;
+
+		if (w.room > max)
+			w.room = max;
+		if (!user_writable(c->thread, to, sizeof to->type + w.room))
+			return -EFAULT;
+		w.type = type;
+	}
+	for (;;) {
+		int r = 0;
+		uint32_t message;
+		struct handle *h = handle_get(ABI_MSG, id, &r);
+
+		if (h == NULL)
+			return tries ? -EIDRM : r;
+		if (!(h->rights & ABI_ACCESS_READ))
+			return -EACCES;
+		if (h->mem == NULL)
+			return brokered(c, id, to, room, type, flags);
+		if (w.copy)
+			r = (int)copy_direct(h, c, &w, to, flags & MSG_NOERROR);
+		else
+			r = receive_direct(h, c, &w, &message);
+		if ((r == -EIDRM || r == -SERVED_MOVED) && object_gone(h, &tries) == 0)
+			continue;
+		if (r == -SERVED_MOVED)
+			return -EIDRM;
+		return r < 0 || w.copy ? r : deliver(h, c, message, room, to);
+	}
+}
+
+EXPORT long msgrcv(int id, void *msg, size_t room, long type, int flags)
+{
+	if (unlikely(session_ready() < 0))
+		return finish(session_refused() ? -ENOSYS
+						: SYS5(__NR_msgrcv, id, msg, room, type, flags));
+	struct call c = call_begin();
+	int64_t r = do_msgrcv(&c, id, msg, room, type, flags);
+
+	call_end(&c);
+	return likely(r >= 0) ? r : finish(r);
+}

@@ -1,0 +1,189 @@
+/*
+ * Serving the sleepers of a set after its values changed, in the kernel's
+ * order: do_smart_update(), update_queue() and check_restart() in ipc/sem.c.
+ */
+#include "object.h"
+
+#define NEXT_OFF offsetof(struct abi_sleeper_cell, next)
+/* Entries kept free for unlinking one sleeper and for setting Pending. */
+#define RESERVE 8
+
+bool ops_at(const struct ops *o, uint32_t k, struct abi_sem_op *op)
+{
+	if (o->array != NULL) {
+		*op = o->array[k];
+		return true;
+	}
+	struct abi_sleeper_cell *s = cell_at(o->handle, o->cell - 1);
+
+	if (k < ABI_SLEEPER_OPS) {
+		*op = s->ops[k];
+		return true;
+	}
+	uint32_t more = s->more;
+	for (k -= ABI_SLEEPER_OPS; more != 0; k -= ABI_OPS_CELL_OPS) {
+		struct abi_ops_cell *c = cell_at(o->handle, more - 1);
+
+		if (c == NULL)
+			return false;
+		if (k < ABI_OPS_CELL_OPS) {
+			*op = c->ops[k];
+			return true;
+		}
+		more = (uint32_t)load64(&c->next);
+	}
+	return false;
+}
+
+struct ops ops_of(struct handle *h, uint32_t cell)
+{
+	struct abi_sleeper_cell *s = cell_at(h, cell - 1);
+	uint64_t limit = session.table->sem_opm;
+	uint32_t count = load32(&s->count);
+
+	return (struct ops){NULL, h, cell, count < limit ? count : (uint32_t)limit};
+}
+
+static bool only_zero(const struct ops *o)
+{
+	struct abi_sem_op op;
+
+	for (uint32_t k = 0; k < o->count; k++)
+		if (ops_at(o, k, &op) && op.op != 0)
+			return false;
+	return true;
+}
+
+static bool names(const struct ops *o, uint32_t sem)
+{
+	struct abi_sem_op op;
+
+	for (uint32_t k = 0; k < o->count; k++)
+		if (ops_at(o, k, &op) && op.num == sem)
+			return true;
+	return false;
+}
+
+static void set_pending(struct txn *t, bool pending)
+{
+	uint64_t w = txn_get(t, HEADER_OFF(pending));
+
+	if ((w & 1) != pending)
+		txn_put(t, HEADER_OFF(pending), ((w >> 1) + 1) << 1 | pending);
+}
+
+enum served { NOT, SERVED, FAILED, NO_ROOM };
+
+/* Serves the sleeper if it can proceed, or fails for good. prev is the cell
+ * before it in the list. */
+static enum served serve(struct txn *t, const struct ops *o, uint32_t prev)
+{
+	uint64_t off = cell_off(t->handle, o->cell - 1);
+	uint32_t blocking;
+	int verdict;
+
+	if (t->served == TXN_LOCAL - 4 ||
+	    (t->room - t->n < 2 * o->count + RESERVE && t->n > 0))
+		return NO_ROOM;
+	t->mark = t->n;
+	verdict = ops_apply(t, o, cell_session(txn_get(t, off)), &blocking);
+	if (verdict == BLOCK) {
+		txn_drop_tentative(t);
+		return NOT;
+	}
+	if (verdict < 0)
+		txn_drop_tentative(t);
+	if (verdict == -ENXIO) { /* no undo word made ready: it makes one itself */
+		uint64_t claimed;
+
+		if (sleeper_claim(t, o->cell)) {
+			claimed = txn_get(t, off);
+			cas64((uint64_t *)(t->handle->mem + off), claimed,
+			      cell_turn(claimed, ABI_CELL_RETRY, 0));
+		}
+		return NOT;
+	}
+	if (t->room - t->n < RESERVE) {
+		txn_drop_tentative(t);
+		return NO_ROOM;
+	}
+	if (!sleeper_claim(t, o->cell)) {
+		txn_drop_tentative(t);
+		return NOT;
+	}
+	list_remove(t, HEADER_OFF(wait_head), HEADER_OFF(wait_tail), prev, o->cell);
+	txn_put(t, off, cell_turn(txn_get(t, off), ABI_CELL_DONE, (uint32_t)-verdict));
+	struct abi_sleeper_cell *s = cell_at(t->handle, o->cell - 1);
+	if (s->flags & ABI_SLEEPER_DOORBELL)
+		t->bell = cell_session(txn_get(t, off));
+	txn_keep_tentative(t);
+	t->served++;
+	return verdict == PROCEED ? SERVED : FAILED;
+}
+
+/* Walks the list once: zero-waiters only, or the others. Returns true when
+ * the walk of the others has to begin again. */
+static bool walk(struct txn *t, bool zero, bool *no_room)
+{
+	struct handle *h = t->handle;
+	uint32_t prev = 0, at = link_cell(txn_get(t, HEADER_OFF(wait_head)));
+
+	for (uint32_t n = 0; at != 0 && at <= h->cells && n < h->cells; n++) {
+		uint32_t next = link_cell(txn_get(t, cell_off(h, at - 1) + NEXT_OFF));
+		uint32_t state = cell_state(txn_get(t, cell_off(h, at - 1)));
+		struct ops o = ops_of(h, at);
+		enum served served = NOT;
+
+		if ((state == ABI_CELL_WAITING || state == ABI_CELL_CLAIMED) &&
+		    only_zero(&o) == zero)
+			served = t->bell ? NO_ROOM : serve(t, &o, prev);
+		if (served == NO_ROOM) {
+			*no_room = true;
+			return false;
+		}
+		if (served == NOT)
+			prev = at;
+		else if (served == SERVED && !zero)
+			/* Its own changes may let zero-waiters go, and if it was
+			 * more than a simple decrement, earlier ones too. */
+			return true;
+		at = next;
+	}
+	return false;
+}
+
+void scan_sleepers(struct txn *t)
+{
+	bool no_room = false;
+
+	if (link_cell(txn_get(t, HEADER_OFF(wait_head))) != 0)
+		do
+			walk(t, true, &no_room);
+		while (!no_room && walk(t, false, &no_room) && !no_room);
+	set_pending(t, no_room);
+}
+
+void words_settle(struct txn *t)
+{
+	struct handle *h = t->handle;
+	uint64_t end = ABI_WORDS_OFF + 8 * (uint64_t)h->sems;
+	bool undo = link_cell(txn_get(t, HEADER_OFF(undo_head))) != 0;
+
+	for (uint32_t i = 0; i < t->n; i++) {
+		struct abi_log_entry *e = &t->entries[i];
+
+		if (e->off < ABI_WORDS_OFF || e->off >= end)
+			continue;
+		uint32_t sem = (uint32_t)(e->off - ABI_WORDS_OFF) / 8;
+		bool slow = undo && undo_names(t, sem);
+		uint32_t at = link_cell(txn_get(t, HEADER_OFF(wait_head)));
+
+		for (uint32_t n = 0; !slow && at != 0 && at <= h->cells && n < h->cells; n++) {
+			struct ops o = ops_of(h, at);
+
+			slow = cell_sleeps(txn_get(t, cell_off(h, at - 1))) && names(&o, sem);
+			at = link_cell(txn_get(t, cell_off(h, at - 1) + NEXT_OFF));
+		}
+		e->new = slow ? e->new | ABI_SEM_SLOW : e->new & ~(uint64_t)ABI_SEM_SLOW;
+	}
+}

@@ -1,0 +1,454 @@
+/* semop and semtimedop, as do_semtimedop() and perform_atomic_semop() in
+ * ipc/sem.c. */
+#include "object.h"
+
+/* A semaphore's word as t sees it, frozen: from here on nothing but a
+ * committed transaction changes it. */
+static uint64_t frozen(struct txn *t, uint32_t sem)
+{
+	uint64_t off = ABI_WORDS_OFF + 8 * (uint64_t)sem;
+	uint64_t *word = (uint64_t *)(t->handle->mem + off);
+
+	for (;;) {
+		uint64_t w = txn_get(t, off);
+
+		if (w & (ABI_SEM_SLOW | ABI_SEM_DEAD))
+			return w;
+		cas64(word, w, w | ABI_SEM_SLOW);
+	}
+}
+
+int ops_apply(struct txn *t, const struct ops *o, uint32_t number, uint32_t *blocking)
+{
+	struct abi_sem_op op;
+
+	for (uint32_t k = 0; k < o->count; k++) {
+		if (!ops_at(o, k, &op) || op.num >= t->handle->sems)
+			return -EIDRM;
+		uint64_t off = ABI_WORDS_OFF + 8 * (uint64_t)op.num;
+		uint64_t w = frozen(t, op.num);
+		int value = (int)sem_value(w) + op.op;
+
+		if (w & ABI_SEM_DEAD)
+			return -EIDRM;
+		if ((op.op == 0 && value != 0) || value < 0) {
+			*blocking = k;
+			return op.flag & IPC_NOWAIT ? -EAGAIN : BLOCK;
+		}
+		if (value > ABI_SEM_VMX)
+			return -ERANGE;
+		if (op.flag & SEM_UNDO) {
+			uint64_t undo = undo_find(t, number, op.num);
+
+			if (undo == 0)
+				return -ENXIO;
+			int adjust = undo_adjust(txn_get(t, undo)) - op.op;
+
+			if (adjust < -ABI_SEM_VMX - 1 || adjust > ABI_SEM_VMX)
+				return -ERANGE;
+			if (op.op != 0)
+				txn_put(t, undo, undo_next(txn_get(t, undo), op.num, adjust));
+		}
+		txn_put(t, off, sem_next(w, (uint32_t)value, number));
+	}
+	return t->full ? -ENOMEM : PROCEED;
+}
+
+static void touch(struct handle *h)
+{
+	int64_t now = now_seconds();
+	int64_t *otime = &header_of(h)->otime;
+
+	if (__atomic_load_n(otime, __ATOMIC_RELAXED) != now)
+		__atomic_store_n(otime, now, __ATOMIC_RELAXED);
+}
+
+/* What one call wants. */
+struct want {
+	const struct abi_sem_op *ops;
+	uint32_t count;
+	bool alters, undoes;
+	int64_t deadline; /* CLOCK_MONOTONIC ns, -1: none */
+};
+
+/* Tries one operation without the lock. BLOCK: it needs it. */
+static int try_fast(struct handle *h, const struct abi_sem_op *op)
+{
+	uint64_t *word = word_at(h, op->num);
+	uint64_t w = load64(word);
+
+	for (;;) {
+		if (unlikely(w & (ABI_SEM_SLOW | ABI_SEM_DEAD)))
+			return BLOCK;
+		int value = (int)sem_value(w) + op->op;
+
+		if (unlikely(value < 0 || (op->op == 0 && value != 0)))
+			return op->flag & IPC_NOWAIT ? -EAGAIN : BLOCK;
+		if (unlikely(value > ABI_SEM_VMX))
+			return -ERANGE;
+		if (__atomic_compare_exchange_n(word, &w,
+						sem_next(w, (uint32_t)value, session.number), false,
+						__ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
+			touch(h);
+			return PROCEED;
+		}
+	}
+}
+
+/* Puts the operations into a sleeper and cells after it. */
+static int fill_sleeper(struct handle *h, uint32_t cell, const struct want *want)
+{
+	struct abi_sleeper_cell *s = cell_at(h, cell - 1);
+	uint32_t *more = &s->more;
+	uint32_t n = want->count < ABI_SLEEPER_OPS ? want->count : ABI_SLEEPER_OPS;
+
+	pulse_arm(); /* so that others can tell whether this sleeper is alive */
+	s->flags = 0;
+	s->undo = 0;
+	s->count = want->count;
+	s->more = 0;
+	memcpy(s->ops, want->ops, n * sizeof *want->ops);
+	for (uint32_t done = n; done < want->count; done += n) {
+		int error;
+		uint32_t c = cell_alloc_grow(h, ABI_KIND_OPS, &error);
+
+		if (c == 0)
+			return error;
+		struct abi_ops_cell *o = cell_at(h, c - 1);
+
+		n = want->count - done < ABI_OPS_CELL_OPS ? want->count - done : ABI_OPS_CELL_OPS;
+		memcpy(o->ops, want->ops + done, n * sizeof *want->ops);
+		o->next = link_next(o->next, 0);
+		*more = c;
+		more = (uint32_t *)&o->next; /* the low half of the link */
+	}
+	return 0;
+}
+
+/* One try under the lock, held already. cell: 0, or this call's own sleeper,
+ * in the list. PROCEED or an error: it is over, cell is off the list (OWNED).
+ * BLOCK: cell is WAITING in the list; without a cell nothing happened.
+ * -EAGAIN in *again: start over from the lock. */
+static int attempt(struct txn *t, const struct want *want, uint32_t *cell, uint32_t spare,
+		   bool *again)
+{
+	struct handle *h = t->handle;
+	struct ops ops = {want->ops, h, 0, want->count};
+	uint64_t off = *cell ? cell_off(h, *cell - 1) : 0;
+	uint64_t claimed = 0;
+	uint32_t prev, blocking;
+
+	*again = true;
+	if (load64(&header_of(h)->pending) & 1) {
+		scan_sleepers(t);
+		words_settle(t);
+		txn_commit(t, false);
+		return 0;
+	}
+	for (uint32_t k = 0; k < want->count; k++) {
+		uint32_t dead = undo_dead_holder(t, want->ops[k].num);
+
+		if (dead != 0) {
+			txn_abort(t);
+			int r = reap(dead);
+
+			*again = r == 0;
+			return r;
+		}
+	}
+	if (*cell != 0 && !txn_claim(t, *cell, &claimed)) {
+		/* Served or cancelled meanwhile, or the lock was lost. */
+		txn_abort(t);
+		*again = cell_sleeps(load64((uint64_t *)(h->mem + off)));
+		return BLOCK;
+	}
+	t->mark = 0;
+	int verdict = ops_apply(t, &ops, session.number, &blocking);
+
+	if (verdict != PROCEED)
+		t->n = 0;
+	if (verdict == BLOCK && *cell == 0 && spare == 0) {
+		txn_abort(t);
+		*again = false;
+		return BLOCK;
+	}
+	if (verdict < 0 && *cell == 0) {
+		txn_abort(t);
+		*again = false;
+		return verdict;
+	}
+	if (verdict == BLOCK && *cell == 0) {
+		uint64_t state = cell_off(h, spare - 1);
+
+		list_append(t, HEADER_OFF(wait_head), HEADER_OFF(wait_tail), spare);
+		txn_put(t, state, cell_turn(txn_get(t, state), ABI_CELL_WAITING, 0));
+	} else if (verdict == BLOCK) {
+		txn_put(t, off, cell_turn(claimed, ABI_CELL_WAITING, 0));
+	} else if (*cell != 0) {
+		if (list_find(t, HEADER_OFF(wait_head), *cell, &prev))
+			list_remove(t, HEADER_OFF(wait_head), HEADER_OFF(wait_tail), prev, *cell);
+		txn_put(t, off, cell_turn(claimed, ABI_CELL_OWNED, 0));
+	}
+	txn_keep_tentative(t);
+	if (verdict == PROCEED) {
+		if (want->alters)
+			scan_sleepers(t);
+		words_settle(t);
+	}
+	int r = txn_commit(t, false);
+
+	if (r == -EAGAIN)
+		return 0;
+	*again = false;
+	if (r < 0)
+		return r;
+	if (verdict == PROCEED)
+		touch(h);
+	if (verdict == BLOCK && *cell == 0)
+		*cell = spare;
+	return verdict;
+}
+
+/* Whether waiting a moment may save a sleep: another CPU may be about to
+ * change the value. It never happens on one CPU, nor when others sleep
+ * already, and it stops soon after it has not paid off. */
+static bool spin_for(struct thread *t, struct handle *h, const struct want *want)
+{
+	if (session.cpus < 2 || want->count != 1 || want->undoes)
+		return false;
+	if (t->spin == 0 && ++t->spin_skipped < 64)
+		return false;
+	t->spin_skipped = 0;
+	uint32_t rounds = t->spin ? t->spin : 100;
+
+	for (uint32_t i = 0; i < rounds; i++) {
+		uint64_t w = load64(word_at(h, want->ops->num));
+		int value = (int)sem_value(w) + want->ops->op;
+
+		if (w & (ABI_SEM_SLOW | ABI_SEM_DEAD))
+			break;
+		if (want->ops->op == 0 ? value == 0 : value >= 0) {
+			t->spin = rounds < 1500 ? rounds + 100 : rounds;
+			return true;
+		}
+		cpu_relax();
+	}
+	t->spin = rounds > 200 ? rounds - 200 : 0;
+	return false;
+}
+
+/* The call with the lock: tries, sleeps, tries again. */
+static int with_lock(struct handle *h, struct call *c, const struct want *want)
+{
+	uint32_t cell = 0, spare = 0;
+	int r, interrupted = 0;
+	struct txn t;
+	bool again;
+
+	if (want->undoes) {
+		r = undo_reserve(h, c, want->ops, want->count);
+		if (r < 0)
+			return r;
+	}
+	r = txn_init(&t, h, c, 2 * want->count);
+	if (r < 0)
+		return r;
+	for (;;) {
+		r = txn_lock(&t);
+		if (r < 0)
+			break;
+		r = attempt(&t, want, &cell, spare, &again);
+		if (again)
+			continue;
+		if (r == -ENXIO && want->undoes) {
+			r = undo_reserve(h, c, want->ops, want->count);
+			if (r == 0)
+				continue;
+		}
+		if (r != BLOCK)
+			break;
+		if (cell == 0) {
+			spare = cell_alloc_grow(h, ABI_KIND_SLEEPER, &r);
+			if (spare == 0)
+				break;
+			r = fill_sleeper(h, spare, want);
+			if (r < 0)
+				break;
+			continue;
+		}
+		spare = 0;
+		uint64_t w = sleep_on(h, c, cell, want->deadline, &interrupted);
+		if (cell_state(w) == ABI_CELL_DONE) {
+			r = -(int)cell_errno(w);
+			break;
+		}
+		if (interrupted != 0) {
+			r = interrupted;
+			break;
+		}
+	}
+	txn_done(&t);
+	if (cell == 0)
+		cell = spare;
+	if (cell != 0)
+		wait_leave(h, c, cell);
+	c->thread->wait_cell = 0;
+	return r;
+}
+
+static int brokered(int id, const struct want *want, int64_t timeout)
+{
+	struct exchange x = {.request = {.kind = ABI_MSG_SEM_OP,
+					 .len = want->count * (uint32_t)sizeof *want->ops,
+					 .arg = {id, want->count, timeout}},
+			     .data = want->ops};
+
+	return channel_brokered(&x);
+}
+
+static int check(struct handle *h, const struct want *want)
+{
+	for (uint32_t k = 0; k < want->count; k++)
+		if (want->ops[k].num >= h->sems)
+			return -EFBIG;
+	return h->rights & (want->alters ? ABI_ACCESS_WRITE : ABI_ACCESS_READ) ? 0 : -EACCES;
+}
+
+/* No right at all: but a semaphore that is not there counts first. */
+static int refused(int id, const struct want *want)
+{
+	struct abi_record r;
+	uint64_t slot;
+
+	if (table_record(ABI_SEM, (uint32_t)id, &r, &slot))
+		for (uint32_t k = 0; k < want->count; k++)
+			if (want->ops[k].num >= r.size)
+				return -EFBIG;
+	return -EACCES;
+}
+
+static long slow(int id, struct call *c, struct want *want, int64_t timeout)
+{
+	unsigned tries = 0;
+
+	for (;;) {
+		int r = 0;
+		struct handle *h = handle_get(ABI_SEM, id, &r);
+
+		if (h == NULL && r == -EACCES)
+			return refused(id, want);
+		if (h == NULL)
+			return tries ? -EIDRM : r;
+		r = check(h, want);
+		if (r < 0)
+			return r;
+		if (h->mem == NULL)
+			return brokered(id, want, timeout);
+		if (want->count == 1 && !want->undoes) {
+			r = try_fast(h, want->ops);
+			if (r == BLOCK && !(want->ops->flag & IPC_NOWAIT) &&
+			    spin_for(c->thread, h, want))
+				r = try_fast(h, want->ops);
+			if (r != BLOCK)
+				return r;
+		}
+		r = with_lock(h, c, want);
+		if ((r == -EIDRM || r == -SERVED_MOVED) && object_gone(h, &tries) == 0)
+			continue;
+		return r == -SERVED_MOVED ? -EIDRM : r;
+	}
+}
+
+static long do_semop(int id, const struct abi_sem_op *ops, size_t count, int64_t timeout)
+{
+	struct call c = call_begin();
+	long r = -EINVAL;
+
+	if (likely(count == 1 && user_readable(c.thread, ops, sizeof *ops))) {
+		struct handle *h = handle_find(ABI_SEM, (uint32_t)id);
+		struct abi_sem_op op = *ops;
+
+		/* The way of nearly all calls: no lock, no message. */
+		if (likely(h != NULL && h->mem != NULL && op.num < h->sems &&
+			   !(op.flag & SEM_UNDO) && timeout != -2)) {
+			r = try_fast(h, &op);
+			if (likely(r != BLOCK)) {
+				call_end(&c);
+				return r;
+			}
+		}
+	}
+	struct abi_sem_op few[8];
+	struct want want = {few, (uint32_t)count, false, false, -1};
+	long mapped = 0;
+
+	if (count < 1)
+		goto out;
+	r = -E2BIG;
+	if (count > session.table->sem_opm)
+		goto out;
+	r = -EFAULT;
+	if (!user_readable(c.thread, ops, count * sizeof *ops))
+		goto out;
+	r = -EINVAL;
+	if (timeout == -2 || id < 0)
+		goto out;
+	if (count > sizeof few / sizeof *few) {
+		mapped = SYS6(__NR_mmap, 0, count * sizeof *ops, PROT_READ | PROT_WRITE,
+			      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		r = -ENOMEM;
+		if (is_error(mapped))
+			goto out;
+		want.ops = (const struct abi_sem_op *)mapped;
+	}
+	memcpy((void *)want.ops, ops, count * sizeof *ops);
+	for (size_t k = 0; k < count; k++) {
+		want.alters |= want.ops[k].op != 0;
+		want.undoes |= (want.ops[k].flag & SEM_UNDO) != 0;
+	}
+	if (timeout >= 0)
+		want.deadline = now_monotonic() + timeout;
+	if (want.deadline < 0)
+		want.deadline = timeout >= 0 ? INT64_MAX : -1;
+	r = slow(id, &c, &want, timeout);
+	if (mapped)
+		SYS2(__NR_munmap, mapped, count * sizeof *ops);
+out:
+	call_end(&c);
+	return r;
+}
+
+EXPORT int semop(int id, struct abi_sem_op *ops, size_t count)
+{
+	if (unlikely(session_ready() < 0))
+		return (int)finish(session_refused() ? -ENOSYS : SYS3(__NR_semop, id, ops, count));
+	long r = do_semop(id, ops, count, -1);
+
+	return likely(r == 0) ? 0 : (int)finish(r);
+}
+
+EXPORT int semtimedop(int id, struct abi_sem_op *ops, size_t count, const struct timespec64 *timeout)
+{
+	int64_t ns = -1;
+
+	if (unlikely(session_ready() < 0))
+		return (int)finish(session_refused() ? -ENOSYS
+						     : SYS4(__NR_semtimedop, id, ops, count, timeout));
+	if (timeout != NULL) {
+		struct call c = call_begin();
+		bool readable = user_readable(c.thread, timeout, sizeof *timeout);
+
+		call_end(&c);
+		if (!readable)
+			return (int)finish(-EFAULT);
+		if (timeout->tv_sec < 0 || timeout->tv_nsec < 0 || timeout->tv_nsec >= 1000000000)
+			ns = -2; /* invalid, but E2BIG and EFAULT come first */
+		else if (timeout->tv_sec > INT64_MAX / 2000000000)
+			ns = INT64_MAX / 2;
+		else
+			ns = timeout->tv_sec * INT64_C(1000000000) + timeout->tv_nsec;
+	}
+	long r = do_semop(id, ops, count, ns);
+
+	return likely(r == 0) ? 0 : (int)finish(r);
+}

@@ -1,0 +1,178 @@
+/* msgsnd, as do_msgsnd() in ipc/msg.c. */
+#include "queue.h"
+
+struct user_message {
+	int64_t type;
+	char text[];
+};
+
+/* Puts the sender's cell to sleep, or the message into the queue. cell: 0, or
+ * the sender's own, in the list. Returns 1 to sleep. */
+static int attempt(struct txn *t, uint32_t message, uint32_t *cell, uint32_t spare, bool nowait,
+		   bool *again)
+{
+	struct handle *h = t->handle;
+	uint64_t off = *cell ? cell_off(h, *cell - 1) : 0, claimed = 0;
+	struct abi_message_cell *m = message_at(h, message);
+	uint32_t prev;
+	int verdict = 0;
+
+	*again = true;
+	if (*cell != 0 && !txn_claim(t, *cell, &claimed)) {
+		txn_abort(t);
+		*again = cell_sleeps(load64((uint64_t *)(h->mem + off)));
+		return 1;
+	}
+	if (queue_fits(t, m->size)) {
+		queue_put(t, message, session.number);
+		if (*cell != 0) {
+			if (list_find(t, HEADER_OFF(send_head), *cell, &prev))
+				list_remove(t, HEADER_OFF(send_head), HEADER_OFF(send_tail), prev,
+					    *cell);
+			txn_put(t, off, cell_turn(claimed, ABI_CELL_OWNED, 0));
+		}
+	} else if (*cell != 0) {
+		txn_put(t, off, cell_turn(claimed, ABI_CELL_WAITING, 0));
+		verdict = 1;
+	} else if (nowait || spare == 0) {
+		txn_abort(t);
+		*again = false;
+		return nowait ? -EAGAIN : 1;
+	} else {
+		list_append(t, HEADER_OFF(send_head), HEADER_OFF(send_tail), spare);
+		txn_put(t, cell_off(h, spare - 1),
+			cell_turn(txn_get(t, cell_off(h, spare - 1)), ABI_CELL_WAITING, 0));
+		verdict = 1;
+	}
+	int r = queue_commit(t);
+
+	if (r == -EAGAIN)
+		return 0;
+	*again = false;
+	if (r == 0 && verdict == 1 && *cell == 0)
+		*cell = spare;
+	return r < 0 ? r : verdict;
+}
+
+static uint32_t make_sender(struct handle *h, uint32_t message, uint64_t size, int *error)
+{
+	uint32_t cell = cell_alloc_grow(h, ABI_KIND_SENDER, error);
+
+	if (cell != 0) {
+		struct abi_sender_cell *s = cell_at(h, cell - 1);
+
+		s->flags = 0;
+		s->message = message;
+		s->size = size;
+	}
+	return cell;
+}
+
+static int send_direct(struct handle *h, struct call *c, int64_t type, const void *text,
+		       size_t size, int flags)
+{
+	uint32_t cell = 0, spare = 0;
+	int r, interrupted = 0;
+	struct txn t;
+	bool again;
+	uint32_t message = message_make(h, type, text, size, &r);
+
+	if (message == 0)
+		return r;
+	r = txn_init(&t, h, c, 0);
+	if (r < 0) {
+		message_free(h, message);
+		return r;
+	}
+	for (;;) {
+		r = queue_lock(&t);
+		if (r < 0)
+			break;
+		r = attempt(&t, message, &cell, spare, flags & IPC_NOWAIT, &again);
+		if (again)
+			continue;
+		if (r != 1)
+			break;
+		if (cell == 0) {
+			spare = make_sender(h, message, size, &r);
+			if (spare == 0)
+				break;
+			continue;
+		}
+		spare = 0;
+		uint64_t w = sleep_on(h, c, cell, -1, &interrupted);
+		if (cell_state(w) == ABI_CELL_DONE) {
+			r = -(int)cell_errno(w);
+			break;
+		}
+		if (interrupted != 0) {
+			r = interrupted;
+			break;
+		}
+	}
+	txn_done(&t);
+	if (cell == 0)
+		cell = spare;
+	if (cell != 0) {
+		/* Sent or not, the message is not the waiter's any more. */
+		struct abi_sender_cell *s = cell_at(h, cell - 1);
+
+		s->message = cell_sleeps(load64(&s->state)) ? s->message : 0;
+		wait_leave(h, c, cell);
+	}
+	c->thread->wait_cell = 0;
+	if (r != 0)
+		message_free(h, message);
+	return r;
+}
+
+static int brokered(int id, int64_t type, const void *text, size_t size, int flags)
+{
+	struct exchange x = {.request = {.kind = ABI_MSG_SEND,
+					 .len = (uint32_t)size,
+					 .arg = {id, type, flags}},
+			     .data = text};
+
+	return channel_brokered(&x);
+}
+
+static int do_msgsnd(struct call *c, int id, const struct user_message *msg, size_t size, int flags)
+{
+	unsigned tries = 0;
+
+	if (!user_readable(c->thread, &msg->type, sizeof msg->type))
+		return -EFAULT;
+	int64_t type = msg->type;
+
+	if (size > session.table->msg_max || (int64_t)size < 0 || id < 0 || type < 1)
+		return -EINVAL;
+	if (!user_readable(c->thread, msg->text, size))
+		return -EFAULT;
+	for (;;) {
+		int r = 0;
+		struct handle *h = handle_get(ABI_MSG, id, &r);
+
+		if (h == NULL)
+			return tries ? -EIDRM : r;
+		if (!(h->rights & ABI_ACCESS_WRITE))
+			return -EACCES;
+		if (h->mem == NULL)
+			return brokered(id, type, msg->text, size, flags);
+		r = send_direct(h, c, type, msg->text, size, flags);
+		if ((r == -EIDRM || r == -SERVED_MOVED) && object_gone(h, &tries) == 0)
+			continue;
+		return r == -SERVED_MOVED ? -EIDRM : r;
+	}
+}
+
+EXPORT int msgsnd(int id, const void *msg, size_t size, int flags)
+{
+	if (unlikely(session_ready() < 0))
+		return (int)finish(session_refused() ? -ENOSYS
+						     : SYS4(__NR_msgsnd, id, msg, size, flags));
+	struct call c = call_begin();
+	int r = do_msgsnd(&c, id, msg, size, flags);
+
+	call_end(&c);
+	return likely(r == 0) ? 0 : (int)finish(r);
+}

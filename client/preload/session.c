@@ -1,0 +1,230 @@
+/* The one session of the process: whether it has a space, and which. */
+#include "session.h"
+
+#define AT_FDCWD (-100)
+#define O_RDONLY 0
+#define O_CLOEXEC 02000000
+#define ST_RDONLY 1
+#define SIG_SETMASK 2
+
+struct session session = {.mode = MODE_UNKNOWN};
+
+/* The process's libc, if it has these. */
+extern char *getenv(const char *name) __attribute__((weak));
+extern int *__errno_location(void) __attribute__((weak, const));
+
+long finish(long r)
+{
+	if (likely(r >= 0))
+		return r;
+	if (__errno_location != NULL)
+		*__errno_location() = (int)-r;
+	return -1;
+}
+
+/* --- configuration ----------------------------------------------------- */
+
+static char dir_wanted[DIR_MAX];
+static bool dir_named, required, writable_ok;
+
+static bool equal(const char *a, const char *b)
+{
+	while (*a && *a == *b)
+		a++, b++;
+	return *a == *b;
+}
+
+/* Read when the library is loaded: programs overwrite or clear their
+ * environment later. */
+__attribute__((constructor)) static void configure(void)
+{
+	const char *value = getenv ? getenv("IPCSPACE_DIR") : NULL;
+	size_t n = 0;
+
+	dir_named = value != NULL && *value != 0;
+	if (!dir_named)
+		value = "/run/ipcspace";
+	while (value[n] && n + 1 < sizeof dir_wanted) {
+		dir_wanted[n] = value[n];
+		n++;
+	}
+	dir_wanted[n] = 0;
+	value = getenv ? getenv("IPCSPACE_REQUIRED") : NULL;
+	required = value != NULL && equal(value, "1");
+	value = getenv ? getenv("IPCSPACE_DIR_WRITABLE") : NULL;
+	writable_ok = value != NULL && equal(value, "ok");
+}
+
+/* --- the control lock -------------------------------------------------- */
+
+static uint32_t lock_word; /* 0 free, 1 held, 2 held and waited for */
+static uint32_t lock_owner, lock_depth;
+static uint64_t lock_mask; /* the owner's signal mask before */
+
+void control_lock(void)
+{
+	uint64_t all = ~UINT64_C(0), mask;
+	uint32_t tid = (uint32_t)SYS0(__NR_gettid);
+
+	if (load32(&lock_owner) == tid) {
+		lock_depth++;
+		return;
+	}
+	SYS4(__NR_rt_sigprocmask, SIG_SETMASK, &all, &mask, 8);
+	if (!cas32(&lock_word, 0, 1))
+		while (__atomic_exchange_n(&lock_word, 2, __ATOMIC_ACQUIRE) != 0)
+			SYS4(__NR_futex, &lock_word, FUTEX_WAIT | FUTEX_PRIVATE_FLAG, 2, NULL);
+	lock_mask = mask;
+	lock_depth = 1;
+	store32(&lock_owner, tid);
+}
+
+void control_unlock(void)
+{
+	uint64_t mask = lock_mask;
+
+	if (--lock_depth > 0)
+		return;
+	store32(&lock_owner, 0);
+	if (__atomic_exchange_n(&lock_word, 0, __ATOMIC_RELEASE) == 2)
+		SYS3(__NR_futex, &lock_word, FUTEX_WAKE | FUTEX_PRIVATE_FLAG, 1);
+	SYS4(__NR_rt_sigprocmask, SIG_SETMASK, &mask, NULL, 8);
+}
+
+/* In a child, whose one thread held the lock as it forked. */
+void control_inherit(void)
+{
+	store32(&lock_owner, (uint32_t)SYS0(__NR_gettid));
+}
+
+/* In a child that was made while anybody held it, or nobody. */
+void control_reset(void)
+{
+	store32(&lock_owner, 0);
+	lock_depth = 0;
+	store32(&lock_word, 0);
+}
+
+/* --- start ------------------------------------------------------------- */
+
+static uint32_t count_cpus(void)
+{
+	uint64_t mask[64];
+	long n = SYS3(__NR_sched_getaffinity, 0, sizeof mask, mask);
+	uint32_t cpus = 0;
+
+	for (long i = 0; i < n / 8; i++)
+		cpus += (uint32_t)__builtin_popcountll(mask[i]);
+	return cpus ? cpus : 1;
+}
+
+/* A page that reads 1 here and 0 in every child. */
+static const uint32_t *make_alive(void)
+{
+	long p = SYS6(__NR_mmap, 0, ABI_PAGE_SIZE, PROT_READ | PROT_WRITE,
+		      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (is_error(p) || SYS3(__NR_madvise, p, ABI_PAGE_SIZE, MADV_WIPEONFORK) < 0)
+		return NULL;
+	store32((uint32_t *)p, 1);
+	return (const uint32_t *)p;
+}
+
+static long open_in_dir(const char *name, int flags)
+{
+	char path[DIR_MAX + 32];
+	char *end = path;
+
+	for (const char *s = control.dir; *s;)
+		*end++ = *s++;
+	*end++ = '/';
+	for (const char *s = name; *s;)
+		*end++ = *s++;
+	*end = 0;
+	return SYS3(__NR_openat, AT_FDCWD, path, flags | O_CLOEXEC);
+}
+
+/* Maps the space's table. The folder must be mounted read-only: the path on
+ * such a mount is the manager's only proof of itself. */
+static long map_table(void)
+{
+	uint64_t fs[16]; /* struct statfs: flags is the eleventh word */
+	long fd = open_in_dir(ABI_TABLE_NAME, O_RDONLY);
+
+	if (fd < 0)
+		return fd;
+	long r = SYS2(__NR_fstatfs, fd, fs);
+	if (r == 0 && !(fs[10] & ST_RDONLY) && !writable_ok)
+		r = -EPERM;
+	if (r == 0)
+		r = SYS6(__NR_mmap, 0, ABI_TABLE_SIZE, PROT_READ, MAP_SHARED, fd, 0);
+	SYS1(__NR_close, fd);
+	if (is_error(r))
+		return r;
+	const struct abi_table_header *t = (const struct abi_table_header *)r;
+	if (t->magic != ABI_MAGIC || t->layout_major != ABI_LAYOUT_MAJOR) {
+		SYS2(__NR_munmap, r, ABI_TABLE_SIZE);
+		return -EPROTO;
+	}
+	session.table = t;
+	return 0;
+}
+
+/* Finds the space and registers. With control held. */
+static int register_process(void)
+{
+	memcpy(control.dir, dir_wanted, sizeof dir_wanted);
+	long r = map_table();
+
+	if (r == -ENOENT && !dir_named && !required) {
+		store32(&session.mode, MODE_KERNEL);
+		return -ENOSYS;
+	}
+	if (r == 0 && session.alive == NULL) {
+		session.alive = make_alive();
+		if (session.alive == NULL)
+			r = -ENOMEM;
+	}
+	if (r == 0) {
+		session.cpus = count_cpus();
+		r = channel_open();
+	}
+	if (r == 0) {
+		fork_watch();
+		store32(&session.mode, MODE_SPACE);
+		return 0;
+	}
+	if (required) {
+		store32(&session.mode, MODE_REFUSED);
+		return -ENOSYS;
+	}
+	store32(&session.mode, MODE_KERNEL);
+	return -ENOSYS;
+}
+
+int session_start(void)
+{
+	int r = 0;
+
+	if (session.mode == MODE_SPACE && load32(session.alive) != 1)
+		fork_adopt();
+	switch (load32(&session.mode)) {
+	case MODE_SPACE:
+		return 0;
+	case MODE_KERNEL:
+	case MODE_REFUSED:
+		return -ENOSYS;
+	}
+	control_lock();
+	if (session.mode == MODE_UNKNOWN)
+		r = register_process();
+	else if (session.mode != MODE_SPACE)
+		r = -ENOSYS;
+	control_unlock();
+	return r;
+}
+
+bool session_refused(void)
+{
+	return load32(&session.mode) == MODE_REFUSED;
+}

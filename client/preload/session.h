@@ -1,0 +1,52 @@
+/* What session.c, channel.c and fork.c share. */
+#ifndef IPCSPACE_SESSION_H
+#define IPCSPACE_SESSION_H
+
+#include "ipcspace.h"
+
+#define DIR_MAX 256
+
+/* The control side of the session. Guarded by control_lock(). */
+struct control {
+	char dir[DIR_MAX];     /* the space's public folder */
+	int channel;	       /* descriptor, -1: none */
+	uint64_t channel_inode; /* of the socket: a descriptor can be closed or
+				   replaced by the program at any time */
+	int pulse;
+	uint64_t pulse_inode;
+	uint32_t seq;
+	bool spare_asked; /* a MsgSpare is on its way, its reply not read */
+	struct abi_session_page *spare;
+	uint32_t used_spare; /* session of the spare that the last fork took */
+};
+extern struct control control;
+
+/* The control lock: signals are blocked while it is held, so that no handler
+ * can find it taken by its own thread. Nests within one thread. */
+void control_lock(void);
+void control_unlock(void);
+void control_inherit(void);
+void control_reset(void);
+
+/* Connects and says HELLO for the session (or a new one), with control held.
+ * 0 or -errno. */
+int channel_open(void);
+/* Reads the reply of a MsgSpare on its way. */
+void channel_settle(void);
+/* Asks for the next spare without waiting for the answer. */
+void channel_ask_spare(uint32_t used);
+
+/* A descriptor of that inode, or none. */
+bool fd_is(int fd, uint64_t inode);
+uint64_t fd_inode(int fd);
+/* Moves fd out of the program's way. */
+int fd_move(int fd);
+
+void fork_watch(void);
+/* In a child that fork_watch did not see being made. */
+void fork_adopt(void);
+
+
+
+
+#endif

@@ -1,0 +1,119 @@
+/* What each thread keeps between its calls. */
+#include "object.h"
+
+__thread struct thread *this_thread __attribute__((tls_model("initial-exec")));
+
+#define CHUNK_THREADS 128
+#define CHUNKS 256
+
+static struct thread *chunks[CHUNKS];
+static uint32_t made;
+
+/* A thread that ended left its place; nothing points to it but the arena. */
+static struct thread *reuse(uint32_t count, uint32_t tid)
+{
+	uint32_t pid = (uint32_t)SYS0(__NR_getpid);
+
+	for (uint32_t i = 0; i < count; i++) {
+		struct thread *chunk = __atomic_load_n(&chunks[i / CHUNK_THREADS], __ATOMIC_ACQUIRE);
+		struct thread *t = chunk ? &chunk[i % CHUNK_THREADS] : NULL;
+		uint32_t dead = t ? load32(&t->tid) : 0;
+
+		if (dead != 0 && SYS3(__NR_tgkill, pid, dead, 0) == -ESRCH &&
+		    cas32(&t->tid, dead, tid)) {
+			memset(t->log, 0, sizeof t->log);
+			t->active = 0;
+			return t;
+		}
+	}
+	return NULL;
+}
+
+/* Where everything else fails: one place that threads share. It costs speed,
+ * not correctness, for its caches are checked on use. */
+static struct thread shared;
+
+struct thread *thread_make(void)
+{
+	uint32_t tid = (uint32_t)SYS0(__NR_gettid);
+	uint32_t n = load32(&made);
+	struct thread *t = n && n % CHUNK_THREADS == 0 ? reuse(n, tid) : NULL;
+
+	if (t == NULL) {
+		n = __atomic_fetch_add(&made, 1, __ATOMIC_ACQ_REL);
+		if (n >= CHUNKS * CHUNK_THREADS)
+			return this_thread = &shared;
+		struct thread **chunk = &chunks[n / CHUNK_THREADS];
+
+		if (__atomic_load_n(chunk, __ATOMIC_ACQUIRE) == NULL) {
+			size_t size = CHUNK_THREADS * sizeof *t;
+			long p = SYS6(__NR_mmap, 0, size, PROT_READ | PROT_WRITE,
+				      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+			if (is_error(p))
+				return this_thread = &shared;
+			if (!__sync_bool_compare_and_swap(chunk, NULL, (struct thread *)p))
+				SYS2(__NR_munmap, p, size);
+		}
+		t = &(*chunk)[n % CHUNK_THREADS];
+		store32(&t->tid, tid);
+	}
+	return this_thread = t;
+}
+
+static struct thread *thread_at(uint32_t i)
+{
+	struct thread *chunk = __atomic_load_n(&chunks[i / CHUNK_THREADS], __ATOMIC_ACQUIRE);
+
+	return chunk ? &chunk[i % CHUNK_THREADS] : NULL;
+}
+
+static uint32_t thread_count(void)
+{
+	uint32_t n = load32(&made);
+
+	return n < CHUNKS * CHUNK_THREADS ? n : CHUNKS * CHUNK_THREADS;
+}
+
+void threads_forked(void)
+{
+	for (uint32_t i = 0; i < thread_count(); i++) {
+		struct thread *t = thread_at(i);
+
+		if (t == NULL)
+			continue;
+		if (t != this_thread) {
+			t->active = 0;
+			t->tid = UINT32_MAX >> 1; /* nobody's: free to be reused */
+		} else {
+			t->tid = (uint32_t)SYS0(__NR_gettid);
+		}
+		t->wait_cell = 0;
+		t->asleep = 0;
+	}
+}
+
+#define MEMBARRIER_PRIVATE_EXPEDITED 8
+#define MEMBARRIER_REGISTER 16
+
+/* Entering a call is a plain store, so that it costs nothing; the barrier is
+ * on this side alone (membarrier(2)). */
+bool threads_left(const struct handle *h)
+{
+	static bool registered;
+
+	if (!registered)
+		registered = SYS2(__NR_membarrier, MEMBARRIER_REGISTER, 0) == 0;
+	if (!registered || SYS2(__NR_membarrier, MEMBARRIER_PRIVATE_EXPEDITED, 0) < 0)
+		return false;
+	for (uint32_t i = 0; i < thread_count(); i++) {
+		struct thread *t = thread_at(i);
+
+		if (t == NULL || t == this_thread ||
+		    __atomic_load_n(&t->active, __ATOMIC_ACQUIRE) == 0)
+			continue;
+		if (!load32(&t->asleep) || __atomic_load_n(&t->wait_handle, __ATOMIC_ACQUIRE) == h)
+			return false;
+	}
+	return this_thread == NULL || this_thread->wait_handle != h || this_thread->wait_cell == 0;
+}

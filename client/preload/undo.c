@@ -1,0 +1,329 @@
+/* SEM_UNDO: adjustments in the set, and the word that tells of a death. */
+#include "object.h"
+#include "session.h"
+
+#define WORD_OFF(h, cell, i)                                                   \
+	(cell_off(h, (cell) - 1) + offsetof(struct abi_undo_cell, words) + 8 * (i))
+
+/* The next cell of the undo list after at (0: the first), 0: no more. */
+static uint32_t next_cell(struct txn *t, uint32_t at)
+{
+	uint64_t off = at == 0 ? HEADER_OFF(undo_head)
+			       : cell_off(t->handle, at - 1) + offsetof(struct abi_undo_cell, next);
+	uint32_t next = link_cell(txn_get(t, off));
+
+	return next <= t->handle->cells ? next : 0;
+}
+
+#define EACH_CELL(t, at)                                                       \
+	for (uint32_t at = next_cell(t, 0), turns_ = 0;                        \
+	     at != 0 && turns_ < (t)->handle->cells; at = next_cell(t, at), turns_++)
+
+static bool word_names(uint64_t w, uint32_t sem)
+{
+	return (w & ABI_UNDO_USED) && undo_sem(w) == sem;
+}
+
+uint64_t undo_find(struct txn *t, uint32_t number, uint32_t sem)
+{
+	struct handle *h = t->handle;
+
+	EACH_CELL(t, at) {
+		if (cell_session(txn_get(t, cell_off(h, at - 1))) != number)
+			continue;
+		for (uint32_t i = 0; i < ABI_UNDO_WORDS; i++)
+			if (word_names(load64((uint64_t *)(h->mem + WORD_OFF(h, at, i))), sem))
+				return WORD_OFF(h, at, i);
+	}
+	return 0;
+}
+
+bool undo_names(struct txn *t, uint32_t sem)
+{
+	EACH_CELL(t, at)
+		for (uint32_t i = 0; i < ABI_UNDO_WORDS; i++)
+			if (word_names(txn_get(t, WORD_OFF(t->handle, at, i)), sem) &&
+			    undo_adjust(txn_get(t, WORD_OFF(t->handle, at, i))) != 0)
+				return true;
+	return false;
+}
+
+void undo_clear(struct txn *t, int sem)
+{
+	EACH_CELL(t, at)
+		for (uint32_t i = 0; i < ABI_UNDO_WORDS; i++) {
+			uint64_t w = txn_get(t, WORD_OFF(t->handle, at, i));
+
+			if ((sem < 0 ? (w & ABI_UNDO_USED) != 0 : word_names(w, (uint32_t)sem)) &&
+			    undo_adjust(w) != 0)
+				txn_put(t, WORD_OFF(t->handle, at, i),
+					undo_next(w, undo_sem(w), 0));
+		}
+}
+
+uint32_t undo_dead_holder(struct txn *t, int sem)
+{
+	struct handle *h = t->handle;
+
+	EACH_CELL(t, at) {
+		uint32_t number = cell_session(load64((uint64_t *)(h->mem + cell_off(h, at - 1))));
+
+		if (number == session.number)
+			continue;
+		for (uint32_t i = 0; i < ABI_UNDO_WORDS; i++) {
+			uint64_t w = load64((uint64_t *)(h->mem + WORD_OFF(h, at, i)));
+
+			if ((w & ABI_UNDO_USED) == 0 || undo_adjust(w) == 0 ||
+			    (sem >= 0 && undo_sem(w) != (uint32_t)sem))
+				continue;
+			if (pulse_died(number))
+				return number;
+			if (sem < 0)
+				break;
+		}
+	}
+	return 0;
+}
+
+int reap(uint32_t number)
+{
+	return channel_simple(ABI_MSG_REAP, number, 0, 0, 0, NULL);
+}
+
+/* Whether this session has a word for sem already: a look without the lock,
+ * which is good because only this process's threads make such words and
+ * nothing but its death takes them away. */
+static bool reserved(struct handle *h, uint32_t sem)
+{
+	if (h->owner != session.number || h->undo == 0 || h->undo > h->cells)
+		return false;
+	struct abi_undo_cell *c = cell_at(h, h->undo - 1);
+	uint64_t state = load64(&c->state);
+
+	if (cell_kind(state) != ABI_KIND_UNDO || cell_session(state) != session.number)
+		return false;
+	for (uint32_t i = 0; i < ABI_UNDO_WORDS; i++)
+		if (word_names(load64(&c->words[i]), sem))
+			return true;
+	return false;
+}
+
+/* Makes a word for sem, in a cell of this session with room or in spare. */
+static int reserve(struct txn *t, uint32_t sem, uint32_t *spare)
+{
+	struct handle *h = t->handle;
+
+	if (undo_find(t, session.number, sem) != 0)
+		return 0;
+	EACH_CELL(t, at) {
+		if (cell_session(txn_get(t, cell_off(h, at - 1))) != session.number)
+			continue;
+		for (uint32_t i = 0; i < ABI_UNDO_WORDS; i++) {
+			uint64_t w = txn_get(t, WORD_OFF(h, at, i));
+
+			if ((w & ABI_UNDO_USED) == 0) {
+				txn_put(t, WORD_OFF(h, at, i), undo_next(w, sem, 0));
+				h->undo = at;
+				h->owner = session.number;
+				return 0;
+			}
+		}
+	}
+	if (*spare == 0)
+		return -ENOSPC;
+	/* The epoch seeds the versions, so that they differ from those of an
+	 * earlier life of the cell. */
+	for (uint32_t i = 0; i < ABI_UNDO_WORDS; i++)
+		store64((uint64_t *)(h->mem + WORD_OFF(h, *spare, i)),
+			(t->epoch & 0x7fffffff) << ABI_UNDO_VERSION_SHIFT);
+	uint64_t next_off = cell_off(h, *spare - 1) + offsetof(struct abi_undo_cell, next);
+	uint64_t head = txn_get(t, HEADER_OFF(undo_head));
+
+	txn_put(t, next_off, link_next(txn_get(t, next_off), link_cell(head)));
+	txn_put(t, HEADER_OFF(undo_head), link_next(head, *spare));
+	txn_put(t, WORD_OFF(h, *spare, 0),
+		undo_next(txn_get(t, WORD_OFF(h, *spare, 0)), sem, 0));
+	h->undo = *spare;
+	h->owner = session.number;
+	*spare = 0;
+	return 0;
+}
+
+int undo_reserve(struct handle *h, struct call *c, const struct abi_sem_op *ops, uint32_t n)
+{
+	pulse_arm();
+	for (uint32_t k = 0; k < n; k++) {
+		uint32_t spare = 0;
+		struct txn t;
+		int r;
+
+		if (!(ops[k].flag & SEM_UNDO) || reserved(h, ops[k].num))
+			continue;
+		r = txn_init(&t, h, c, 0);
+		if (r < 0)
+			return r;
+		for (;;) {
+			uint32_t given = spare;
+
+			r = txn_lock(&t);
+			if (r < 0)
+				break;
+			r = reserve(&t, ops[k].num, &spare);
+			if (r == 0)
+				r = txn_commit(&t, false);
+			else
+				txn_abort(&t);
+			if (r == -EAGAIN) {
+				spare = given;
+				continue;
+			}
+			if (r != -ENOSPC)
+				break;
+			spare = cell_alloc_grow(h, ABI_KIND_UNDO, &r);
+			if (spare == 0)
+				break;
+		}
+		if (spare != 0)
+			cell_free(h, spare);
+		txn_done(&t);
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+/* --- liveness ---------------------------------------------------------- */
+
+#define WINDOW 1024 /* sessions mapped at once */
+
+static uint8_t *windows[ABI_MAX_SESSIONS / WINDOW];
+
+static uint8_t *pulse_map(uint32_t number, size_t pages, void *fixed)
+{
+	long p;
+
+	control_lock();
+	if (!fd_is(control.pulse, control.pulse_inode)) {
+		if (fd_is(control.channel, control.channel_inode))
+			SYS1(__NR_close, control.channel);
+		channel_open();
+	}
+	p = SYS6(__NR_mmap, fixed, pages * ABI_PAGE_SIZE, PROT_READ | PROT_WRITE,
+		 MAP_SHARED | MAP_NORESERVE | (fixed ? MAP_FIXED : 0), control.pulse,
+		 (long)number * ABI_PAGE_SIZE);
+	control_unlock();
+	return is_error(p) ? NULL : (uint8_t *)p;
+}
+
+static uint8_t *pulse_page(uint32_t number)
+{
+	if (number == 0 || number >= ABI_MAX_SESSIONS)
+		return NULL;
+	uint8_t **window = &windows[number / WINDOW];
+	uint8_t *at = __atomic_load_n(window, __ATOMIC_ACQUIRE);
+
+	if (at == NULL) {
+		at = pulse_map(number / WINDOW * WINDOW, WINDOW, NULL);
+		if (at == NULL)
+			return NULL;
+		__atomic_store_n(window, at, __ATOMIC_RELEASE);
+	}
+	return at + (number % WINDOW) * ABI_PAGE_SIZE;
+}
+
+bool pulse_died(uint32_t number)
+{
+	uint8_t *page = pulse_page(number);
+
+	return page == NULL || load64((uint64_t *)(page + ABI_PULSE_ASK)) != 0 ||
+	       (load64((uint64_t *)(page + ABI_PULSE_ALIVE)) & ABI_PULSE_DIED) != 0;
+}
+
+void doorbell_ring(uint32_t number)
+{
+	uint8_t *page = pulse_page(number);
+
+	if (page != NULL) {
+		uint32_t *bell = (uint32_t *)(page + ABI_PULSE_DOORBELL);
+
+		__atomic_fetch_add(bell, 1, __ATOMIC_ACQ_REL);
+		futex_wake(bell, INT32_MAX);
+	}
+}
+
+/* libc's list of robust futexes (linux/futex.h). Before each entry stands a
+ * pointer to the previous one, in glibc and musl alike. */
+struct robust_head {
+	void **next;
+	long futex_offset;
+	void *pending;
+};
+
+static uint8_t *own_page; /* the pulse page, then a private one */
+static uint32_t own_session, own_tid;
+
+static uint64_t *own_word(size_t off)
+{
+	return (uint64_t *)(own_page + off);
+}
+
+/* Links the word into the calling thread's list. False: its libc keeps none
+ * that fits. */
+static bool link_word(uint32_t tid)
+{
+	struct robust_head *head = NULL;
+	size_t len = 0;
+	void **entry = (void **)(own_page + ABI_PAGE_SIZE + 8);
+
+	if (SYS3(__NR_get_robust_list, 0, &head, &len) < 0 || head == NULL)
+		return false;
+	if (head->futex_offset != -32 && head->futex_offset != -28)
+		return false;
+	void **first = head->next;
+
+	store64(own_word(ABI_PULSE_ALIVE), 0);
+	store32((uint32_t *)((uint8_t *)entry + head->futex_offset), tid);
+	entry[0] = first;
+	entry[-1] = &head->next;
+	if ((void *)first != (void *)head)
+		first[-1] = entry;
+	__atomic_signal_fence(__ATOMIC_SEQ_CST);
+	head->next = entry;
+	return true;
+}
+
+void pulse_arm(void)
+{
+	if (likely(own_session == session.number && own_page != NULL)) {
+		uint64_t w = load64(own_word(ABI_PULSE_ALIVE));
+
+		if (likely((w != 0 && (w & ABI_PULSE_DIED) == 0) ||
+			   load64(own_word(ABI_PULSE_ASK)) != 0))
+			return;
+	}
+	control_lock();
+	uint32_t tid = (uint32_t)SYS0(__NR_gettid);
+
+	if (own_session != session.number || own_page == NULL) {
+		long p = SYS6(__NR_mmap, 0, 2 * ABI_PAGE_SIZE, PROT_READ | PROT_WRITE,
+			      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+		if (!is_error(p) && pulse_map(session.number, 1, (void *)p) != NULL) {
+			own_page = (uint8_t *)p;
+			own_session = session.number;
+			own_tid = 0;
+		}
+	}
+	if (own_session == session.number) {
+		bool linked_alive = own_tid != 0 &&
+				    SYS3(__NR_tgkill, SYS0(__NR_getpid), own_tid, 0) == 0;
+
+		/* Linked by a thread that lives: the entry must not enter a
+		 * second list. Its word was cleared; asking takes its place. */
+		if (!linked_alive && link_word(tid))
+			own_tid = tid;
+		else
+			store64(own_word(ABI_PULSE_ASK), 1);
+	}
+	control_unlock();
+}

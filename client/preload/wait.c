@@ -1,0 +1,203 @@
+/* Sleeping on a cell, and leaving it. */
+#include "object.h"
+
+/* Gives up a wait without the lock. Returns the state that stands then:
+ * CANCELLED, or DONE if the sleeper was served before, or CLAIMED if somebody
+ * is about to (or was, and died). */
+static uint64_t cancel(uint64_t *state)
+{
+	for (;;) {
+		uint64_t w = load64(state);
+
+		switch (cell_state(w)) {
+		case ABI_CELL_WAITING:
+		case ABI_CELL_RETRY:
+			if (!cas64(state, w, cell_turn(w, ABI_CELL_CANCELLED, 0)))
+				continue;
+			return load64(state);
+		default:
+			return w;
+		}
+	}
+}
+
+static bool rest_of(int64_t deadline, struct timespec64 *ts)
+{
+	int64_t left = deadline - now_monotonic();
+
+	ts->tv_sec = left / 1000000000;
+	ts->tv_nsec = left % 1000000000;
+	return left > 0;
+}
+
+/* Whether the object that h opened is gone, and not only published anew. */
+static bool removed(const struct handle *h)
+{
+	struct abi_record r;
+	uint64_t slot;
+
+	return !table_record((int)h->family, h->id, &r, &slot) || r.serial != h->serial;
+}
+
+uint64_t sleep_on(struct handle *h, struct call *c, uint32_t cell, int64_t deadline,
+		  int *interrupted)
+{
+	struct thread *t = c->thread;
+	uint64_t *state = cell_at(h, cell - 1);
+	uint64_t w;
+
+	t->wait_handle = h;
+	t->wait_cell = cell;
+	*interrupted = 0;
+	/* Pairs with the barrier between removing the slot word and looking
+	 * for sleepers: either the remover sees this one, or this one the
+	 * removal. */
+	full_barrier();
+	if (unlikely(load64(h->table_word) != h->slot) && removed(h))
+		*interrupted = -EIDRM;
+	for (unsigned spins = 0; *interrupted == 0;) {
+		struct timespec64 ts = far_future;
+		long r;
+
+		w = load64(state);
+		if (cell_state(w) == ABI_CELL_CLAIMED && spins++ < 2000) {
+			cpu_relax();
+			continue;
+		}
+		if (cell_state(w) == ABI_CELL_CANCELLED)
+			*interrupted = -EINTR;
+		if (cell_state(w) != ABI_CELL_WAITING)
+			break;
+		if (deadline >= 0 && !rest_of(deadline, &ts)) {
+			*interrupted = -EAGAIN;
+			break;
+		}
+		store32(&t->asleep, 1);
+		r = futex_wait((uint32_t *)state, (uint32_t)w, &ts);
+		store32(&t->asleep, 0);
+		if (r == -EINTR)
+			*interrupted = -EINTR;
+		else if (r == -ETIMEDOUT && deadline >= 0)
+			*interrupted = -EAGAIN;
+		else if (r == 0 && cell_state(load64(state)) == ABI_CELL_WAITING)
+			break; /* woken by one who died then: serve itself */
+	}
+	w = *interrupted ? cancel(state) : load64(state);
+	if (cell_state(w) == ABI_CELL_DONE)
+		*interrupted = 0;
+	return w;
+}
+
+/* A wait that this thread will not come back to, or not before this call is
+ * over: for the kernel it ended when the handler began. */
+void call_interrupt_wait(struct call *c)
+{
+	struct thread *t = c->thread;
+	struct handle *h = t->wait_handle;
+	uint64_t *state = cell_at(h, t->wait_cell - 1);
+
+	if (state == NULL || cell_session(load64(state)) != session.number) {
+		t->wait_cell = 0;
+		return;
+	}
+	cancel(state);
+	if (!c->nested) {
+		uint32_t cell = t->wait_cell;
+
+		t->wait_cell = 0;
+		wait_leave(h, c, cell);
+	}
+}
+
+static void list_of(uint64_t w, uint64_t *head, uint64_t *tail)
+{
+	bool sender = cell_kind(w) == ABI_KIND_SENDER;
+
+	*head = sender ? HEADER_OFF(send_head) : HEADER_OFF(wait_head);
+	*tail = sender ? HEADER_OFF(send_tail) : HEADER_OFF(wait_tail);
+}
+
+void wait_leave(struct handle *h, struct call *c, uint32_t cell)
+{
+	uint64_t off = cell_off(h, cell - 1);
+	uint64_t head, tail, now = load64((uint64_t *)(h->mem + off));
+	uint32_t prev;
+	struct txn t;
+
+	int r;
+
+	if (!cell_sleeps(now) && cell_state(now) != ABI_CELL_CANCELLED) {
+		cell_release(h, cell);
+		return;
+	}
+	if (txn_init(&t, h, c, 0) < 0)
+		return;
+	do {
+		if (txn_lock(&t) < 0)
+			break;
+		uint64_t w = txn_get(&t, off);
+
+		if (cell_sleeps(w) && !txn_claim(&t, cell, &w)) {
+			txn_abort(&t);
+			r = -EAGAIN;
+			continue;
+		}
+		if (cell_state(w) != ABI_CELL_CLAIMED && cell_state(w) != ABI_CELL_CANCELLED) {
+			txn_abort(&t);
+			break;
+		}
+		list_of(w, &head, &tail);
+		if (list_find(&t, head, cell, &prev))
+			list_remove(&t, head, tail, prev, cell);
+		txn_put(&t, off, cell_turn(w, ABI_CELL_OWNED, 0));
+		r = txn_commit(&t, false);
+	} while (r == -EAGAIN);
+	txn_done(&t);
+	cell_release(h, cell);
+}
+
+void cell_release(struct handle *h, uint32_t cell)
+{
+	uint64_t *state = cell_at(h, cell - 1);
+	uint64_t w = state ? load64(state) : 0;
+
+	if (cell_kind(w) == ABI_KIND_SLEEPER) {
+		struct abi_sleeper_cell *s = (struct abi_sleeper_cell *)state;
+		uint32_t more = s->more;
+
+		for (uint32_t n = 0; more != 0 && n < h->cells; n++) {
+			struct abi_ops_cell *o = cell_at(h, more - 1);
+			uint32_t next = o ? (uint32_t)o->next : 0;
+
+			cell_free(h, more);
+			more = next;
+		}
+	} else if (cell_kind(w) == ABI_KIND_RECEIVER) {
+		struct abi_receiver_cell *r = (struct abi_receiver_cell *)state;
+
+		message_free(h, link_cell(r->message));
+	} else if (cell_kind(w) == ABI_KIND_SENDER && cell_state(w) != ABI_CELL_DONE) {
+		struct abi_sender_cell *s = (struct abi_sender_cell *)state;
+
+		message_free(h, s->message);
+	}
+	cell_free(h, cell);
+}
+
+bool sleeper_claim(struct txn *t, uint32_t cell)
+{
+	uint64_t *state = cell_at(t->handle, cell - 1);
+	uint64_t claimed;
+
+	if (!txn_claim(t, cell, &claimed))
+		return false;
+	struct abi_sleeper_cell *s = (struct abi_sleeper_cell *)state;
+	if (s->flags & ABI_SLEEPER_DOORBELL) {
+		if (!pulse_died(cell_session(claimed)))
+			return true;
+	} else if (futex_wake((uint32_t *)state, 1) == 1) {
+		return true;
+	}
+	cas64(state, claimed, cell_turn(claimed, ABI_CELL_RETRY, 0));
+	return false;
+}
