@@ -208,9 +208,15 @@ static void pause_ms(int ms)
 		;
 }
 
+static inline void nap_(void)
+{
+	struct timespec t = { 0, 100000 };
+	nanosleep(&t, NULL);
+}
+
 #define UNTIL(cond) \
 	do { MARK(); double end_ = now() + WAIT_SECONDS; \
-	     while (!(cond)) { if (now() > end_) FAIL("waited %d s for %s", WAIT_SECONDS, #cond); pause_ms(1); } } while (0)
+	     while (!(cond)) { if (now() > end_) FAIL("waited %d s for %s", WAIT_SECONDS, #cond); nap_(); } } while (0)
 
 /* Whole seconds of CLOCK_REALTIME; one second of tolerance, as the kernel's may be a tick late. */
 #define EXPECT_RECENT(stamp, since) \
@@ -447,9 +453,15 @@ static inline void only_capability(int cap)	/* cap < 0: none */
 			set_effective(c, c == cap);
 }
 
-/* Limits are sysctls on the kernel, and something else in a space, where the runner says so
- * and chooses them. They are only ever changed in a namespace that the case made for itself. */
-static inline bool limits_are_given(void) { return getenv("CONFORMANCE_LIMITS_GIVEN") != NULL; }
+/* Limits are sysctls on the kernel, and something else in a space, where the runner chooses them
+ * and says so: CONFORMANCE_LIMITS is "default" or "low". Sysctls are only ever written in a
+ * namespace that the case made for itself. */
+static inline bool limits_are_given(void) { return getenv("CONFORMANCE_LIMITS") != NULL; }
+static inline bool limits_are_low(void)
+{
+	const char *l = getenv("CONFORMANCE_LIMITS");
+	return l && strcmp(l, "low") == 0;
+}
 static inline bool may_set_limits(void)
 {
 	return !limits_are_given() && geteuid() == 0 && unshare(CLONE_NEWIPC) == 0;

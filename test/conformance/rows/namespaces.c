@@ -1,0 +1,81 @@
+/* Rows 225 to 228: IPC namespaces. */
+#include "case.h"
+
+static void new_namespace(void)
+{
+	if (unshare(CLONE_NEWIPC) < 0)
+		SKIP("no IPC namespace of one's own: %s", errno_name(errno));
+}
+
+ROWS("225,227", "a new namespace is empty: ids and keys of the old one mean nothing there")
+{
+	NEED_ROOT();
+	int id[3];
+	key_t key = free_key();
+	EACH_FAMILY(f)
+		id[f] = MUST(get(f, key, 1, IPC_CREAT | 0600));
+	pid_t p;
+	CHILD(p) {
+		new_namespace();
+		EACH_FAMILY(f) {
+			union any_ds ds;
+			EXPECT_ERR(get(f, key, 1, 0600), ENOENT);
+			EXPECT_ERR(ctl(f, id[f], IPC_STAT, &ds), EINVAL);
+			EXPECT_ERR(ctl(f, id[f], IPC_RMID, NULL), EINVAL);
+			EXPECT_EQ(ctl(f, 0, info_cmd(f), &ds), 0);
+		}
+		EXPECT_ERR(op1(id[SEM], 0, 1, 0), EINVAL);
+		EXPECT_ERR((long)shmat(id[SHM], NULL, 0), EINVAL);
+		EXPECT_ERR(send_text(id[MSG], 1, "x", 0), EINVAL);
+		EACH_FAMILY(f)
+			MUST(f == SHM ? shmget(key, 9, IPC_CREAT | IPC_EXCL | 0600)
+			   : f == SEM ? semget(key, 9, IPC_CREAT | IPC_EXCL | 0600)
+			   : msgget(key, IPC_CREAT | IPC_EXCL | 0600));
+	}
+	JOIN(p);
+	EACH_FAMILY(f)
+		EXPECT_EQ(get(f, key, 1, 0600), id[f]);
+	EXPECT_EQ(segment_stat(id[SHM]).shm_segsz, 1);
+	EXPECT_EQ(value(id[SEM], 0), 0);
+}
+
+ROW(225, "setns goes back to where the objects are")
+{
+	NEED_ROOT();
+	int set = new_set(1), old = MUST(open("/proc/self/ns/ipc", O_RDONLY | O_CLOEXEC));
+	pid_t p;
+	CHILD(p) {
+		new_namespace();
+		EXPECT_ERR(semctl(set, 0, GETVAL), EINVAL);
+		MUST(setns(old, CLONE_NEWIPC));
+		EXPECT_OK(op1(set, 0, 3, 0));
+	}
+	JOIN(p);
+	EXPECT_EQ(value(set, 0), 3);
+}
+
+ROW(226, "objects die with the namespace; attached memory stays mapped")
+{
+	NEED_ROOT();
+	int old = MUST(open("/proc/self/ns/ipc", O_RDONLY | O_CLOEXEC));
+	pid_t p;
+	CHILD(p) {
+		new_namespace();
+		int id = MUST(shmget(free_key(), 4096, IPC_CREAT | 0600));
+		char *m = MUST(shmat(id, NULL, 0));
+		strcpy(m, "still here");
+		MUST(setns(old, CLONE_NEWIPC));	/* nobody is left there */
+		pause_ms(50);
+		EXPECT_EQ(strcmp(m, "still here"), 0);
+		EXPECT_EQ(fault(m, true), 0);
+		EXPECT_OK(shmdt(m));
+		EXPECT_EQ(fault(m, false), SIGSEGV);
+	}
+	JOIN(p);
+}
+
+ROW(228, "clone with CLONE_NEWIPC and CLONE_SYSVSEM is EINVAL")
+{
+	NEED_ROOT();
+	EXPECT_ERR(syscall(SYS_clone, CLONE_NEWIPC | CLONE_SYSVSEM | SIGCHLD, 0, 0, 0, 0), EINVAL);
+}

@@ -1,0 +1,457 @@
+/* Rows 139 to 151: SEM_UNDO. Thousands of deaths, and who sees the undo when, are in hard.c. */
+#include "case.h"
+
+static void until_flag(int i) { UNTIL(board->n[i] != 0); }
+
+ROW(139, "the process's end adds the negated sum of its SEM_UNDO operations")
+{
+	int set = new_set(3);
+	MUST(op1(set, 0, 10, 0));
+	pid_t p;
+	CHILD(p) {
+		EXPECT_OK(op1(set, 0, -4, SEM_UNDO));
+		EXPECT_OK(op1(set, 0, -1, SEM_UNDO));
+		EXPECT_OK(op1(set, 0, 2, 0));
+		EXPECT_OK(SEMOP(set, { 1, 3, SEM_UNDO }, { 1, -1, SEM_UNDO }, { 2, 5, 0 }));
+		EXPECT_EQ(value(set, 0), 7);
+		EXPECT_EQ(value(set, 1), 2);
+	}
+	JOIN(p);
+	EXPECT_EQ(value(set, 0), 12);
+	EXPECT_EQ(value(set, 1), 0);
+	EXPECT_EQ(value(set, 2), 5);
+}
+
+ROW(139, "a call that fails leaves nothing to undo")
+{
+	int set = new_set(2);
+	MUST(op1(set, 0, 5, 0));
+	pid_t p;
+	CHILD(p) {
+		EXPECT_ERR(SEMOP(set, { 0, -1, SEM_UNDO }, { 1, -1, SEM_UNDO | IPC_NOWAIT }), EAGAIN);
+		EXPECT_ERR(op1(set, 0, 32767, SEM_UNDO), ERANGE);
+	}
+	JOIN(p);
+	EXPECT_EQ(value(set, 0), 5);
+	EXPECT_EQ(value(set, 1), 0);
+}
+
+ROW(139, "what a sleeper was given is undone when it ends")
+{
+	int set = new_set(1);
+	pid_t p;
+	CHILD(p)
+		EXPECT_OK(op1(set, 0, -1, SEM_UNDO));
+	UNTIL_COUNT(set, 0, GETNCNT, 1);
+	EXPECT_OK(op1(set, 0, 1, 0));
+	JOIN(p);
+	EXPECT_EQ(value(set, 0), 1);
+}
+
+ROW(140, "on exit, _exit and signals, before the parent's wait returns")
+{
+	static const int ways[] = { 0, -1, SIGKILL, SIGSEGV, SIGABRT, SIGTERM };
+	int set = new_set(1);
+	struct rlimit no_core = { 0, 0 };
+	MUST(setrlimit(RLIMIT_CORE, &no_core));
+	for (int i = 0; i < 120; i++) {
+		int way = ways[i % 6];
+		pid_t p;
+		CHILD(p) {
+			EXPECT_OK(op1(set, 0, 3, SEM_UNDO));
+			if (way > 0)
+				raise(way);
+			if (way == 0)
+				exit(0);
+		}
+		MUST(waitpid(p, NULL, 0));
+		EXPECT_EQ(value(set, 0), 0);
+	}
+}
+
+ROW(141, "a forked child has nothing to undo")
+{
+	int set = new_set(1);
+	pid_t p, q;
+	CHILD(p) {
+		EXPECT_OK(op1(set, 0, 3, SEM_UNDO));
+		CHILD(q)
+			EXPECT_EQ(value(set, 0), 3);
+		JOIN(q);
+		EXPECT_EQ(value(set, 0), 3);
+		CHILD(q)
+			EXPECT_OK(op1(set, 0, 4, SEM_UNDO));
+		JOIN(q);
+		EXPECT_EQ(value(set, 0), 3);
+	}
+	JOIN(p);
+	EXPECT_EQ(value(set, 0), 0);
+}
+
+ACT(value_is)	/* set, expected */
+{
+	return argc == 2 && semctl(atoi(argv[0]), 0, GETVAL) == atoi(argv[1]) ? 0 : 1;
+}
+
+ACT(idle)	/* never uses a call of the family: only lives, until its standard input ends */
+{
+	char c;
+	return (int)read(0, &c, 1);
+}
+
+ROW(142, "exec keeps what is to be undone, until the new program ends")
+{
+	int set = new_set(1);
+	char text[16];
+	snprintf(text, sizeof text, "%d", set);
+	pid_t p;
+	CHILD(p) {
+		EXPECT_OK(op1(set, 0, 3, SEM_UNDO));
+		EXEC_ACT("value_is", text, "3");
+	}
+	JOIN(p);
+	EXPECT_EQ(value(set, 0), 0);
+}
+
+ROW(142, "also a program that never makes a call of its own")
+{
+	int set = new_set(1), ends[2];
+	MUST(pipe2(ends, O_CLOEXEC));
+	pid_t p;
+	CHILD(p) {
+		MUST(dup2(ends[0], 0));
+		EXPECT_OK(op1(set, 0, 3, SEM_UNDO));
+		EXEC_ACT("idle");
+	}
+	close(ends[0]);
+	UNTIL(semctl(set, 0, GETVAL) == 3);
+	char link[64], exe[PATH_MAX] = "";
+	snprintf(link, sizeof link, "/proc/%d/cmdline", (int)p);
+	double end = now() + WAIT_SECONDS;
+	while (!memmem(exe, sizeof exe, "idle", 4)) {
+		int fd = open(link, O_RDONLY);
+		if (fd >= 0) {
+			(void)!read(fd, exe, sizeof exe);
+			close(fd);
+		}
+		if (now() > end)
+			FAIL("the child did not exec");
+	}
+	pause_ms(50);
+	EXPECT_EQ(value(set, 0), 3);
+	close(ends[1]);
+	JOIN(p);
+	EXPECT_EQ(value(set, 0), 0);
+}
+
+static void *undo_in_thread(void *arg)
+{
+	EXPECT_OK(op1(*(int *)arg, 0, 1, SEM_UNDO));
+	return NULL;
+}
+
+ROW(143, "threads share one list: a thread's end undoes nothing")
+{
+	int set = new_set(1);
+	pid_t p;
+	CHILD(p) {
+		pthread_t t;
+		EXPECT_OK(op1(set, 0, 1, SEM_UNDO));
+		for (int i = 0; i < 3; i++) {
+			EXPECT_OK(pthread_create(&t, NULL, undo_in_thread, &set));
+			EXPECT_OK(pthread_join(t, NULL));
+		}
+		pause_ms(20);
+		EXPECT_EQ(value(set, 0), 4);
+	}
+	JOIN(p);
+	EXPECT_EQ(value(set, 0), 0);
+}
+
+static void *outlive_main(void *arg)
+{
+	int set = *(int *)arg;
+	UNTIL(thread_state(getpid()) == 'Z');
+	board->n[0] = 1;
+	until_flag(1);
+	board->n[2] = value(set, 0);
+	return NULL;
+}
+
+ROW(143, "undone when the last thread goes, not when main does")
+{
+	int set = new_set(1);
+	pid_t p;
+	CHILD(p) {
+		static int id;
+		pthread_t t;
+		id = set;
+		EXPECT_OK(op1(set, 0, 5, SEM_UNDO));
+		EXPECT_OK(pthread_create(&t, NULL, outlive_main, &id));
+		syscall(SYS_exit, 0);	/* this thread only */
+	}
+	until_flag(0);
+	pause_ms(20);
+	EXPECT_EQ(value(set, 0), 5);
+	board->n[1] = 1;
+	MUST(waitpid(p, NULL, 0));
+	EXPECT_EQ(board->n[2], 5);
+	EXPECT_EQ(value(set, 0), 0);
+}
+
+ROW(143, "a thread that takes a unit may end before the one that gives it back")
+{
+	int set = new_set(1);
+	pid_t p;
+	CHILD(p) {
+		pthread_t t;
+		EXPECT_OK(pthread_create(&t, NULL, undo_in_thread, &set));
+		EXPECT_OK(pthread_join(t, NULL));
+		EXPECT_OK(op1(set, 0, -1, SEM_UNDO));
+	}
+	JOIN(p);
+	EXPECT_EQ(value(set, 0), 0);
+}
+
+/* A child that did op with SEM_UNDO on all `n` and ends when told. */
+static pid_t holder(int set, int n, int op)
+{
+	pid_t p;
+	board->n[0] = board->n[1] = 0;
+	CHILD(p) {
+		for (int i = 0; i < n; i++)
+			EXPECT_OK(op1(set, i, op, SEM_UNDO));
+		board->n[0] = 1;
+		until_flag(1);
+	}
+	until_flag(0);
+	return p;
+}
+static void end_holder(pid_t p)
+{
+	board->n[1] = 1;
+	JOIN(p);
+}
+
+ROW(144, "SETVAL clears that semaphore's undo in every process")
+{
+	int set = new_set(2);
+	pid_t a = holder(set, 2, 3), b = holder(set, 2, 5);
+	set_value(set, 0, 20);
+	board->n[1] = 1;
+	JOIN(a);
+	JOIN(b);
+	EXPECT_EQ(value(set, 0), 20);
+	EXPECT_EQ(value(set, 1), 0);
+}
+
+ROW(144, "SETALL clears the whole set's")
+{
+	int set = new_set(3);
+	unsigned short v[3] = { 7, 8, 9 };
+	pid_t a = holder(set, 3, 3);
+	EXPECT_OK(semctl(set, 0, SETALL, (union semun){ .array = v }));
+	end_holder(a);
+	for (int i = 0; i < 3; i++)
+		EXPECT_EQ(value(set, i), v[i]);
+}
+
+ROW(144, "operations after it count again")
+{
+	int set = new_set(1);
+	pid_t p;
+	CHILD(p) {
+		EXPECT_OK(op1(set, 0, 3, SEM_UNDO));
+		set_value(set, 0, 10);
+		EXPECT_OK(op1(set, 0, -2, SEM_UNDO));
+	}
+	JOIN(p);
+	EXPECT_EQ(value(set, 0), 10);
+}
+
+ROW(145, "undo stops at 0 and never blocks")
+{
+	int set = new_set(1);
+	pid_t p = holder(set, 1, 5);
+	EXPECT_OK(op1(set, 0, -3, 0));
+	end_holder(p);
+	EXPECT_EQ(value(set, 0), 0);
+}
+
+ROW(145, "undo stops at 32767")
+{
+	int set = new_set(1);
+	MUST(op1(set, 0, 5, 0));
+	pid_t p = holder(set, 1, -5);
+	EXPECT_OK(op1(set, 0, 32765, 0));
+	end_holder(p);
+	EXPECT_EQ(value(set, 0), 32767);
+}
+
+ROW(146, "an undo sum that would pass the limit is ERANGE, and nothing changes")
+{
+	int set = new_set(2);
+	pid_t p;
+	CHILD(p) {
+		for (int i = 0; i < 2; i++) {
+			EXPECT_OK(op1(set, 0, 32767 - i * 32766, SEM_UNDO));	/* the sum: -32767, -32768 */
+			EXPECT_OK(op1(set, 0, -32767 + i * 32766, 0));
+		}
+		EXPECT_ERR(op1(set, 0, 1, SEM_UNDO), ERANGE);
+		EXPECT_ERR(SEMOP(set, { 1, 4, 0 }, { 0, 1, SEM_UNDO }), ERANGE);
+		EXPECT_EQ(value(set, 0), 0);
+		EXPECT_EQ(value(set, 1), 0);
+		EXPECT_OK(op1(set, 0, 1, 0));
+		EXPECT_OK(op1(set, 0, -1, SEM_UNDO));
+	}
+	JOIN(p);
+}
+
+ROW(146, "and the other way")
+{
+	int set = new_set(1);
+	pid_t p;
+	CHILD(p) {
+		EXPECT_OK(op1(set, 0, 32767, 0));
+		EXPECT_OK(op1(set, 0, -32767, SEM_UNDO));
+		EXPECT_OK(op1(set, 0, 1, 0));
+		EXPECT_ERR(op1(set, 0, -1, SEM_UNDO), ERANGE);
+		EXPECT_EQ(value(set, 0), 1);
+	}
+	JOIN(p);
+	EXPECT_EQ(value(set, 0), 32767);
+}
+
+ROW(147, "undo wakes sleepers, and sets sempid and otime")
+{
+	int set = new_set(1);
+	MUST(op1(set, 0, 1, 0));
+	pid_t p = holder(set, 1, -1), s;
+	time_t before = set_stat(set).sem_otime;
+	CHILD(s)
+		EXPECT_OK(op1(set, 0, -1, 0));
+	UNTIL_COUNT(set, 0, GETNCNT, 1);
+	pause_ms(1100);
+	kill(p, SIGKILL);
+	MUST(waitpid(p, NULL, 0));
+	EXPECT_EQ(semctl(set, 0, GETNCNT), 0);
+	EXPECT_EQ(semctl(set, 0, GETPID), s);
+	EXPECT(set_stat(set).sem_otime > before);
+	JOIN(s);
+}
+
+ROW(147, "sempid is the dead process")
+{
+	int set = new_set(2);
+	pid_t p = holder(set, 1, 2);
+	EXPECT_OK(op1(set, 0, 1, 0));
+	EXPECT_EQ(semctl(set, 0, GETPID), getpid());
+	end_holder(p);
+	EXPECT_EQ(semctl(set, 0, GETPID), p);
+	EXPECT_EQ(semctl(set, 1, GETPID), 0);
+	EXPECT_EQ(value(set, 0), 1);
+}
+
+ROW(147, "a wait for zero is woken by an undo too")
+{
+	int set = new_set(1);
+	pid_t p = holder(set, 1, 2), s;
+	CHILD(s)
+		EXPECT_OK(op1(set, 0, 0, 0));
+	UNTIL_COUNT(set, 0, GETZCNT, 1);
+	end_holder(p);
+	EXPECT_EQ(semctl(set, 0, GETZCNT), 0);
+	JOIN(s);
+}
+
+ROW(148, "removal forgets undo: a set with the same key or index is not touched")
+{
+	key_t key = free_key();
+	int set = keep(SEM, MUST(semget(key, 1, IPC_CREAT | 0600))), again = -1;
+	pid_t p = holder(set, 1, 5);
+	MUST(semctl(set, 0, IPC_RMID));
+	for (int i = 0; i < 40000; i++) {
+		again = keep(SEM, MUST(semget(key, 1, IPC_CREAT | 0600)));
+		if ((again & 0x7fff) == (set & 0x7fff))
+			break;
+		MUST(semctl(again, 0, IPC_RMID));
+	}
+	EXPECT_OK(op1(again, 0, 3, 0));
+	end_holder(p);
+	EXPECT_EQ(value(again, 0), 3);
+	EXPECT_EQ(semctl(again, 0, GETPID), getpid());
+}
+
+static void leaving_undoes(int flag)
+{
+	int set = new_set(1);
+	int ns = open("/proc/self/ns/ipc", O_RDONLY | O_CLOEXEC);
+	pid_t p;
+	CHILD(p) {
+		EXPECT_OK(op1(set, 0, 5, SEM_UNDO));
+		int rc = flag ? unshare(flag) : setns(ns, CLONE_NEWIPC);
+		if (rc < 0)
+			SKIP("cannot leave: %s", errno_name(errno));
+		board->n[0] = 1;
+		until_flag(1);
+	}
+	UNTIL(board->n[0] || board->verdict);
+	EXPECT_EQ(value(set, 0), 0);
+	EXPECT_OK(op1(set, 0, 1, 0));
+	end_holder(p);
+	EXPECT_EQ(value(set, 0), 1);
+}
+
+ROW(149, "unshare(CLONE_SYSVSEM) undoes at once")
+{
+	leaving_undoes(CLONE_SYSVSEM);
+}
+
+ROW(149, "unshare(CLONE_NEWIPC) undoes at once")
+{
+	NEED_ROOT();
+	leaving_undoes(CLONE_NEWIPC);
+}
+
+ROW(149, "setns to an IPC namespace undoes at once, even to its own")
+{
+	NEED_ROOT();
+	leaving_undoes(0);
+}
+
+ROW(150, "pairs of +1 and -1 leave nothing to undo")
+{
+	int set = new_set(1);
+	pid_t p;
+	CHILD(p) {
+		for (int i = 0; i < 1000; i++) {
+			EXPECT_OK(op1(set, 0, 1, SEM_UNDO));
+			EXPECT_OK(op1(set, 0, -1, SEM_UNDO));
+		}
+		EXPECT_OK(op1(set, 0, 4, 0));
+	}
+	JOIN(p);
+	EXPECT_EQ(value(set, 0), 4);
+}
+
+ROW(151, "a process may have any number of them")
+{
+	enum { SETS = 600, N = 2000 };
+	int big = new_set(N), set[SETS];
+	for (int i = 0; i < SETS; i++)
+		set[i] = new_set(1);
+	pid_t p;
+	CHILD(p) {
+		for (int i = 0; i < SETS; i++)
+			EXPECT_OK(op1(set[i], 0, 1, SEM_UNDO));
+		for (int i = 0; i < N; i++)
+			EXPECT_OK(op1(big, i, 1, SEM_UNDO));
+	}
+	JOIN(p);
+	unsigned short v[N];
+	MUST(semctl(big, 0, GETALL, (union semun){ .array = v }));
+	for (int i = 0; i < N; i++)
+		EXPECT_EQ(v[i], 0);
+	for (int i = 0; i < SETS; i++)
+		EXPECT_EQ(value(set[i], 0), 0);
+}
