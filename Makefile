@@ -46,12 +46,14 @@ $(BIN)/ipcspace-manager:
 	@$(GO_BUILD) -o $@ ./manager/ipcspace-manager
 
 # libipcspace.so lives inside programs of any libc and age: no DT_NEEDED, nothing undefined but weak
-# references (-z defs), no outline atomics (they would come from libgcc and ask libc).
+# references (-z defs), no outline atomics (libgcc's ask libc). libgcc has the arithmetic that the
+# compiler takes for granted; its names stay inside.
 PRELOAD_CFLAGS := -std=c11 -O2 -g -fPIC -ffreestanding -fno-stack-protector -fvisibility=hidden \
 	-ftls-model=initial-exec -fno-plt -Wall -Wextra -Werror
 PRELOAD_LDFLAGS := -shared -nostdlib -Wl,-z,now -Wl,-z,noexecstack -Wl,-z,defs \
 	-Wl,--hash-style=both -Wl,-soname,libipcspace.so -Wl,--build-id
 comma := ,
+PRELOAD_LIBS := -Wl,--exclude-libs,ALL -lgcc
 PRELOAD_MAP := $(wildcard client/preload/libipcspace.map)
 PRELOAD_LDFLAGS += $(addprefix -Wl$(comma)--version-script=,$(PRELOAD_MAP))
 PRELOAD_SOURCES := $(PRELOAD) $(wildcard client/preload/*.h) $(PRELOAD_MAP) Makefile
@@ -59,11 +61,11 @@ PRELOAD_SOURCES := $(PRELOAD) $(wildcard client/preload/*.h) $(PRELOAD_MAP) Make
 # Linked beside its place and renamed: a program that runs with the old one keeps it.
 $(BIN)/libipcspace.so: $(PRELOAD_SOURCES)
 	@mkdir -p $(@D)
-	$(CC) $(PRELOAD_CFLAGS) $(PRELOAD_LDFLAGS) -o $@.new $(PRELOAD)
+	$(CC) $(PRELOAD_CFLAGS) $(PRELOAD_LDFLAGS) -o $@.new $(PRELOAD) $(PRELOAD_LIBS)
 	@mv $@.new $@
 $(BIN)/arm64/libipcspace.so: $(PRELOAD_SOURCES)
 	@mkdir -p $(@D)
-	$(ARM64_CC) $(PRELOAD_CFLAGS) -mno-outline-atomics $(PRELOAD_LDFLAGS) -o $@.new $(PRELOAD)
+	$(ARM64_CC) $(PRELOAD_CFLAGS) -mno-outline-atomics $(PRELOAD_LDFLAGS) -o $@.new $(PRELOAD) $(PRELOAD_LIBS)
 	@mv $@.new $@
 
 # ---- test ----
