@@ -60,7 +60,8 @@ done
 work=$(mktemp -d "${TMPDIR:-/tmp}/ipcspace-demo.XXXXXX")
 chmod 0755 "$work"
 cp "$here/server.pl" "$work/" # the tree may lie where the servers' user cannot read
-started=() # pids of all that this script started, servers first to go
+started=() # pids of servers and workers that this script started
+declare -A to from shell server
 
 alive() { kill -0 "$1" 2>/dev/null && [ "$(ps -o stat= -p "$1" 2>/dev/null | cut -c1)" != Z ]; }
 end() { # end SIGNAL PID: and wait, up to 5 s
@@ -71,14 +72,30 @@ end() { # end SIGNAL PID: and wait, up to 5 s
 	done
 	return 1
 }
+stop() { # stop PID SIGNAL: however long that takes, but no longer than 10 s
+	end "$2" "$1" || end TERM "$1" || kill -KILL "$1" 2>/dev/null || :
+}
+descendants() { # descendants PID: of all generations, those of other process groups too
+	local child
+	for child in $(ps -o pid= --ppid "$1"); do
+		echo "$child"
+		descendants "$child"
+	done
+}
 clean_up() {
-	local status=$? index
+	local status=$? index side pid
 	trap - EXIT
 	trap '' HUP INT TERM # a second Ctrl-C must not leave half of it
 	for ((index = ${#started[@]} - 1; index >= 0; index--)); do
-		# INT is PostgreSQL's fast shutdown; the shells of the spaces end at TERM.
-		alive "${started[index]}" || continue
-		end INT "${started[index]}" || end TERM "${started[index]}" || kill -KILL "${started[index]}" 2>/dev/null || :
+		stop "${started[index]}" INT # PostgreSQL's fast shutdown
+	done
+	for side in "${!shell[@]}"; do
+		# What it runs in the foreground (initdb), then itself: its input ends.
+		for pid in $(descendants "${shell[$side]}"); do
+			[ -z "$(descendants "$pid")" ] && [ "$(ps -o comm= -p "$pid")" != sh ] && stop "$pid" TERM
+		done
+		echo exit >&"${to[$side]}"
+		stop "${shell[$side]}" 0
 	done
 	for side in red blue; do
 		if mountpoint -q "$work/$side" 2>/dev/null; then umount -l "$work/$side" || :; fi
@@ -95,7 +112,6 @@ trap 'exit 143' TERM
 
 # ---- two shells, one in each space ----
 
-declare -A to from shell server
 if [ -n "${IPCSPACE_DEMO_KERNEL-}" ]; then
 	enter=(unshare --ipc --) shown='unshare --ipc -- sh'
 else
@@ -108,11 +124,11 @@ open_space() { # open_space SIDE
 	# The shell must not hold the writing end of its own input.
 	(exec {in}>&- {out}>&-; exec "${enter[@]}" sh -s) <"$work/$side.in" >"$work/$side.out" 2>&1 &
 	shell[$side]=$!
-	started+=($!)
 	to[$side]=$in from[$side]=$out
 	inside "$side" 'true' || fail "the shell in space $side did not start: ${shown}"
 }
 # inside SIDE COMMANDS: types them into that space's shell, prints what they print, returns their status.
+# Whoever reads that must read all of it: what is left would be taken for the next answer.
 inside() {
 	local side=$1 line
 	printf '{ %s\n} </dev/null; echo "::end $?"\n' "$2" >&"${to[$side]}"
@@ -218,9 +234,10 @@ note "   \$ $shown        (twice: think of two terminals, or two containers)"
 open_space red
 open_space blue
 # Where /proc/sysvipc cannot be hidden, util-linux's ipcs reads the kernel's tables there first.
-look='ipcs'
+look='ipcs' look_shown='ipcs'
 probe=$(inside red 'ipcmk -Q' | sed -n 's/.*id: //p')
-inside red 'ipcs -q' | grep -q "^0x[0-9a-f]* $probe " || look="'$bin/ipcspace' ipcs"
+seen=$(inside red 'ipcs -q')
+grep -q "^0x[0-9a-f]* $probe " <<<"$seen" || { look="'$bin/ipcspace' ipcs" look_shown='ipcspace ipcs'; }
 inside red "ipcrm -q $probe" || fail "ipcrm -q $probe in space red"
 note "   Each has a shell now, and its own keys and ids."
 
@@ -241,7 +258,7 @@ fi
 
 heading "3. What ipcs sees from each side"
 for side in red blue; do
-	note "   $side \$ ${look//\'/}"
+	note "   $side \$ $look_shown"
 	inside $side "$look" | grep -v '^$' | indent
 done
 

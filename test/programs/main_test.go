@@ -56,7 +56,7 @@ func run(m *testing.M) int {
 		return 1
 	}
 	// Nothing of the caller's own space may leak into the tests.
-	for _, name := range []string{"LD_PRELOAD", "IPCSPACE_DIR", "IPCSPACE_DIR_WRITABLE", "IPCSPACE_REQUIRED"} {
+	for _, name := range []string{"LD_PRELOAD", "IPCSPACE_DIR", "IPCSPACE_DIR_WRITABLE", "IPCSPACE_REQUIRED", "IPCSPACE_ROOT", "IPCSPACE_SPACE"} {
 		_ = os.Unsetenv(name) // fails for malformed names only
 	}
 	if err := prepareScratch(); err != nil {

@@ -104,8 +104,15 @@ func newSpace(t *testing.T) *space {
 	}
 	mustRun(t, exec.Command(ipcspace(), "space", "create", name, "--root", node.root))
 	t.Cleanup(func() {
-		if _, err := runCommand(exec.Command(ipcspace(), "space", "remove", name, "--root", node.root)); err != nil {
+		// Not by force: it is refused while a process is registered, and none may be left. The
+		// manager may hear of the last one's end a moment later than we do.
+		err := eventually(10*time.Second, func() error {
+			_, err := runCommand(exec.Command(ipcspace(), "space", "remove", name, "--root", node.root))
+			return err
+		})
+		if err != nil {
 			t.Error(err)
+			_, _ = runCommand(exec.Command(ipcspace(), "space", "remove", "--force", name, "--root", node.root))
 		}
 		if t.Failed() {
 			t.Logf("the manager's log:\n%s", tail(node.log))
