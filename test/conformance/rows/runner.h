@@ -34,17 +34,18 @@ static void end_group(pid_t leader)
 	}
 }
 
-static bool run_case(const struct case_entry *c)
+static bool run_case(const struct case_entry *entry)
 {
 	memset(board, 0, offsetof(struct board, object));
 	pid_t p = fork();
 	if (p == 0) {
 		setpgid(0, 0);
-		c->run();
+		prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+		entry->run();
 		_exit(0);
 	}
 	setpgid(p, p);
-	double end = now() + c->seconds;
+	double end = now() + entry->seconds;
 	siginfo_t info = { 0 };
 	bool late = false;
 	int fd = (int)syscall(SYS_pidfd_open, p, 0);
@@ -65,20 +66,23 @@ static bool run_case(const struct case_entry *c)
 	int verdict = atomic_load(&board->verdict);
 	char text[sizeof board->text + 64];
 	snprintf(text, sizeof text, "%s", board->text);
+	for (char *c = text; *c; c++)	/* one line a case */
+		if (*c == '\n')
+			*c = ' ';
 	if (verdict == 0 && late) {
 		verdict = 1;
-		snprintf(text, sizeof text, "%s:%d: no progress within %d s", c->file,
-			 atomic_load(&board->line), c->seconds);
+		snprintf(text, sizeof text, "%s:%d: no progress within %d s", entry->file,
+			 atomic_load(&board->line), entry->seconds);
 	} else if (verdict == 0 && !(info.si_code == CLD_EXITED && info.si_status == 0)) {
 		verdict = 1;
-		snprintf(text, sizeof text, "%s:%d: case ended with %s %d", c->file,
+		snprintf(text, sizeof text, "%s:%d: case ended with %s %d", entry->file,
 			 atomic_load(&board->line),
 			 info.si_code == CLD_EXITED ? "status" : "signal", info.si_status);
 	}
 	if (verdict == 0)
-		printf("ok   %s %s\n", c->label, c->title);
+		printf("ok   %s %s\n", entry->label, entry->title);
 	else
-		printf("%s %s %s: %s\n", verdict == 1 ? "FAIL" : "skip", c->label, c->title, text);
+		printf("%s %s %s: %s\n", verdict == 1 ? "FAIL" : "skip", entry->label, entry->title, text);
 	fflush(stdout);
 	return verdict != 1;
 }
