@@ -2,17 +2,30 @@ package manager
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ipcspace/ipcspace/client/abi"
 )
 
 // Manager keeps the spaces under one root.
 type Manager struct {
-	cfg Config
-	log *slog.Logger
+	cfg    Config
+	log    *slog.Logger
+	lock   *os.File // the root's, held: one manager at a time
+	mounts bool
+	guard  *guard // nil: files are not sealed
+	userns *userns
+	deaths *deaths
+	budget budget
 
 	mu     sync.Mutex
 	spaces map[string]*space
@@ -20,13 +33,130 @@ type Manager struct {
 }
 
 // New prepares cfg.Root, adopts the spaces that are there and begins to serve
-// them. Run ends what New began.
-func New(cfg Config) (*Manager, error) {
+// them. Run or Close ends what New began.
+func New(cfg Config) (m *Manager, err error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	m := &Manager{cfg: cfg, log: cfg.Log, spaces: map[string]*space{}}
+	if cfg.Root == "" {
+		return nil, fmt.Errorf("no root folder given: %w", ErrInvalid)
+	}
+	if cfg.Root, err = filepath.Abs(cfg.Root); err != nil {
+		return nil, err
+	}
+	m = &Manager{cfg: cfg, log: cfg.Log, budget: budget{most: cfg.Budget}, spaces: map[string]*space{}}
+	defer func() {
+		if err != nil {
+			m.release()
+		}
+	}()
+	if err := m.prepareRoot(); err != nil {
+		return nil, err
+	}
+	if m.userns, err = managerUserns(); err != nil {
+		return nil, fmt.Errorf("own user namespace: %w", err)
+	}
+	if m.deaths, err = newDeaths(); err != nil {
+		return nil, err
+	}
+	if err := m.adopt(); err != nil {
+		return nil, err
+	}
 	return m, nil
+}
+
+// prepareRoot makes the folders, takes the lock and finds out what this
+// process may do.
+func (m *Manager) prepareRoot() error {
+	private := filepath.Join(m.cfg.Root, "private")
+	for _, d := range []struct {
+		path string
+		mode os.FileMode
+	}{{m.cfg.Root, 0o755}, {filepath.Join(m.cfg.Root, "spaces"), 0o755}, {private, 0o700}} {
+		if err := os.MkdirAll(d.path, d.mode); err != nil {
+			return err
+		}
+	}
+	var err error
+	if m.lock, err = os.OpenFile(filepath.Join(private, "lock"), os.O_RDWR|os.O_CREATE, 0o600); err != nil {
+		return err
+	}
+	if err := unix.Flock(int(m.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return fmt.Errorf("another manager has %s: %w; stop it or give another --root", m.cfg.Root, ErrInUse)
+	}
+	m.mounts = !m.cfg.Unprivileged && mayMount(private)
+	if !m.mounts {
+		m.log.Info("plain folders: no right to mount; members of a space trust each other")
+		return nil
+	}
+	// A file that can be neither sealed nor opened again is of no use: try.
+	g, err := newGuard()
+	if err == nil {
+		err = probeGuard(g, filepath.Join(private, ".probe"))
+		if err != nil {
+			g.close()
+		}
+	}
+	if err != nil {
+		m.log.Warn("objects are not sealed against their holders; members of a space trust each other", keyError, err)
+		return nil
+	}
+	m.guard = g
+	return nil
+}
+
+// probeGuard seals a file on a tmpfs.
+func probeGuard(g *guard, dir string) error {
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		return err
+	}
+	defer os.Remove(dir)
+	if err := mountTmpfs(dir, "size=65536", "never"); err != nil {
+		return err
+	}
+	defer unix.Unmount(dir, unix.MNT_DETACH)
+	s := storage{guard: g}
+	f, err := s.create(filepath.Join(dir, "file"), abi.PageSize)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := f.Truncate(0); err == nil {
+		return fmt.Errorf("%w: landlock does not refuse truncation", errNoGuard)
+	}
+	return s.remove(filepath.Join(dir, "file"))
+}
+
+// adopt serves the spaces that an earlier manager left, and removes the
+// litter of one that was killed.
+func (m *Manager) adopt() error {
+	names := map[string]bool{}
+	for _, dir := range []string{"spaces", "private"} {
+		entries, err := os.ReadDir(filepath.Join(m.cfg.Root, dir))
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			if e.IsDir() && validName(e.Name()) {
+				names[e.Name()] = true
+			}
+		}
+	}
+	for name := range names {
+		s := m.newSpace(name)
+		if _, err := os.Stat(filepath.Join(s.storage.public, abi.TableName)); err != nil {
+			if err := s.storage.destroy(); err != nil {
+				m.log.Error("litter not removed", keySpace, name, keyError, err)
+			}
+			continue
+		}
+		if err := s.recover(); err != nil {
+			s.end()
+			return fmt.Errorf("adopt space %q: %w", name, err)
+		}
+		m.spaces[name] = s
+	}
+	return nil
 }
 
 // Run serves until ctx is done, then stops. Spaces stay, unless Ephemeral.
@@ -35,35 +165,142 @@ func (m *Manager) Run(ctx context.Context) error {
 	return m.Close()
 }
 
-// Close stops serving.
+// Close stops serving. Spaces stay, unless Ephemeral.
 func (m *Manager) Close() error {
-	return nil
+	m.mu.Lock()
+	if m.closed {
+		m.mu.Unlock()
+		return nil
+	}
+	m.closed = true
+	spaces := m.spaces
+	m.spaces = nil
+	m.mu.Unlock()
+	var errs []error
+	for _, s := range spaces {
+		if m.cfg.Ephemeral {
+			errs = append(errs, s.destroy())
+		} else {
+			s.end()
+		}
+	}
+	m.release()
+	return errors.Join(errs...)
+}
+
+func (m *Manager) release() {
+	if m.deaths != nil {
+		m.deaths.close()
+	}
+	if m.guard != nil {
+		m.guard.close()
+	}
+	if m.lock != nil {
+		_ = m.lock.Close()
+	}
 }
 
 // CreateSpace makes a space and serves it. ErrInvalidName, ErrInvalid,
 // ErrExists, ErrBudget.
 func (m *Manager) CreateSpace(ctx context.Context, cfg SpaceConfig) (SpaceInfo, error) {
-	return SpaceInfo{}, ErrInvalid
+	if err := cfg.complete(); err != nil {
+		return SpaceInfo{}, err
+	}
+	if err := ctx.Err(); err != nil {
+		return SpaceInfo{}, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closed {
+		return SpaceInfo{}, ErrClosed
+	}
+	if m.spaces[cfg.Name] != nil {
+		return SpaceInfo{}, fmt.Errorf("space %q: %w; remove it first, or choose another name", cfg.Name, ErrExists)
+	}
+	s := m.newSpace(cfg.Name)
+	if err := s.create(cfg); err != nil {
+		return SpaceInfo{}, fmt.Errorf("create space %q: %w", cfg.Name, err)
+	}
+	if err := s.serve(); err != nil {
+		return SpaceInfo{}, fmt.Errorf("serve space %q: %w", cfg.Name, errors.Join(err, s.destroy()))
+	}
+	m.spaces[cfg.Name] = s
+	s.log.Info("space created", "size", cfg.Size, "sealed", s.storage.guard != nil)
+	return s.info(), nil
+}
+
+// complete checks a configuration and fills in what it leaves out.
+func (c *SpaceConfig) complete() error {
+	if !validName(c.Name) {
+		return fmt.Errorf("%q: %w; use lower-case letters, digits and '-', at most 63, no '-' at the ends", c.Name, ErrInvalidName)
+	}
+	limits := DefaultLimits()
+	if c.Limits != nil {
+		limits = *c.Limits
+	}
+	if err := limits.check(); err != nil {
+		return err
+	}
+	c.Limits = &limits
+	if c.Size == 0 {
+		var si unix.Sysinfo_t
+		if err := unix.Sysinfo(&si); err != nil {
+			return fmt.Errorf("sysinfo: %w", err)
+		}
+		c.Size = uint64(si.Totalram) * uint64(si.Unit) / 2
+	}
+	if c.Sessions == 0 {
+		c.Sessions = 8192
+	}
+	if c.Sessions < 0 || c.Sessions > abi.MaxSessions-2 {
+		return fmt.Errorf("%d sessions is not between 1 and %d: %w", c.Sessions, abi.MaxSessions-2, ErrInvalid)
+	}
+	if c.Inodes == 0 {
+		c.Inodes = limits.ShmMni + limits.SemMni + 2*limits.MsgMni + uint64(c.Sessions) + 1024
+	}
+	if c.Size < abi.PageSize {
+		return fmt.Errorf("a size of %d bytes holds nothing: %w", c.Size, ErrInvalid)
+	}
+	return nil
+}
+
+// validName tells whether name is a DNS label (RFC 1123).
+func validName(name string) bool {
+	if len(name) == 0 || len(name) > 63 || name[0] == '-' || name[len(name)-1] == '-' {
+		return false
+	}
+	return !strings.ContainsFunc(name, func(c rune) bool {
+		return (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-'
+	})
 }
 
 // RemoveSpace ends a space: sleepers get EIDRM, its files go. Memory attached
 // stays mapped. ErrNoSpace; ErrInUse if processes are registered, unless force.
 func (m *Manager) RemoveSpace(ctx context.Context, name string, force bool) error {
-	_, err := m.find(name)
-	return err
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s, err := m.findLocked(name)
+	if err != nil {
+		return err
+	}
+	if n := s.live(); n > 0 && !force {
+		return fmt.Errorf("space %q has %d processes: %w; stop them, or remove it by force", name, n, ErrInUse)
+	}
+	delete(m.spaces, name)
+	if err := s.destroy(); err != nil {
+		return fmt.Errorf("remove space %q: %w", name, err)
+	}
+	s.log.Info("space removed")
+	return nil
 }
 
 // Spaces lists the spaces by name.
 func (m *Manager) Spaces() []SpaceInfo {
 	m.mu.Lock()
-	spaces := make([]*space, 0, len(m.spaces))
+	defer m.mu.Unlock()
+	infos := make([]SpaceInfo, 0, len(m.spaces))
 	for _, s := range m.spaces {
-		spaces = append(spaces, s)
-	}
-	m.mu.Unlock()
-	infos := make([]SpaceInfo, len(spaces))
-	for i, s := range spaces {
-		infos[i] = s.info()
+		infos = append(infos, s.info())
 	}
 	slices.SortFunc(infos, func(a, b SpaceInfo) int { return strings.Compare(a.Name, b.Name) })
 	return infos
@@ -71,25 +308,51 @@ func (m *Manager) Spaces() []SpaceInfo {
 
 // Space describes one space and what is in it. ErrNoSpace.
 func (m *Manager) Space(name string) (SpaceDetail, error) {
-	_, err := m.find(name)
-	return SpaceDetail{}, err
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s, err := m.findLocked(name)
+	if err != nil {
+		return SpaceDetail{}, err
+	}
+	return SpaceDetail{SpaceInfo: s.info(), ObjectList: s.objectInfos(), SessionList: s.sessionInfos()}, nil
 }
 
 // Objects lists the objects of a space by family and index. ErrNoSpace.
 func (m *Manager) Objects(name string) ([]ObjectInfo, error) {
-	_, err := m.find(name)
-	return nil, err
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s, err := m.findLocked(name)
+	if err != nil {
+		return nil, err
+	}
+	return s.objectInfos(), nil
 }
 
 // RemoveObject is IPC_RMID with the manager's rights. ErrNoSpace, ErrNoObject.
 func (m *Manager) RemoveObject(ctx context.Context, name string, f Family, id int) error {
-	_, err := m.find(name)
-	return err
-}
-
-func (m *Manager) find(name string) (*space, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	s, err := m.findLocked(name)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if f >= abi.Families {
+		return fmt.Errorf("family %d: %w", f, ErrInvalid)
+	}
+	o, err := s.find(f, int64(id))
+	if err != nil {
+		return fmt.Errorf("%s %d of space %q: %w", f, id, name, ErrNoObject)
+	}
+	if f == Shm {
+		return s.removeSegment(o)
+	}
+	s.removeObject(o)
+	return nil
+}
+
+func (m *Manager) findLocked(name string) (*space, error) {
 	if m.closed {
 		return nil, ErrClosed
 	}
@@ -99,7 +362,3 @@ func (m *Manager) find(name string) (*space, error) {
 	}
 	return s, nil
 }
-
-type space struct{}
-
-func (s *space) info() SpaceInfo { return SpaceInfo{} }

@@ -1,0 +1,167 @@
+package manager
+
+import (
+	"fmt"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// deaths watches all processes of all spaces by their pidfds. One goroutine
+// waits, whatever their number.
+type deaths struct {
+	file *os.File // epoll
+	raw  syscall.RawConn
+	done sync.WaitGroup
+
+	mu      sync.Mutex
+	watched map[int32]*session // by pidfd
+}
+
+func newDeaths() (*deaths, error) {
+	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("epoll: %w", err)
+	}
+	if err := unix.SetNonblock(fd, true); err != nil {
+		_ = unix.Close(fd)
+		return nil, fmt.Errorf("epoll: %w", err)
+	}
+	d := &deaths{file: os.NewFile(uintptr(fd), "pidfds"), watched: map[int32]*session{}}
+	if d.raw, err = d.file.SyscallConn(); err != nil {
+		_ = d.file.Close()
+		return nil, fmt.Errorf("epoll: %w", err)
+	}
+	d.done.Go(d.run)
+	return d, nil
+}
+
+func (d *deaths) close() {
+	_ = d.file.Close()
+	d.done.Wait()
+}
+
+func (d *deaths) watch(x *session) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.watched[int32(x.pidfd)] = x
+	var opErr error
+	err := d.raw.Control(func(fd uintptr) {
+		ev := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLONESHOT, Fd: int32(x.pidfd)}
+		opErr = unix.EpollCtl(int(fd), unix.EPOLL_CTL_ADD, x.pidfd, &ev)
+	})
+	if err == nil {
+		err = opErr
+	}
+	if err != nil {
+		delete(d.watched, int32(x.pidfd))
+	}
+	return err
+}
+
+// forget must come before the pidfd is closed.
+func (d *deaths) forget(x *session) {
+	if x.pidfd < 0 {
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.watched, int32(x.pidfd))
+	_ = d.raw.Control(func(fd uintptr) {
+		_ = unix.EpollCtl(int(fd), unix.EPOLL_CTL_DEL, x.pidfd, nil)
+	})
+}
+
+func (d *deaths) run() {
+	events := make([]unix.EpollEvent, 64)
+	for {
+		var n int
+		err := d.raw.Read(func(fd uintptr) bool {
+			var err error
+			n, err = unix.EpollWait(int(fd), events, 0)
+			return n > 0 && err == nil
+		})
+		if err != nil {
+			return // closed
+		}
+		for _, ev := range events[:n] {
+			d.mu.Lock()
+			x := d.watched[ev.Fd]
+			d.mu.Unlock()
+			if x != nil {
+				x.space.died(x)
+			}
+		}
+	}
+}
+
+// died is called when a pidfd says that its process ended.
+func (s *space) died(x *session) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.closed && !x.dead && x.pidfd >= 0 && !pidAlive(x.pidfd) {
+		s.bury(x)
+	}
+}
+
+// isDead tells whether a session's process runs no more code of its own. The
+// kernel lets others know of a death (a pipe's end, the liveness word) before
+// the pidfd says so.
+func (s *space) isDead(x *session) bool {
+	if x.dead {
+		return true
+	}
+	if x.id == (processID{}) {
+		return false
+	}
+	return !pidAlive(x.pidfd) || exited(x.id.pid)
+}
+
+// bury applies the undo of a dead session, frees what it held and folds its
+// attaches.
+//
+// Cut anywhere, the next manager finds the session's process dead and starts
+// over: each step can be repeated. Folding is last: until then the uses stand
+// in the page.
+func (s *space) bury(x *session) {
+	x.dead = true
+	s.reapObjects(x)
+	s.foldPage(x, time.Now().UnixNano(), true)
+	for c := range x.channels {
+		c.close()
+	}
+	for _, cancel := range x.calls {
+		cancel()
+	}
+	s.dropSession(x)
+	s.settleChildren(x)
+	s.destroyOrphans()
+	s.log.Debug("session ended", keySession, x.number, keyPID, x.id.pid)
+}
+
+// reapObjects has the data plane clean up in all sets and queues that may hold
+// something of the session.
+func (s *space) reapObjects(x *session) {
+	reap := func(o *object) {
+		if err := s.reap(o, x.number); err != nil {
+			s.log.Error("clean-up after a dead process failed",
+				keySession, x.number, keyFamily, o.family.String(), keyID, o.rec.ID, keyError, err)
+		}
+	}
+	if !x.everything {
+		for o := range x.opened {
+			if !o.gone {
+				reap(o)
+			}
+		}
+		return
+	}
+	for _, f := range []Family{Sem, Msg} {
+		for _, o := range s.objects[f] {
+			reap(o)
+		}
+	}
+}

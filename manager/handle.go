@@ -1,0 +1,182 @@
+package manager
+
+import (
+	"encoding/binary"
+	"os"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ipcspace/ipcspace/client/abi"
+)
+
+// handle answers the requests of a session. It takes space.mu, except for
+// brokered calls, which sleep.
+func (s *space) handle(c *channel, req *request) reply {
+	x := c.session
+	switch req.Kind {
+	case abi.MsgSemOp, abi.MsgSemCtl, abi.MsgSend, abi.MsgReceive:
+		return s.broker(c, req)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed || x.dead {
+		return reply{errno: unix.ECONNRESET, hangUp: true}
+	}
+	switch req.Kind {
+	case abi.MsgSpare:
+		return s.spare(x, req)
+	case abi.MsgGet:
+		return s.get(x, s.caller(c, req), req)
+	case abi.MsgOpen:
+		return s.open(x, s.caller(c, req), req)
+	case abi.MsgCtl:
+		return s.control(x, s.caller(c, req), req)
+	case abi.MsgGrow:
+		return s.growRequest(s.caller(c, req), req)
+	case abi.MsgReap:
+		return reply{val: [6]int64{s.reapSession(uint32(req.Arg[0]))}}
+	case abi.MsgWho:
+		return reply{val: [6]int64{int64(s.who(x, uint32(req.Arg[0])))}}
+	case abi.MsgDetached:
+		return s.detached(req)
+	case abi.MsgFold:
+		return s.fold(x)
+	case abi.MsgCancel:
+		if cancel := x.calls[uint32(req.Arg[0])]; cancel != nil {
+			cancel()
+		}
+		return reply{later: true}
+	case abi.MsgCreds:
+		return reply{} // credentials come with each message
+	}
+	// "ENOSYS: Function not implemented": a request of a newer library.
+	return failed(unix.ENOSYS)
+}
+
+// caller is who sent a request. A channel may be used by another process than
+// the session's, its vfork child mostly: its own credentials count.
+func (s *space) caller(c *channel, req *request) *caller {
+	pid := int(req.cred.Pid)
+	who := &caller{pid: pid, tid: req.TID, uid: req.cred.Uid, gid: req.cred.Gid, self: s.m.userns}
+	pidfd := c.pidfd
+	if pid == c.pid {
+		who.alive = func() bool { return pidAlive(pidfd) }
+		return who
+	}
+	start, err := startTime(pid)
+	who.alive = func() bool {
+		again, err2 := startTime(pid)
+		return err == nil && err2 == nil && start == again
+	}
+	return who
+}
+
+// open answers MsgOpen.
+func (s *space) open(x *session, c *caller, req *request) reply {
+	f, ok := family(req.Arg[0])
+	if !ok {
+		return failed(unix.EINVAL)
+	}
+	o, err := s.find(f, req.Arg[1])
+	if err != nil {
+		return refuse(err)
+	}
+	if f == Shm {
+		return s.openSegment(o, c, uint32(req.Arg[2])&7)
+	}
+	x.opened[o] = struct{}{}
+	const both = abi.AccessRead | abi.AccessWrite
+	held := rights(&o.rec, c, both)
+	r := reply{val: [6]int64{int64(o.word.Load()), int64(held), 1}}
+	if held == both {
+		r.val[2] = 0
+		r.files = []*os.File{o.control}
+		if o.data != nil {
+			r.files = append(r.files, o.data)
+		}
+	}
+	return r
+}
+
+// openSegment gives a descriptor for the access asked. Who may only read gets
+// one that cannot be opened again for writing.
+func (s *space) openSegment(o *object, c *caller, asked uint32) reply {
+	held := rights(&o.rec, c, asked)
+	if held != asked {
+		return failed(unix.EACCES)
+	}
+	r := reply{val: [6]int64{int64(o.word.Load()), int64(held)}}
+	if asked&abi.AccessWrite != 0 {
+		r.files = []*os.File{o.control}
+		return r
+	}
+	f, err := s.storage.openReadOnly(s.storage.segmentPath(o.rec.Serial))
+	if err != nil {
+		s.log.Error("segment not opened", keyID, o.rec.ID, keyError, err)
+		return failed(unix.ENOMEM)
+	}
+	r.files, r.closing = []*os.File{f}, []*os.File{f}
+	return r
+}
+
+// growRequest answers MsgGrow. Who may change the object may grow it.
+func (s *space) growRequest(c *caller, req *request) reply {
+	f, ok := family(req.Arg[0])
+	if !ok {
+		return failed(unix.EINVAL)
+	}
+	o, err := s.find(f, req.Arg[1])
+	if err != nil {
+		return refuse(err)
+	}
+	if err := checkPermission(&o.rec, c, abi.AccessWrite); err != nil {
+		return refuse(err)
+	}
+	if req.Arg[2] < 0 || req.Arg[3] < 0 || req.Arg[2] > abi.MaxCells || req.Arg[3] > abi.MaxChunks {
+		return failed(unix.ENOMEM)
+	}
+	if err := o.grow(int(req.Arg[2]), int(req.Arg[3])); err != nil {
+		return refuse(err)
+	}
+	return reply{val: [6]int64{int64(o.word.Load())}}
+}
+
+// reapSession answers MsgReap: 1, the session's process is dead and its undo
+// applied; 0, it lives, and the hint that made somebody ask is cleared.
+func (s *space) reapSession(number uint32) int64 {
+	x := s.sessions[number]
+	if x == nil {
+		// Ended before, or never was. abi.ManagerSession never ends.
+		if number == abi.ManagerSession {
+			return 0
+		}
+		return 1
+	}
+	if x.id == (processID{}) && !s.settle(x) {
+		s.settleLater(settlePause)
+		return 0
+	}
+	if s.isDead(x) {
+		if !x.dead {
+			s.bury(x)
+		}
+		return 1
+	}
+	s.pulse.calm(number)
+	return 0
+}
+
+// statBytes encodes an abi.Stat.
+func statBytes(st *abi.Stat) []byte {
+	b := make([]byte, unsafe.Sizeof(*st))
+	copy(b, unsafe.Slice((*byte)(unsafe.Pointer(st)), len(b)))
+	return b
+}
+
+func qbytes(body []byte) (uint64, bool) {
+	if len(body) != 8 {
+		return 0, false
+	}
+	return binary.LittleEndian.Uint64(body), true
+}

@@ -1,0 +1,106 @@
+// Command ipcspace-manager keeps spaces of System V IPC for the processes of
+// a machine.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ipcspace/ipcspace/manager"
+	"github.com/ipcspace/ipcspace/manager/admin"
+)
+
+// version is set when the command is linked.
+var version = "unknown"
+
+func main() {
+	if err := run(os.Args[1:], os.Stderr); err != nil {
+		if !errors.Is(err, flag.ErrHelp) {
+			fmt.Fprintln(os.Stderr, "ipcspace-manager:", err)
+			os.Exit(1)
+		}
+	}
+}
+
+// options are the command line.
+type options struct {
+	config manager.Config
+	space  string
+}
+
+func parse(args []string, out io.Writer) (options, error) {
+	var o options
+	var level slog.Level
+	flags := flag.NewFlagSet("ipcspace-manager", flag.ContinueOnError)
+	flags.SetOutput(out)
+	flags.StringVar(&o.config.Root, "root", "/run/ipcspace", "`folder` of the spaces")
+	flags.StringVar(&o.config.Library, "library", beside("libipcspace.so"), "`file` to install into each space as its library")
+	flags.BoolVar(&o.config.Unprivileged, "unprivileged", false, "make plain folders instead of mounts, and do not seal objects")
+	flags.BoolVar(&o.config.Ephemeral, "ephemeral", false, "remove all spaces at the end")
+	flags.Uint64Var(&o.config.Budget, "budget", 0, "most `bytes` that all spaces together may promise; 0: no bound")
+	flags.StringVar(&o.space, "space", "", "make the space of this `name` at the start if it is not there")
+	flags.TextVar(&level, "log-level", slog.LevelInfo, "debug, info, warn or error")
+	if err := flags.Parse(args); err != nil {
+		return o, err
+	}
+	if flags.NArg() > 0 {
+		return o, fmt.Errorf("unknown argument %q; see --help", flags.Arg(0))
+	}
+	o.config.Log = slog.New(slog.NewTextHandler(out, &slog.HandlerOptions{Level: level}))
+	return o, nil
+}
+
+// beside is a file in this program's folder, if it is there.
+func beside(name string) string {
+	exe, err := os.Executable()
+	if err != nil {
+		return ""
+	}
+	path := filepath.Join(filepath.Dir(exe), name)
+	if _, err := os.Stat(path); err != nil {
+		return ""
+	}
+	return path
+}
+
+func run(args []string, out io.Writer) error {
+	o, err := parse(args, out)
+	if err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
+	defer stop()
+	m, err := manager.New(o.config)
+	if err != nil {
+		return err
+	}
+	if o.space != "" {
+		if _, err := m.CreateSpace(ctx, manager.SpaceConfig{Name: o.space}); err != nil && !errors.Is(err, manager.ErrExists) {
+			return errors.Join(err, m.Close())
+		}
+	}
+	listener, err := admin.Listen(admin.SocketPath(o.config.Root))
+	if err != nil {
+		return errors.Join(err, m.Close())
+	}
+	served := make(chan error, 1)
+	go func() { served <- admin.Serve(ctx, m, listener, version, o.config.Log) }()
+	notify("READY=1")
+	o.config.Log.Info("ready", "root", o.config.Root)
+	select {
+	case err = <-served:
+	case <-ctx.Done():
+		notify("STOPPING=1")
+		err = <-served
+	}
+	return errors.Join(err, m.Close())
+}

@@ -1,0 +1,84 @@
+package manager
+
+import (
+	"sync/atomic"
+	"unsafe"
+
+	"github.com/ipcspace/ipcspace/client/abi"
+)
+
+// The key entries of the table are for clients; the manager itself goes by
+// table.keys. A client that misses a key asks (MsgGet), so an entry may come
+// late or be lost at a cut: recovery writes them anew.
+
+func (t *table) keyEntry(f Family, bucket uint32) *uint64 {
+	return (*uint64)(unsafe.Pointer(&t.mem[abi.TableKeysOff+(int(f)*abi.KeyBuckets+int(bucket))*8]))
+}
+
+func bucketOf(key uint32) uint32 {
+	return (key * abi.KeyHash) >> 16 & (abi.KeyBuckets - 1)
+}
+
+// addKey enters a key that is not there. At most half of the buckets are in
+// use, so there is always room.
+func (t *table) addKey(f Family, key, index uint32) {
+	t.keys[f][key] = index
+	b := bucketOf(key)
+	for range abi.KeyBuckets {
+		e := t.keyEntry(f, b)
+		if v := atomic.LoadUint64(e); v&abi.KeyUsed == 0 {
+			atomic.StoreUint64(e, abi.KeyUsed|uint64(index)<<abi.KeyIndexShift|uint64(key))
+			return
+		}
+		b = (b + 1) % abi.KeyBuckets
+	}
+}
+
+// dropKey leaves a tombstone, and clears the run of tombstones that ends at a
+// bucket never used: a search that came there would have ended anyway.
+func (t *table) dropKey(f Family, key uint32) {
+	index, ok := t.keys[f][key]
+	if !ok {
+		return
+	}
+	delete(t.keys[f], key)
+	want := abi.KeyUsed | uint64(index)<<abi.KeyIndexShift | uint64(key)
+	b := bucketOf(key)
+	for range abi.KeyBuckets {
+		e := t.keyEntry(f, b)
+		v := atomic.LoadUint64(e)
+		if v == 0 {
+			return
+		}
+		if v == want {
+			atomic.StoreUint64(e, abi.KeyTombstone)
+			break
+		}
+		b = (b + 1) % abi.KeyBuckets
+	}
+	if atomic.LoadUint64(t.keyEntry(f, (b+1)%abi.KeyBuckets)) != 0 {
+		return
+	}
+	for range abi.KeyBuckets {
+		e := t.keyEntry(f, b)
+		if atomic.LoadUint64(e) != abi.KeyTombstone {
+			return
+		}
+		atomic.StoreUint64(e, 0)
+		b = (b - 1) % abi.KeyBuckets
+	}
+}
+
+// rewriteKeys makes the entries agree with keys. A client that searches
+// meanwhile may miss one, and asks.
+func (t *table) rewriteKeys(f Family, keys map[uint32]uint32) {
+	for b := range uint32(abi.KeyBuckets) {
+		if e := t.keyEntry(f, b); atomic.LoadUint64(e) != 0 {
+			atomic.StoreUint64(e, 0)
+		}
+	}
+	t.keys[f] = map[uint32]uint32{}
+	for key, index := range keys {
+		t.addKey(f, key, index)
+	}
+}

@@ -1,0 +1,135 @@
+package manager
+
+import (
+	"crypto/rand"
+	"fmt"
+	"os"
+	"runtime/debug"
+	"sync/atomic"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ipcspace/ipcspace/client/abi"
+)
+
+// page is a session page as the manager sees it. Its process can write all of
+// it, and where files are not sealed even cut it short: faults are caught.
+type page struct {
+	mem []byte
+	ino uint64
+	dev uint64
+}
+
+// use is a copy of an abi.Use.
+type use struct {
+	serial       uint64
+	count        uint32
+	atime, dtime int64
+}
+
+// newPage makes the file of a session's page, with memory for it.
+func newPage(path string, number, parent uint32, cookie [16]byte) (*page, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	buf := make([]byte, abi.PageSize)
+	p := (*abi.SessionPage)(unsafe.Pointer(&buf[0]))
+	p.Cookie, p.Session, p.Parent = cookie, number, parent
+	if _, err := f.WriteAt(buf, 0); err != nil {
+		_ = os.Remove(path)
+		return nil, err
+	}
+	return mapPage(f)
+}
+
+func openPage(path string) (*page, error) {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return mapPage(f)
+}
+
+func mapPage(f *os.File) (*page, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return nil, err
+	}
+	mem, err := unix.Mmap(int(f.Fd()), 0, abi.PageSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return nil, fmt.Errorf("map %s: %w", f.Name(), err)
+	}
+	return &page{mem: mem, ino: st.Ino, dev: st.Dev}, nil
+}
+
+func (p *page) close() {
+	if p != nil && p.mem != nil {
+		_ = unix.Munmap(p.mem)
+		p.mem = nil
+	}
+}
+
+func (p *page) view() *abi.SessionPage { return (*abi.SessionPage)(unsafe.Pointer(&p.mem[0])) }
+
+// state is the page's State and PID.
+func (p *page) state() (state, pid uint32) {
+	_ = guarded(func() {
+		state, pid = atomic.LoadUint32(&p.view().State), atomic.LoadUint32(&p.view().PID)
+	})
+	return state, pid
+}
+
+// uses copies the uses that name a segment. Memory order: a Use.Count that
+// was incremented before the slot word was seen open is seen here after the
+// slot word was closed.
+func (p *page) uses(yield func(i int, u use)) {
+	for i := range abi.PageUses {
+		var u use
+		err := guarded(func() {
+			v := &p.view().Uses[i]
+			u.serial = atomic.LoadUint64(&v.Serial)
+			if u.serial != 0 {
+				u.count = atomic.LoadUint32(&v.Count)
+				u.atime = atomic.LoadInt64(&v.ATime)
+				u.dtime = atomic.LoadInt64(&v.DTime)
+			}
+		})
+		if err != nil {
+			return
+		}
+		if u.serial != 0 {
+			yield(i, u)
+		}
+	}
+}
+
+// free makes use i free again.
+func (p *page) free(i int) {
+	_ = guarded(func() { atomic.StoreUint64(&p.view().Uses[i].Serial, 0) })
+}
+
+// guarded runs f, which touches memory that a client may have cut short or
+// that the file system may have no room for. A fault becomes an error.
+func guarded(f func()) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if r := recover(); r != nil {
+			e, ok := r.(interface{ Addr() uintptr })
+			if !ok {
+				panic(r)
+			}
+			err = fmt.Errorf("fault at %#x: %w", e.Addr(), unix.EFAULT)
+		}
+	}()
+	f()
+	return nil
+}
+
+func newCookie() (c [16]byte) {
+	_, _ = rand.Read(c[:]) // never fails
+	return c
+}

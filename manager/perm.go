@@ -1,0 +1,101 @@
+package manager
+
+import (
+	"golang.org/x/sys/unix"
+
+	"github.com/ipcspace/ipcspace/client/abi"
+)
+
+// checkPermission is ipcperms (ipc/util.c): flag's mode bits, in any class,
+// are what is asked for.
+//
+// "EACCES: The calling process does not have the required permissions on the
+// semaphore set, and does not have the CAP_IPC_OWNER capability in the user
+// namespace that governs its IPC namespace." - semop(2); shmat(2), msgop(2)
+// and the *get calls say the same.
+func checkPermission(r *abi.Record, c *caller, flag uint32) error {
+	asked := (flag>>6 | flag>>3 | flag) & 7
+	if asked&^classBits(r, c, asked) != 0 && !c.capable(capIPCOwner) {
+		return unix.EACCES
+	}
+	return nil
+}
+
+// rights is which of Access* the caller has, of those asked for.
+func rights(r *abi.Record, c *caller, asked uint32) uint32 {
+	held := classBits(r, c, asked) & asked
+	if held != asked && c.capable(capIPCOwner) {
+		held = asked
+	}
+	return held
+}
+
+// classBits are the mode bits that count for the caller: the owner's, if it
+// is the owner or the creator, and then neither the group's nor the others'
+// bits can rescue it; else the group's; else the others'. The groups are read
+// only if they make a difference to what is asked.
+func classBits(r *abi.Record, c *caller, asked uint32) uint32 {
+	owner, group, other := r.Mode>>6&7, r.Mode>>3&7, r.Mode&7
+	if c.uid == r.CUID || c.uid == r.UID {
+		return owner
+	}
+	if group&asked == other&asked || c.inGroup(r.CGID, r.GID) {
+		return group
+	}
+	return other
+}
+
+// checkOwner is the check of IPC_SET and IPC_RMID (ipcctl_obtain_check). The
+// mode bits do not matter, and CAP_IPC_OWNER does not help.
+//
+// "EPERM: The argument cmd has the value IPC_SET or IPC_RMID, but the
+// effective user ID of the calling process is not the creator (as found in
+// msg_perm.cuid) or the owner (as found in msg_perm.uid) of the message
+// queue, and the caller is not privileged (Linux: does not have the
+// CAP_SYS_ADMIN capability)." - msgctl(2)
+func checkOwner(r *abi.Record, c *caller) error {
+	if c.uid == r.CUID || c.uid == r.UID || c.capable(capSysAdmin) {
+		return nil
+	}
+	return unix.EPERM
+}
+
+// checkLock is the check of SHM_LOCK and SHM_UNLOCK (shmctl_do_lock).
+//
+// "EPERM: (In kernels before Linux 2.6.9) SHM_LOCK or SHM_UNLOCK was
+// specified, but the calling process was not privileged […]. Since Linux
+// 2.6.9, this error can also occur if the RLIMIT_MEMLOCK is 0 and the caller
+// is not privileged." - shmctl(2)
+func checkLock(r *abi.Record, c *caller, lock bool) error {
+	if c.capable(capIPCLock) {
+		return nil
+	}
+	if c.uid != r.CUID && c.uid != r.UID {
+		return unix.EPERM
+	}
+	if !lock {
+		return nil
+	}
+	limit := memlockLimit(c)
+	if limit == 0 {
+		return unix.EPERM
+	}
+	// "ENOMEM: (since Linux 2.6.9) SHM_LOCK was specified and the size of the
+	// to-be-locked segment would mean that the total bytes in locked shared
+	// memory segments would exceed the limit for the real user ID of the
+	// calling process. This limit is defined by the RLIMIT_MEMLOCK soft
+	// resource limit."
+	if pages(r.Size)*abi.PageSize > limit {
+		return unix.ENOMEM
+	}
+	return nil
+}
+
+// memlockLimit is RLIMIT_MEMLOCK of the caller; 0 if it cannot be known.
+func memlockLimit(c *caller) uint64 {
+	var l unix.Rlimit
+	if err := unix.Prlimit(c.pid, unix.RLIMIT_MEMLOCK, nil, &l); err != nil || !c.alive() {
+		return 0
+	}
+	return l.Cur
+}

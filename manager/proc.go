@@ -1,0 +1,241 @@
+package manager
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// What /proc tells of a process. A pid may be somebody else's by the time its
+// files are read: callers hold a pidfd and look at it afterwards.
+
+// procStat is what is needed of /proc/<pid>/stat.
+type procStat struct {
+	State byte
+	PPID  int
+	Flags uint64
+	Start uint64 // clock ticks after boot
+}
+
+const taskExiting = 0x4 // PF_EXITING (include/linux/sched.h)
+
+// gone tells that the task runs no more instructions of its program.
+func (s procStat) gone() bool {
+	return s.State == 'Z' || s.State == 'X' || s.Flags&taskExiting != 0
+}
+
+func readStat(path string) (procStat, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return procStat{}, err
+	}
+	return parseStat(b)
+}
+
+// parseStat parses proc(5)'s stat; the second field may hold anything, also
+// blanks and parentheses.
+func parseStat(b []byte) (procStat, error) {
+	i := bytes.LastIndexByte(b, ')')
+	if i < 0 {
+		return procStat{}, errors.New("stat: no command")
+	}
+	f := strings.Fields(string(b[i+1:]))
+	if len(f) < 20 {
+		return procStat{}, errors.New("stat: too few fields")
+	}
+	ppid, err1 := strconv.Atoi(f[1])
+	flags, err2 := strconv.ParseUint(f[6], 10, 64)
+	start, err3 := strconv.ParseUint(f[19], 10, 64)
+	if err := errors.Join(err1, err2, err3); err != nil {
+		return procStat{}, fmt.Errorf("stat: %w", err)
+	}
+	return procStat{State: f[0][0], PPID: ppid, Flags: flags, Start: start}, nil
+}
+
+// procStatus is what is needed of /proc/<pid>/task/<tid>/status.
+type procStatus struct {
+	UID, GID uint32 // effective
+	Groups   []uint32
+	CapEff   uint64
+	NSpid    []int // from the reader's pid namespace inwards
+}
+
+func readStatus(path string) (procStatus, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return procStatus{}, err
+	}
+	var st procStatus
+	for line := range strings.Lines(string(b)) {
+		name, rest, ok := strings.Cut(line, ":")
+		if !ok {
+			continue
+		}
+		f := strings.Fields(rest)
+		switch name {
+		case "Uid", "Gid":
+			if len(f) != 4 {
+				return procStatus{}, fmt.Errorf("%s: %s has %d fields", path, name, len(f))
+			}
+			v, err := strconv.ParseUint(f[1], 10, 32)
+			if err != nil {
+				return procStatus{}, fmt.Errorf("%s: %w", path, err)
+			}
+			if name == "Uid" {
+				st.UID = uint32(v)
+			} else {
+				st.GID = uint32(v)
+			}
+		case "Groups":
+			for _, s := range f {
+				v, err := strconv.ParseUint(s, 10, 32)
+				if err != nil {
+					return procStatus{}, fmt.Errorf("%s: %w", path, err)
+				}
+				st.Groups = append(st.Groups, uint32(v))
+			}
+		case "CapEff":
+			if len(f) == 1 {
+				if st.CapEff, err = strconv.ParseUint(f[0], 16, 64); err != nil {
+					return procStatus{}, fmt.Errorf("%s: %w", path, err)
+				}
+			}
+		case "NSpid":
+			for _, s := range f {
+				v, err := strconv.Atoi(s)
+				if err != nil {
+					return procStatus{}, fmt.Errorf("%s: %w", path, err)
+				}
+				st.NSpid = append(st.NSpid, v)
+			}
+		}
+	}
+	return st, nil
+}
+
+// nsInode is the inode of /proc/<pid>/ns/<kind>.
+func nsInode(pid int, kind string) (uint64, error) {
+	var st unix.Stat_t
+	path := fmt.Sprintf("/proc/%d/ns/%s", pid, kind)
+	if err := unix.Stat(path, &st); err != nil {
+		return 0, &os.PathError{Op: "stat", Path: path, Err: err}
+	}
+	return st.Ino, nil
+}
+
+// nsChain lists the inodes of a process's namespace of a kind and its
+// ancestors, as far as the manager may see them, at most n.
+func nsChain(pid int, kind string, n int) ([]uint64, error) {
+	const nsGetParent = 0xb702 // NS_GET_PARENT, ioctl_ns(2)
+	path := fmt.Sprintf("/proc/%d/ns/%s", pid, kind)
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	var chain []uint64
+	for {
+		var st unix.Stat_t
+		if err := unix.Fstat(fd, &st); err != nil {
+			_ = unix.Close(fd)
+			return nil, &os.PathError{Op: "stat", Path: path, Err: err}
+		}
+		chain = append(chain, st.Ino)
+		if len(chain) == n {
+			break
+		}
+		// EPERM: the parent is out of sight, or there is none.
+		parent, err := unix.IoctlRetInt(fd, nsGetParent)
+		if err != nil {
+			break
+		}
+		_ = unix.Close(fd)
+		fd = parent
+	}
+	_ = unix.Close(fd)
+	return chain, nil
+}
+
+// exited tells whether every task of the process is at its end, which is
+// before its pidfd can say so.
+func exited(pid int) bool {
+	dir := fmt.Sprintf("/proc/%d/task", pid)
+	d, err := os.Open(dir)
+	if err != nil {
+		return errors.Is(err, os.ErrNotExist)
+	}
+	defer d.Close()
+	names, err := d.Readdirnames(-1)
+	if err != nil {
+		return errors.Is(err, unix.ESRCH) || errors.Is(err, os.ErrNotExist)
+	}
+	for _, tid := range names {
+		st, err := readStat(dir + "/" + tid + "/stat")
+		if err == nil && !st.gone() {
+			return false
+		}
+		if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.ESRCH) {
+			return false
+		}
+	}
+	// A thread that was made while the list was read is in a fresh list.
+	if again, err := os.ReadDir(dir); err == nil && len(again) > len(names) {
+		return false
+	}
+	return true
+}
+
+// startTime is the start time of a process.
+func startTime(pid int) (uint64, error) {
+	st, err := readStat(fmt.Sprintf("/proc/%d/stat", pid))
+	return st.Start, err
+}
+
+// children lists the live children of a process, over all of its threads.
+func children(pid int) []int {
+	var out []int
+	tasks, _ := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+	for _, t := range tasks {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%s/children", pid, t.Name()))
+		if err != nil {
+			continue
+		}
+		for _, s := range strings.Fields(string(b)) {
+			if v, err := strconv.Atoi(s); err == nil {
+				out = append(out, v)
+			}
+		}
+	}
+	return out
+}
+
+// processes lists all pids that the manager can see.
+func processes() []int {
+	d, err := os.Open("/proc")
+	if err != nil {
+		return nil
+	}
+	defer d.Close()
+	names, _ := d.Readdirnames(-1)
+	var out []int
+	for _, n := range names {
+		if v, err := strconv.Atoi(n); err == nil {
+			out = append(out, v)
+		}
+	}
+	return out
+}
+
+// pidAlive asks a pidfd whether its process has not ended.
+func pidAlive(pidfd int) bool {
+	if pidfd < 0 {
+		return false
+	}
+	p := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
+	n, err := unix.Poll(p, 0)
+	return err == nil && n == 0
+}

@@ -1,0 +1,76 @@
+package manager
+
+import (
+	"fmt"
+	"os"
+	"sync/atomic"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ipcspace/ipcspace/client/abi"
+)
+
+// pulse is the file of hints that all members map for writing.
+type pulse struct {
+	file *os.File
+	mem  []byte
+}
+
+func mapPulse(f *os.File) (*pulse, error) {
+	mem, err := unix.Mmap(int(f.Fd()), 0, abi.PulseSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return nil, fmt.Errorf("map pulse: %w", err)
+	}
+	return &pulse{f, mem}, nil
+}
+
+func (p *pulse) close() {
+	_ = unix.Munmap(p.mem)
+	_ = p.file.Close()
+}
+
+// prepare gives a session's page memory and clears it.
+func (p *pulse) prepare(session uint32) error {
+	var zero [abi.PageSize]byte
+	_, err := p.file.WriteAt(zero[:], int64(session)*abi.PageSize)
+	return err
+}
+
+func (p *pulse) word64(session uint32, off int) *uint64 {
+	return (*uint64)(unsafe.Pointer(&p.mem[int(session)*abi.PageSize+off]))
+}
+
+func (p *pulse) word32(session uint32, off int) *uint32 {
+	return (*uint32)(unsafe.Pointer(&p.mem[int(session)*abi.PageSize+off]))
+}
+
+// died says whether the session's word asks for a look.
+func (p *pulse) died(session uint32) bool {
+	died := true
+	_ = guarded(func() {
+		died = atomic.LoadUint64(p.word64(session, abi.PulseAlive))&abi.PulseDied != 0 ||
+			atomic.LoadUint64(p.word64(session, abi.PulseAsk)) != 0
+	})
+	return died
+}
+
+// calm clears the hint of a session that was found alive. By compare-and-swap:
+// its process may have linked a fresh word meanwhile.
+func (p *pulse) calm(session uint32) {
+	_ = guarded(func() {
+		w := p.word64(session, abi.PulseAlive)
+		if v := atomic.LoadUint64(w); v&abi.PulseDied != 0 {
+			atomic.CompareAndSwapUint64(w, v, 0)
+		}
+	})
+}
+
+// ring bumps and wakes a session's doorbell.
+func (p *pulse) ring(session uint32) {
+	_ = guarded(func() {
+		w := p.word32(session, abi.PulseDoorbell)
+		atomic.AddUint32(w, 1)
+		futexWake(w, 1<<30)
+	})
+}

@@ -1,0 +1,392 @@
+package manager
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ipcspace/ipcspace/client/abi"
+	"github.com/ipcspace/ipcspace/client/plane"
+)
+
+// recover takes over a space that an earlier manager left, alive or killed at
+// any instant. The slot words are the truth: from them follow key entries,
+// counters and free records; files that no slot word names are litter; the
+// intent of an unfinished request is turned into its result.
+//
+// Being killed here is harmless: each step can be done again.
+func (s *space) recover() error {
+	if err := s.checkMounts(); err != nil {
+		return err
+	}
+	if err := s.openState(); err != nil {
+		return err
+	}
+	if err := s.openTable(); err != nil {
+		return err
+	}
+	if err := s.openPulse(); err != nil {
+		return err
+	}
+	if err := s.readSlots(); err != nil {
+		return err
+	}
+	if err := s.removeLitter(); err != nil {
+		return err
+	}
+	if err := s.readSessions(); err != nil {
+		return err
+	}
+	s.resolveIntent()
+	s.recoverObjects()
+	s.buryDead()
+	if err := s.serve(); err != nil {
+		return err
+	}
+	s.log.Info("space adopted", "sessions", len(s.sessions), "shm", len(s.objects[Shm]), "sem", len(s.objects[Sem]), "msg", len(s.objects[Msg]))
+	return nil
+}
+
+// checkMounts refuses a space that was made the other way, and finds out
+// whether its files were sealed.
+func (s *space) checkMounts() error {
+	for _, dir := range []string{s.storage.public, s.storage.private} {
+		m, err := isMount(dir)
+		if err != nil {
+			return err
+		}
+		if m && !s.storage.mounted {
+			return fmt.Errorf("%s is a mount: %w; run the manager with the rights that made it", dir, ErrInvalid)
+		}
+		if !m {
+			s.storage.mounted = false
+		}
+	}
+	s.storage.adoptLimit()
+	return nil
+}
+
+func (s *space) openState() error {
+	f, err := os.OpenFile(s.storage.path("state"), os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	if s.state, err = mapState(f); err != nil {
+		_ = f.Close()
+		return err
+	}
+	s.storage.size = s.state.header.Size
+	return s.state.check()
+}
+
+func (s *space) openTable() error {
+	f, err := os.OpenFile(filepath.Join(s.storage.public, abi.TableName), os.O_RDWR, 0)
+	if errors.Is(err, os.ErrPermission) {
+		// Mode 0444 stops an ordinary user; it is the owner, however.
+		path := filepath.Join(s.storage.public, abi.TableName)
+		if err = os.Chmod(path, 0o644); err == nil {
+			f, err = os.OpenFile(path, os.O_RDWR, 0)
+			err = errors.Join(err, os.Chmod(path, 0o444))
+		}
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if fi.Size() < abi.TableSize {
+		return fmt.Errorf("table has %d bytes, not %d: %w", fi.Size(), abi.TableSize, ErrVersion)
+	}
+	if s.table, err = mapTable(f, s.state); err != nil {
+		return err
+	}
+	if err := s.table.check(); err != nil {
+		return err
+	}
+	if s.table.header.Flags&abi.TableFlagTrust != 0 {
+		s.storage.guard = nil
+	} else if s.storage.guard == nil {
+		return fmt.Errorf("the space's files are sealed and this manager cannot open them: %w; run it with the rights that made the space", ErrInvalid)
+	}
+	return nil
+}
+
+func (s *space) openPulse() error {
+	f, err := s.storage.reopen(s.storage.path("pulse"))
+	if err != nil {
+		return err
+	}
+	if s.pulse, err = mapPulse(f); err != nil {
+		_ = f.Close()
+	}
+	return err
+}
+
+// readSlots finds all objects and writes anew what follows from them.
+func (s *space) readSlots() error {
+	h := s.table.header
+	used := map[uint32]bool{}
+	var keys [abi.Families]map[uint32]uint32
+	atomic.StoreUint64(&h.Sems, 0)
+	atomic.StoreUint64(&h.ShmPages, 0)
+	for f := range Family(abi.Families) {
+		keys[f] = map[uint32]uint32{}
+		atomic.StoreUint32(&h.InUse[f], 0)
+		atomic.StoreUint32(&h.MaxIndex[f], 0)
+		for index := range uint32(abi.MaxObjects) {
+			word := s.table.word(f, index)
+			if word == 0 {
+				continue
+			}
+			n := uint32(word & abi.SlotRecordMask)
+			s.state.header.Generation = max(s.state.header.Generation, word>>abi.SlotGenShift)
+			o := &object{space: s, family: f, index: index, rec: *s.table.record(n)}
+			o.word.Store(word)
+			s.state.header.Serial = max(s.state.header.Serial, o.rec.Serial)
+			used[n] = true
+			s.enter(o)
+			s.table.account(f, &o.rec, true)
+			if o.rec.Key != 0 {
+				keys[f][o.rec.Key] = index
+			}
+		}
+	}
+	s.table.findFreeRecords(used)
+	for f := range Family(abi.Families) {
+		s.table.rewriteKeys(f, keys[f])
+		for _, o := range s.objects[f] {
+			if err := s.reopenObject(o); err != nil {
+				return fmt.Errorf("%s %d: %w", f, o.rec.ID, err)
+			}
+		}
+	}
+	return nil
+}
+
+// reopenObject opens an object's files and takes its promise, which was made
+// when there was room.
+func (s *space) reopenObject(o *object) (err error) {
+	st := &s.storage
+	switch o.family {
+	case Shm:
+		path := st.segmentPath(o.rec.Serial)
+		if o.control, err = st.reopen(path); err != nil {
+			return err
+		}
+		o.promised = pages(o.rec.Size) * abi.PageSize
+		o.inner = filepath.Base(path) != segmentData
+		if err := o.identify(); err != nil {
+			return err
+		}
+	case Sem:
+		if o.control, err = st.reopen(st.path(setName(o.rec.Serial))); err != nil {
+			return err
+		}
+	case Msg:
+		if o.control, err = st.reopen(st.path(queueName(o.rec.Serial))); err != nil {
+			return err
+		}
+		if o.data, err = st.reopen(st.path(dataName(o.rec.Serial))); err != nil {
+			return err
+		}
+	}
+	if o.family != Shm {
+		o.promised, o.inner = cost(o.family, o.sems(), o.rec.Cells, o.rec.Chunks), true
+		o.setCapacity(o.rec.Cells, o.rec.Chunks)
+	}
+	st.promised += o.promised
+	if o.inner {
+		st.inner += o.promised
+	}
+	st.budget.used.Add(o.promised)
+	return nil
+}
+
+var objectFile = regexp.MustCompile(`^(shm|sem|msg)-(\d+)(\.data)?$`)
+
+// removeLitter removes files that no slot word names.
+func (s *space) removeLitter() error {
+	entries, err := os.ReadDir(s.storage.private)
+	if err != nil {
+		return err
+	}
+	alive := map[uint64]bool{}
+	for f := range s.objects {
+		for _, o := range s.objects[f] {
+			alive[o.rec.Serial] = true
+		}
+	}
+	for _, e := range entries {
+		m := objectFile.FindStringSubmatch(e.Name())
+		if m == nil {
+			continue
+		}
+		serial, err := strconv.ParseUint(m[2], 10, 64)
+		if err != nil || alive[serial] {
+			continue
+		}
+		path := s.storage.path(e.Name())
+		if m[1] == "shm" {
+			err = s.storage.removeSegment(serial)
+		} else {
+			err = s.storage.remove(path)
+		}
+		if err != nil {
+			s.log.Error("litter not removed", "path", path, keyError, err)
+		}
+	}
+	return nil
+}
+
+// readSessions takes over the sessions. What became of their processes is
+// seen to later.
+func (s *space) readSessions() error {
+	for n := uint32(abi.ManagerSession + 1); n <= s.state.header.Top; n++ {
+		public := s.table.session(n)
+		if public.State != abi.SessionLive && public.State != abi.SessionSpare {
+			continue
+		}
+		st, err := s.state.session(n)
+		if err != nil {
+			return err
+		}
+		x := &session{
+			space: s, number: n, state: st, public: public, pidfd: -1, since: time.Now(), everything: true,
+			channels: map[*channel]struct{}{}, opened: map[*object]struct{}{}, calls: map[uint32]context.CancelFunc{},
+		}
+		x.page, err = openPage(s.storage.path(pageName(n)))
+		if errors.Is(err, os.ErrNotExist) || err == nil && x.page.short() {
+			// Cut between the page's end and the session's, or before the
+			// page was whole: nobody has it.
+			x.page.close()
+			if x.page, err = newPage(s.storage.path(pageName(n)), n, 0, newCookie()); err != nil {
+				return err
+			}
+		} else if err != nil {
+			return err
+		}
+		s.sessions[n] = x
+		if pid := int(st.PID); pid != 0 {
+			x.id = processID{pid, st.Start}
+			x.pidns = public.PidNS
+			s.process[x.id] = append(s.process[x.id], x)
+		}
+	}
+	// Files of pages of no session.
+	entries, err := os.ReadDir(s.storage.private)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		var n uint32
+		if c, _ := fmt.Sscanf(e.Name(), "page-%d", &n); c == 1 && s.sessions[n] == nil {
+			_ = os.Remove(s.storage.path(e.Name()))
+		}
+	}
+	s.formatManagerSession()
+	return nil
+}
+
+// short tells whether the page's file has lost its length.
+func (p *page) short() bool {
+	return guarded(func() { _ = atomic.LoadUint32(&p.view().State) }) != nil
+}
+
+// resolveIntent turns the unfinished request into its result: what was
+// published has happened, what was not has not.
+func (s *space) resolveIntent() {
+	i := s.state.header.Intent
+	if i.Kind == 0 || i.Family >= abi.Families {
+		return
+	}
+	defer s.state.end()
+	x := s.sessions[i.Session]
+	o := s.objects[i.Family][i.ID&abi.IndexMask]
+	same := o != nil && o.rec.Serial == i.Serial
+	done := result{Seq: i.Seq}
+	switch i.Kind {
+	case abi.MsgGet:
+		if !same {
+			return
+		}
+		done.Val[0] = int64(i.ID)
+	case abi.MsgCtl:
+		if same && (o.word.Load() == i.Word || o.word.Load()&abi.SlotClosing != 0) {
+			return
+		}
+	default:
+		return
+	}
+	if x != nil {
+		x.state.keep(done)
+	}
+}
+
+// recoverObjects finishes what was under way in objects: removals and moves
+// that had closed them, committed transactions, the manager's own cells.
+func (s *space) recoverObjects() {
+	for f := range s.objects {
+		for _, o := range s.objects[f] {
+			if o.word.Load()&abi.SlotClosing != 0 {
+				// Whether a segment goes, or an object moves, was not decided.
+				if err := s.reopenClosed(o); err != nil {
+					s.log.Error("object stays closed", keyFamily, o.family.String(), keyID, o.rec.ID, keyError, err)
+				}
+			}
+			if o.family == Shm || o.gone {
+				continue
+			}
+			err := o.onPlane((*plane.Set).Recover, (*plane.Queue).Recover)
+			if err != nil {
+				s.log.Error("object not recovered", keyFamily, o.family.String(), keyID, o.rec.ID, keyError, err)
+			}
+		}
+	}
+}
+
+func (s *space) reopenClosed(o *object) error {
+	return o.publish(o.rec)
+}
+
+// buryDead opens pidfds again and cleans up after the processes that ended
+// while no manager was there.
+func (s *space) buryDead() {
+	var dead []*session
+	for _, x := range s.sessions {
+		if x.id == (processID{}) {
+			continue
+		}
+		fd, err := unix.PidfdOpen(x.id.pid, 0)
+		if err == nil {
+			x.pidfd = fd
+			if start, err := startTime(x.id.pid); err == nil && start == x.id.start && pidAlive(fd) {
+				if err = s.m.deaths.watch(x); err == nil {
+					continue
+				}
+			}
+		}
+		dead = append(dead, x)
+	}
+	for _, x := range dead {
+		if !x.dead {
+			s.bury(x)
+		}
+	}
+	for _, y := range s.spares(func(*session) bool { return true }) {
+		if !s.settle(y) {
+			s.settleLater(settlePause)
+		}
+	}
+	s.destroyOrphans()
+}

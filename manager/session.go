@@ -1,0 +1,423 @@
+package manager
+
+import (
+	"context"
+	"crypto/subtle"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ipcspace/ipcspace/client/abi"
+)
+
+// session is one process of a space, or the place kept for a child of one (a
+// spare). It lives as long as the process, not as long as a channel.
+// Guarded by space.mu.
+type session struct {
+	space  *space
+	number uint32
+	state  *sessionState
+	public *abi.SessionRecord
+	page   *page
+
+	id    processID // zero while nobody claimed the spare
+	pidfd int       // -1: none
+	pidns uint64
+	since time.Time
+
+	channels map[*channel]struct{}
+	// opened are the sets and queues that may hold something of the session,
+	// its parent's at the time of the fork included. everything: not known,
+	// after a restart of the manager.
+	opened     map[*object]struct{}
+	everything bool
+	calls      map[uint32]context.CancelFunc // brokered calls that sleep, by Seq
+	dead       bool
+}
+
+const maxChannels = 64 // of one session
+
+// hello begins a channel's life in a session: the session it names, the spare
+// of a fork that it claims, the one that its process had before exec, or a
+// new one.
+func (s *space) hello(c *channel, req *request) reply {
+	major, number, claims := req.Arg[0], req.Arg[1], req.Arg[2] == abi.PageReserved
+	if major != abi.LayoutMajor {
+		// "EPROTO: Protocol error": the client is of another layout.
+		s.log.Warn("client of another layout refused", keyPID, c.pid, "layout", major)
+		return reply{errno: unix.EPROTO, val: [6]int64{abi.LayoutMajor, abi.LayoutMinor}, hangUp: true}
+	}
+	if int(req.cred.Pid) != c.pid {
+		s.log.Warn("hello from another process than connected", keyPID, c.pid)
+		return reply{errno: unix.EPERM, hangUp: true}
+	}
+	start, err := startTime(c.pid)
+	if err != nil || !pidAlive(c.pidfd) {
+		return reply{errno: unix.ESRCH, hangUp: true}
+	}
+	id := processID{c.pid, start}
+
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return reply{errno: unix.ECONNRESET, hangUp: true}
+	}
+	var x *session
+	switch {
+	case number == 0:
+		x, err = s.sessionOf(c, id)
+	case len(req.body) != 16:
+		err = unix.EINVAL
+	case claims:
+		x, err = s.claim(c, id, number, req.body)
+	default:
+		x, err = s.resume(id, number, req.body)
+	}
+	if err != nil {
+		r := refuse(err)
+		r.hangUp = true
+		s.log.Debug("hello refused", keyPID, c.pid, keySession, number, keyError, err)
+		return r
+	}
+	if len(x.channels) >= maxChannels {
+		return reply{errno: unix.EMFILE, hangUp: true}
+	}
+	page, err := os.OpenFile(s.storage.path(pageName(x.number)), os.O_RDWR, 0)
+	if err != nil {
+		s.log.Error("session page unreadable", keySession, x.number, keyError, err)
+		return reply{errno: unix.EIO, hangUp: true}
+	}
+	c.session = x
+	x.channels[c] = struct{}{}
+	return reply{
+		val:     [6]int64{int64(x.number), int64(x.pidns), int64(x.public.PID)},
+		files:   []*os.File{s.tableRead, s.pulse.file, page},
+		closing: []*os.File{page},
+	}
+}
+
+// sessionOf is the session of a process that names none: after exec it gets
+// the one it had, with a fresh page; its undo stays, its attaches are gone.
+// A process whose page is still mapped has another copy of the library, which
+// is a session of its own.
+func (s *space) sessionOf(c *channel, id processID) (*session, error) {
+	for _, x := range s.process[id] {
+		if !x.dead && !x.pageMapped() {
+			return x, s.renew(x)
+		}
+	}
+	x, err := s.newSession(0)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.bind(x, id, c.pidfd); err != nil {
+		s.dropSession(x)
+		return nil, err
+	}
+	return x, nil
+}
+
+// claim binds a spare to the child that was forked into it. It may have been
+// found by its parent's doing before (settle).
+func (s *space) claim(c *channel, id processID, number int64, cookie []byte) (*session, error) {
+	x, err := s.named(number, cookie)
+	if err != nil {
+		return nil, err
+	}
+	if x.id == id {
+		return x, nil
+	}
+	if x.id != (processID{}) {
+		return nil, unix.EPERM
+	}
+	return x, s.bind(x, id, c.pidfd)
+}
+
+func (s *space) resume(id processID, number int64, cookie []byte) (*session, error) {
+	x, err := s.named(number, cookie)
+	if err != nil {
+		return nil, err
+	}
+	if x.id != id {
+		return nil, unix.EPERM
+	}
+	return x, nil
+}
+
+// named finds a session by number and cookie.
+func (s *space) named(number int64, cookie []byte) (*session, error) {
+	x := s.sessions[uint32(number)]
+	if number < 0 || number >= abi.MaxSessions || x == nil || x.dead {
+		return nil, unix.ESRCH
+	}
+	if subtle.ConstantTimeCompare(x.state.Cookie[:], cookie) != 1 {
+		return nil, unix.EPERM
+	}
+	return x, nil
+}
+
+// newSession allocates a number and makes its page.
+//
+// Cut anywhere: the number is SessionFree or SessionSpare without a process,
+// and recovery frees it with its page.
+func (s *space) newSession(parent uint32) (*session, error) {
+	if uint64(len(s.sessions)) >= s.state.header.MaxSessions {
+		return nil, unix.EUSERS
+	}
+	number, err := s.freeSession()
+	if err != nil {
+		return nil, err
+	}
+	st, err := s.state.session(number)
+	if err != nil {
+		return nil, unix.ENOSPC
+	}
+	if err := s.pulse.prepare(number); err != nil {
+		return nil, unix.ENOSPC
+	}
+	*st = sessionState{Parent: parent, Cookie: newCookie()}
+	pg, err := newPage(s.storage.path(pageName(number)), number, parent, st.Cookie)
+	if err != nil {
+		s.log.Warn("no session page", keyError, err)
+		return nil, unix.ENOSPC
+	}
+	x := &session{
+		space: s, number: number, state: st, public: s.table.session(number), page: pg, pidfd: -1, since: time.Now(),
+		channels: map[*channel]struct{}{}, opened: map[*object]struct{}{}, calls: map[uint32]context.CancelFunc{},
+	}
+	x.public.PID, x.public.PidNS, x.public.Start = 0, 0, 0
+	atomic.StoreUint32(&x.public.State, abi.SessionSpare)
+	s.sessions[number] = x
+	return x, nil
+}
+
+// bind makes x the session of a process. pidfd is duplicated.
+func (s *space) bind(x *session, id processID, pidfd int) error {
+	levels, err := pidLevelsOf(id.pid)
+	if err != nil || !pidAlive(pidfd) {
+		return unix.ESRCH
+	}
+	fd, err := unix.FcntlInt(uintptr(pidfd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return unix.EMFILE
+	}
+	x.id, x.pidfd, x.pidns = id, fd, levels[0].NS
+	x.state.Levels, x.state.Start = levels, id.start
+	atomic.StoreUint32(&x.state.PID, uint32(id.pid))
+	x.public.PidNS, x.public.Start = levels[0].NS, id.start
+	atomic.StoreUint32(&x.public.PID, levels[0].PID)
+	atomic.StoreUint32(&x.public.State, abi.SessionLive)
+	s.process[id] = append(s.process[id], x)
+	if parent := s.sessions[x.state.Parent]; parent != nil {
+		x.inherit(parent)
+	} else if x.state.Parent != 0 {
+		x.everything = true
+	}
+	if err := s.m.deaths.watch(x); err != nil {
+		s.log.Error("cannot watch process", keyPID, id.pid, keyError, err)
+		return unix.ENOMEM
+	}
+	return nil
+}
+
+// inherit takes over what the parent had open: a child goes on with it
+// without asking.
+func (x *session) inherit(parent *session) {
+	x.everything = x.everything || parent.everything
+	for o := range parent.opened {
+		x.opened[o] = struct{}{}
+	}
+}
+
+// renew gives a session whose process called exec a fresh page.
+func (s *space) renew(x *session) error {
+	s.foldPage(x, time.Now().UnixNano(), true)
+	cookie := newCookie()
+	path := s.storage.path(pageName(x.number))
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("old page: %w", unix.EIO)
+	}
+	pg, err := newPage(path, x.number, 0, cookie)
+	if err != nil {
+		return unix.ENOSPC
+	}
+	x.page.close()
+	x.page = pg
+	x.state.Cookie = cookie
+	x.state.Results = [keptResults]result{}
+	if err := s.pulse.prepare(x.number); err != nil {
+		return unix.ENOSPC
+	}
+	s.destroyOrphans()
+	return nil
+}
+
+// sessionWindow is how many numbers are in use before old ones come again.
+// Every number costs a page of the pulse for good.
+const sessionWindow = 1024
+
+// freeSession takes a number that nobody has and that no object names. Which
+// numbers are named is found out for many at a time.
+func (s *space) freeSession() (uint32, error) {
+	h := s.state.header
+	if len(s.numbers) == 0 {
+		if h.Top >= uint32(max(sessionWindow, 2*len(s.sessions))) || h.Top == abi.MaxSessions-1 {
+			s.numbers = s.unnamedSessions()
+		}
+		for fresh := len(s.numbers); fresh < sessionWindow/4 && h.Top < abi.MaxSessions-1; fresh++ {
+			h.Top = max(h.Top, abi.ManagerSession) + 1
+			s.numbers = append(s.numbers, h.Top)
+		}
+	}
+	if len(s.numbers) == 0 {
+		return 0, unix.EUSERS
+	}
+	n := s.numbers[0]
+	s.numbers = s.numbers[1:]
+	return n, s.storage.reserve(s.overhead())
+}
+
+// overhead is what sessions take of the private folder: a page each and their
+// page of the pulse, and the state file.
+func (s *space) overhead() uint64 {
+	return (uint64(s.state.header.Top) + 2*uint64(len(s.sessions)) + 1024) * abi.PageSize
+}
+
+// unnamedSessions lists the numbers that were given out before, that nobody
+// has now and that no object names.
+func (s *space) unnamedSessions() []uint32 {
+	named, err := s.namedSessions()
+	if err != nil {
+		s.log.Error("session numbers cannot be used again", keyError, err)
+		return nil
+	}
+	var out []uint32
+	for n := uint32(abi.ManagerSession + 1); n <= s.state.header.Top; n++ {
+		if s.sessions[n] == nil && !named[n] {
+			out = append(out, n)
+		}
+	}
+	return out
+}
+
+// dropSession forgets a session that left nothing behind.
+func (s *space) dropSession(x *session) {
+	delete(s.sessions, x.number)
+	s.m.deaths.forget(x)
+	if list := s.process[x.id]; x.id != (processID{}) {
+		list = without(list, x)
+		if len(list) == 0 {
+			delete(s.process, x.id)
+		} else {
+			s.process[x.id] = list
+		}
+	}
+	x.unmap()
+	_ = os.Remove(s.storage.path(pageName(x.number)))
+	x.state.PID = 0
+	if x.dead {
+		atomic.StoreUint32(&x.public.State, abi.SessionDead)
+	} else {
+		atomic.StoreUint32(&x.public.State, abi.SessionFree)
+	}
+}
+
+func without(list []*session, x *session) []*session {
+	out := list[:0]
+	for _, y := range list {
+		if y != x {
+			out = append(out, y)
+		}
+	}
+	return out
+}
+
+func (x *session) unmap() {
+	x.page.close()
+	if x.pidfd >= 0 {
+		_ = unix.Close(x.pidfd)
+		x.pidfd = -1
+	}
+}
+
+// leave ends a channel. When a live process has none left it may have called
+// exec: then its attaches are gone.
+func (s *space) leave(c *channel) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	x := c.session
+	if x == nil {
+		return
+	}
+	delete(x.channels, c)
+	if s.closed || x.dead || len(x.channels) > 0 {
+		return
+	}
+	for _, cancel := range x.calls {
+		cancel()
+	}
+	if s.isDead(x) {
+		s.bury(x)
+	} else if !x.pageMapped() {
+		s.foldPage(x, time.Now().UnixNano(), true)
+		s.destroyOrphans()
+	}
+}
+
+// pageMapped tells whether the process still has the session page: not so
+// after exec. When in doubt it has.
+func (x *session) pageMapped() bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", x.id.pid))
+	if err != nil || !pidAlive(x.pidfd) {
+		return true
+	}
+	return countMaps(string(b), x.page.dev, x.page.ino) > 0
+}
+
+// countMaps counts the mappings of a file in the text of /proc/<pid>/maps.
+func countMaps(maps string, dev, ino uint64) int {
+	want := fmt.Sprintf(" %02x:%02x %d ", unix.Major(dev), unix.Minor(dev), ino)
+	return strings.Count(maps, want)
+}
+
+// pidLevelsOf lists a process's pids in its own pid namespace and outwards.
+func pidLevelsOf(pid int) (levels [pidLevels]pidLevel, err error) {
+	st, err := readStatus(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return levels, err
+	}
+	chain, err := nsChain(pid, "pid", min(pidLevels, len(st.NSpid)))
+	if err != nil {
+		return levels, err
+	}
+	if len(chain) == 0 {
+		return levels, unix.ESRCH
+	}
+	for i, ns := range chain {
+		levels[i] = pidLevel{NS: ns, PID: uint32(st.NSpid[len(st.NSpid)-1-i])}
+	}
+	return levels, nil
+}
+
+// who is the pid of a session's process in the caller's pid namespace; 0: it
+// is not visible there, or nobody.
+func (s *space) who(x *session, number uint32) uint32 {
+	if number <= abi.ManagerSession || number > s.state.header.Top {
+		return 0
+	}
+	st, err := s.state.session(number)
+	if err != nil {
+		return 0
+	}
+	for _, l := range st.Levels {
+		if l.NS == x.pidns && l.NS != 0 {
+			return l.PID
+		}
+	}
+	return 0
+}

@@ -1,0 +1,276 @@
+package manager
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ipcspace/ipcspace/client/abi"
+)
+
+// attachment is what is known of a segment's attaches.
+type attachment struct {
+	count        uint64
+	held         bool  // a process says that it is attached, or is about to
+	atime, dtime int64 // ns since 1970, 0: never
+	last         uint32
+	lastTime     int64
+}
+
+func (a *attachment) event(t int64, session uint32) {
+	if t > a.lastTime {
+		a.lastTime, a.last = t, session
+	}
+}
+
+// attaches counts the attaches of a segment: those of live processes, and
+// those that a fork under way has already made sure of. A process that is
+// dead does not count, even before its pidfd says so; nor one that called
+// exec.
+func (s *space) attaches(o *object) (attachment, error) {
+	var a attachment
+	st, err := s.state.segment(o.index)
+	if err != nil {
+		return a, unix.ENOMEM
+	}
+	if st.Serial == o.rec.Serial {
+		a = attachment{atime: st.ATime, dtime: st.DTime, last: st.LastSession, lastTime: st.LastTime}
+	}
+	for _, x := range s.holders(o.rec.Serial) {
+		if x.id == (processID{}) && !s.settle(x) {
+			s.settleLater(settlePause)
+		}
+		if x.id != (processID{}) && s.isDead(x) && !x.dead {
+			s.bury(x)
+		}
+		if x.dead {
+			// Folded into the state by bury.
+			if st.Serial == o.rec.Serial {
+				a.atime, a.dtime = max(a.atime, st.ATime), max(a.dtime, st.DTime)
+				a.event(st.LastTime, st.LastSession)
+			}
+			continue
+		}
+		x.page.uses(func(_ int, u use) {
+			if u.serial != o.rec.Serial {
+				return
+			}
+			n, held := x.mappings(o, u.count)
+			a.count += uint64(n)
+			a.held = a.held || held
+			a.atime, a.dtime = max(a.atime, u.atime), max(a.dtime, u.dtime)
+			a.event(max(u.atime, u.dtime), x.number)
+		})
+	}
+	return a, nil
+}
+
+// holders are the sessions whose page names a segment.
+func (s *space) holders(serial uint64) []*session {
+	var out []*session
+	for _, x := range s.sessions {
+		if x.id == (processID{}) {
+			if state, _ := x.page.state(); state == abi.PageSpare {
+				continue
+			}
+		}
+		found := false
+		x.page.uses(func(_ int, u use) { found = found || u.serial == serial })
+		if found {
+			out = append(out, x)
+		}
+	}
+	return out
+}
+
+// mappings is how many attaches a use of count stands for: the kernel counts
+// mappings, which mprotect and munmap of a part make more and munmap of the
+// whole makes fewer. What the process says is taken where its mappings cannot
+// be read. held is false only if the process surely has no attach, nor has
+// one under way: then the use is counted but nothing is mapped yet.
+func (x *session) mappings(o *object, count uint32) (n int, held bool) {
+	if count == 0 || x.id == (processID{}) {
+		return int(count), count > 0
+	}
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", x.id.pid))
+	if err != nil || len(b) == 0 || !pidAlive(x.pidfd) {
+		return int(count), true
+	}
+	maps := string(b)
+	if countMaps(maps, x.page.dev, x.page.ino) == 0 {
+		return 0, false // exec
+	}
+	return countMaps(maps, o.dev, o.ino), true
+}
+
+// foldPage keeps what a session's page says of segments, and forgets the
+// uses. all: the process is dead or called exec, and what it had attached is
+// detached at that time; else only uses with Count 0 (MsgFold).
+func (s *space) foldPage(x *session, at int64, all bool) {
+	if x.id == (processID{}) {
+		if state, _ := x.page.state(); state == abi.PageSpare {
+			return
+		}
+	}
+	x.page.uses(func(i int, u use) {
+		if u.count > 0 && !all {
+			return
+		}
+		if o := s.segments[u.serial]; o != nil {
+			s.foldUse(o, x.number, u, at)
+		}
+		x.page.free(i)
+	})
+}
+
+func (s *space) foldUse(o *object, session uint32, u use, at int64) {
+	st, err := s.state.segment(o.index)
+	if err != nil {
+		s.log.Error("times of a segment lost", keyID, o.rec.ID, keyError, err)
+		return
+	}
+	if st.Serial != o.rec.Serial {
+		*st = segmentState{Serial: o.rec.Serial}
+	}
+	if u.count > 0 {
+		u.dtime = at
+	}
+	// The times come from the client: they cannot lie ahead.
+	u.atime, u.dtime = min(u.atime, at), min(u.dtime, at)
+	st.ATime, st.DTime = max(st.ATime, u.atime), max(st.DTime, u.dtime)
+	if t := max(u.atime, u.dtime); t > st.LastTime {
+		st.LastTime, st.LastSession = t, session
+	}
+}
+
+// removeSegment is IPC_RMID of a segment. While Closing is published no new
+// attach begins; one that had begun has its use counted (ARCHITECTURE.md).
+//
+// Cut while Closing: recovery publishes the record again as it was. Cut after
+// the record with ModeDest: the segment waits for its last detach as it
+// should; the key entry is a hint, and recovery writes it anew.
+func (s *space) removeSegment(o *object) error {
+	if o.rec.Mode&abi.ModeDest != 0 {
+		return s.destroyIfUnused(o)
+	}
+	s.table.closing(Shm, o.index)
+	a, err := s.attaches(o)
+	if err == nil && !a.held {
+		s.removeObject(o)
+		return nil
+	}
+	rec := o.rec
+	if err == nil {
+		rec.Mode |= abi.ModeDest
+		rec.Key = 0
+	}
+	key := o.rec.Key
+	if perr := o.publish(rec); perr != nil {
+		return perr
+	}
+	if err == nil && key != 0 {
+		s.table.dropKey(Shm, key)
+	}
+	if err == nil && a.count == 0 {
+		o.doomed = time.Now()
+		s.settleLater(doomedPause)
+	}
+	return err
+}
+
+// doomedPause is how long a process may take from counting an attach to
+// mapping it, before a segment marked for destruction goes without it. (The
+// process keeps its memory then, under an id that is gone.)
+const doomedPause = 50 * time.Millisecond
+
+// destroyIfUnused frees a segment marked for destruction when nobody has it
+// attached. It closes the segment only if that seems so.
+func (s *space) destroyIfUnused(o *object) error {
+	unused := func() (bool, error) {
+		a, err := s.attaches(o)
+		late := !o.doomed.IsZero() && time.Since(o.doomed) >= doomedPause
+		return err == nil && (!a.held || a.count == 0 && late), err
+	}
+	if ok, err := unused(); !ok || o.gone {
+		return err
+	}
+	s.table.closing(Shm, o.index)
+	ok, err := unused()
+	switch {
+	case o.gone:
+		return nil
+	case ok:
+		s.removeObject(o)
+		return nil
+	}
+	return errors.Join(err, o.publish(o.rec))
+}
+
+// destroyOrphans looks at all segments marked for destruction after attaches
+// went away.
+func (s *space) destroyOrphans() {
+	for _, o := range s.objects[Shm] {
+		if o.rec.Mode&abi.ModeDest == 0 {
+			continue
+		}
+		if err := s.destroyIfUnused(o); err != nil {
+			s.log.Error("segment not destroyed", keyID, o.rec.ID, keyError, err)
+		}
+	}
+}
+
+// detached answers MsgDetached.
+func (s *space) detached(req *request) reply {
+	o, err := s.find(Shm, req.Arg[0])
+	if err != nil {
+		return refuse(err)
+	}
+	if o.rec.Mode&abi.ModeDest == 0 {
+		return reply{}
+	}
+	if err := s.destroyIfUnused(o); err != nil {
+		return refuse(err)
+	}
+	return reply{}
+}
+
+// fold answers MsgFold.
+func (s *space) fold(x *session) reply {
+	s.foldPage(x, time.Now().UnixNano(), false)
+	return reply{}
+}
+
+// lock is SHM_LOCK and SHM_UNLOCK: the bit in the mode; the memory is not
+// locked, it belongs to the clients' cgroups.
+func (s *space) lock(o *object, c *caller, lock bool) error {
+	if err := checkLock(&o.rec, c, lock); err != nil {
+		return err
+	}
+	rec := o.rec
+	if rec.Flags&abi.RecordHuge != 0 {
+		return nil // as the kernel: success without effect
+	}
+	rec.Mode &^= abi.ModeLocked
+	if lock {
+		rec.Mode |= abi.ModeLocked
+	}
+	if rec == o.rec {
+		return nil
+	}
+	return o.publish(rec)
+}
+
+// resident is shm_rss and shm_swp of SHM_INFO, in pages of 4 KiB. What is
+// swapped out is not told apart.
+func (s *space) resident() (rss, swapped uint64) {
+	for _, o := range s.objects[Shm] {
+		var st unix.Stat_t
+		if unix.Fstat(int(o.control.Fd()), &st) == nil {
+			rss += uint64(st.Blocks) * 512 / abi.PageSize
+		}
+	}
+	return rss, 0
+}

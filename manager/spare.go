@@ -1,0 +1,196 @@
+package manager
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ipcspace/ipcspace/client/abi"
+)
+
+// A spare is a session made ahead for a child: its parent has the page mapped
+// and reserves it in the prepare handler of fork, the child stores its pid in
+// it and claims it. Neither sends a message, so the manager finds out who the
+// child is when it matters: when the parent asks for the next spare, when the
+// child says hello, when somebody looks at a segment, when the parent died.
+
+const (
+	maxSpares     = 4 // unused ones of one parent
+	settlePause   = 100 * time.Millisecond
+	settleLongest = 10 * time.Second
+)
+
+// spare answers MsgSpare.
+func (s *space) spare(x *session, req *request) reply {
+	if used := s.sessions[uint32(req.Arg[0])]; used != nil && used.state.Parent == x.number {
+		s.settle(used)
+	}
+	if r, ok := x.state.result(req.Seq); ok {
+		if y := s.sessions[uint32(r.Val[0])]; y != nil {
+			return s.spareReply(y)
+		}
+	}
+	unused := 0
+	for _, y := range s.sessions {
+		if y.state.Parent == x.number && y.id == (processID{}) {
+			if state, _ := y.page.state(); state == abi.PageSpare {
+				unused++
+			} else {
+				s.settleLater(settlePause)
+			}
+		}
+	}
+	if unused >= maxSpares {
+		return failed(unix.EAGAIN)
+	}
+	y, err := s.newSession(x.number)
+	if err != nil {
+		return refuse(err)
+	}
+	x.state.keep(result{Seq: req.Seq, Val: [2]int64{int64(y.number)}})
+	return s.spareReply(y)
+}
+
+func (s *space) spareReply(y *session) reply {
+	f, err := os.OpenFile(s.storage.path(pageName(y.number)), os.O_RDWR, 0)
+	if err != nil {
+		return failed(unix.EIO)
+	}
+	return reply{val: [6]int64{int64(y.number)}, files: []*os.File{f}, closing: []*os.File{f}}
+}
+
+// settle finds the child of a used spare and makes it a session, or cleans up
+// when there is none any more. true: it is settled.
+func (s *space) settle(y *session) bool {
+	if y.id != (processID{}) || y.dead {
+		return true
+	}
+	state, pid := y.page.state()
+	parent := s.sessions[y.state.Parent]
+	switch state {
+	case abi.PageSpare:
+		if parent == nil {
+			s.dropSession(y)
+		}
+		return true
+	case abi.PageReserved:
+		// The child has not run yet, or the fork failed, or it died at once.
+		if s.mayComeTrue(y, parent) {
+			return false
+		}
+	default:
+		if host, pidfd, ok := s.findChild(y, parent, pid); ok {
+			defer unix.Close(pidfd)
+			start, err := startTime(host)
+			if err == nil && pidAlive(pidfd) && s.bind(y, processID{host, start}, pidfd) == nil {
+				return true
+			}
+		}
+	}
+	if parent != nil {
+		y.inherit(parent)
+	} else {
+		y.everything = true
+	}
+	s.bury(y)
+	return true
+}
+
+// mayComeTrue tells whether a process is there that could be the child of a
+// reserved spare: one that has the page mapped and is nobody's session yet.
+func (s *space) mayComeTrue(y, parent *session) bool {
+	candidates := processes
+	if parent != nil {
+		candidates = func() []int { return children(parent.id.pid) }
+	}
+	for _, pid := range candidates() {
+		if !s.isSession(pid) && mapsPage(pid, y.page) && !exited(pid) {
+			return true
+		}
+	}
+	return false
+}
+
+func (s *space) isSession(pid int) bool {
+	start, err := startTime(pid)
+	return err == nil && len(s.process[processID{pid, start}]) > 0
+}
+
+// findChild finds the process that stored its pid in the page. Its pid is one
+// of its own pid namespace; that it has the page mapped proves that it
+// descends from the parent and did not call exec.
+func (s *space) findChild(y, parent *session, pid uint32) (host, pidfd int, ok bool) {
+	try := func(candidates []int, proven bool) bool {
+		for _, p := range candidates {
+			fd, err := unix.PidfdOpen(p, 0)
+			if err != nil {
+				continue
+			}
+			st, err := readStatus(fmt.Sprintf("/proc/%d/status", p))
+			if err == nil && len(st.NSpid) > 0 && st.NSpid[len(st.NSpid)-1] == int(pid) &&
+				(proven || mapsPage(p, y.page)) && pidAlive(fd) {
+				host, pidfd = p, fd
+				return true
+			}
+			_ = unix.Close(fd)
+		}
+		return false
+	}
+	if parent != nil && try(children(parent.id.pid), true) {
+		return host, pidfd, true
+	}
+	return host, pidfd, try(processes(), false)
+}
+
+func mapsPage(pid int, p *page) bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", pid))
+	return err == nil && countMaps(string(b), p.dev, p.ino) > 0
+}
+
+// settleChildren looks at the spares of a session that died.
+func (s *space) settleChildren(parent *session) {
+	for _, y := range s.spares(func(y *session) bool { return y.state.Parent == parent.number }) {
+		if !s.settle(y) {
+			s.settleLater(settlePause)
+		}
+	}
+}
+
+// spares lists the unclaimed sessions that match, in the order of numbers.
+func (s *space) spares(match func(*session) bool) []*session {
+	var out []*session
+	for _, y := range s.sessions {
+		if y.id == (processID{}) && !y.dead && match(y) {
+			out = append(out, y)
+		}
+	}
+	slices.SortFunc(out, func(a, b *session) int { return int(a.number) - int(b.number) })
+	return out
+}
+
+// settleLater looks at used spares again after a pause, which grows as long
+// as some stay unsettled.
+func (s *space) settleLater(pause time.Duration) {
+	if s.settling != nil || s.closed {
+		return
+	}
+	s.settling = time.AfterFunc(pause, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.settling = nil
+		if s.closed {
+			return
+		}
+		s.destroyOrphans()
+		open := false
+		for _, y := range s.spares(func(y *session) bool { st, _ := y.page.state(); return st != abi.PageSpare }) {
+			open = !s.settle(y) || open
+		}
+		if open {
+			s.settleLater(min(2*pause, settleLongest))
+		}
+	})
+}

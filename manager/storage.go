@@ -1,0 +1,362 @@
+package manager
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ipcspace/ipcspace/client/abi"
+)
+
+// storage is where a space lives: its public and its private folder, and the
+// account of bytes promised to objects. Callers hold space.mu.
+//
+// The private folder is mounted without noexec: shmat with SHM_EXEC maps a
+// segment PROT_EXEC, which noexec would refuse.
+type storage struct {
+	public  string
+	private string
+	mounted bool   // each folder is a tmpfs of its own
+	guard   *guard // nil: files are not sealed
+
+	size     uint64 // most bytes that objects may have together
+	promised uint64
+	limit    uint64 // size= of the private tmpfs
+	inner    uint64 // bytes promised in the private tmpfs itself
+	overhead uint64 // bytes that the space itself needs there
+	budget   *budget
+}
+
+// budget is the account of a whole node. The zero value has no bound.
+type budget struct {
+	most uint64
+	used atomic.Uint64
+}
+
+func (b *budget) take(n uint64) bool {
+	for {
+		used := b.used.Load()
+		if b.most != 0 && (n > b.most || used > b.most-n) {
+			return false
+		}
+		if b.used.CompareAndSwap(used, used+n) {
+			return true
+		}
+	}
+}
+
+func (b *budget) give(n uint64) { b.used.Add(^(n - 1)) }
+
+const (
+	// largeSegment is the size from which a segment has a tmpfs of its own.
+	largeSegment = 1 << 20
+	// innerStart is the private tmpfs at the beginning; it grows with what is
+	// promised in it. innerSlack is for pages, state and files' own needs.
+	innerStart = 64 << 20
+	innerSlack = 16 << 20
+	hugePage   = 2 << 20
+	publicRoom = 16 << 20 // beside the table: the library and small things
+)
+
+// make creates and mounts both folders.
+func (s *storage) make(inodes uint64) error {
+	if err := s.makeFolder(s.private, 0o700, innerStart, inodes); err != nil {
+		return err
+	}
+	s.limit = innerStart
+	return s.makeFolder(s.public, 0o755, abi.TableSize+publicRoom, 8192)
+}
+
+func (s *storage) makeFolder(path string, mode os.FileMode, size, inodes uint64) error {
+	if err := os.Mkdir(path, mode); err != nil {
+		return err
+	}
+	if s.mounted {
+		options := fmt.Sprintf("size=%d,nr_inodes=%d,mode=%o", size, inodes, mode)
+		if err := mountTmpfs(path, options, "within_size"); err != nil {
+			return err
+		}
+	}
+	return os.Chmod(path, mode)
+}
+
+// mountTmpfs mounts with huge pages where the kernel has them.
+func mountTmpfs(path, options, huge string) error {
+	const flags = unix.MS_NOSUID | unix.MS_NODEV
+	err := unix.Mount("ipcspace", path, "tmpfs", flags, options+",huge="+huge)
+	if errors.Is(err, unix.EINVAL) {
+		err = unix.Mount("ipcspace", path, "tmpfs", flags, options)
+	}
+	if err != nil {
+		return &os.PathError{Op: "mount tmpfs on", Path: path, Err: err}
+	}
+	return nil
+}
+
+// mayMount tries whether this process may mount below dir.
+func mayMount(dir string) bool {
+	probe := filepath.Join(dir, ".probe")
+	if err := os.Mkdir(probe, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		return false
+	}
+	defer os.Remove(probe)
+	if err := unix.Mount("ipcspace", probe, "tmpfs", 0, "size=4096"); err != nil {
+		return false
+	}
+	return unix.Unmount(probe, unix.MNT_DETACH) == nil
+}
+
+// isMount tells whether path is the root of a mount.
+func isMount(path string) (bool, error) {
+	var st unix.Statx_t
+	if err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_BASIC_STATS, &st); err != nil {
+		return false, &os.PathError{Op: "statx", Path: path, Err: err}
+	}
+	return st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0, nil
+}
+
+// promise takes n bytes of the space's size and of the node's budget; inner
+// bytes also of the private tmpfs, which grows for them. ENOSPC.
+func (s *storage) promise(n uint64, inner bool) error {
+	if n > s.size || s.promised > s.size-n || !s.budget.take(n) {
+		return unix.ENOSPC
+	}
+	if inner {
+		if err := s.makeRoom(s.inner + n); err != nil {
+			s.budget.give(n)
+			return err
+		}
+		s.inner += n
+	}
+	s.promised += n
+	return nil
+}
+
+// release gives back what was promised. The tmpfs stays as large as it is.
+func (s *storage) release(n uint64, inner bool) {
+	s.promised -= n
+	if inner {
+		s.inner -= n
+	}
+	s.budget.give(n)
+}
+
+// reserve makes room for what the space itself needs.
+func (s *storage) reserve(overhead uint64) error {
+	s.overhead = overhead
+	return s.makeRoom(s.inner)
+}
+
+func (s *storage) makeRoom(inner uint64) error {
+	need := inner + s.overhead + innerSlack
+	if !s.mounted {
+		var fs unix.Statfs_t
+		if err := unix.Statfs(s.private, &fs); err == nil && inner-s.inner > fs.Bavail*uint64(fs.Bsize) {
+			return unix.ENOSPC
+		}
+		return nil
+	}
+	if need <= s.limit {
+		return nil
+	}
+	limit := need + need/4
+	options := fmt.Sprintf("size=%d", limit)
+	if err := unix.Mount("ipcspace", s.private, "tmpfs", unix.MS_REMOUNT|unix.MS_NOSUID|unix.MS_NODEV, options); err != nil {
+		return unix.ENOSPC
+	}
+	s.limit = limit
+	return nil
+}
+
+// adoptLimits reads back what size the private tmpfs has.
+func (s *storage) adoptLimit() {
+	var fs unix.Statfs_t
+	if s.mounted && unix.Statfs(s.private, &fs) == nil {
+		s.limit = fs.Blocks * uint64(fs.Bsize)
+	}
+}
+
+func (s *storage) path(name string) string { return filepath.Join(s.private, name) }
+
+// create makes a sparse file of size bytes, to be opened and closed by no
+// other name than through the descriptor that it returns: sealed where that
+// can be.
+func (s *storage) create(path string, size int64) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := f.Truncate(size); err != nil {
+		_ = f.Close()
+		_ = os.Remove(path)
+		return nil, err
+	}
+	if s.guard == nil {
+		return f, nil
+	}
+	_ = f.Close()
+	f, err = s.guard.seal(path)
+	if err != nil {
+		_ = os.Remove(path)
+	}
+	return f, err
+}
+
+// reopen opens a file made by an earlier manager.
+func (s *storage) reopen(path string) (*os.File, error) {
+	if s.guard == nil {
+		return os.OpenFile(path, os.O_RDWR, 0)
+	}
+	return s.guard.reseal(path)
+}
+
+// remove unlinks a file, sealed or not. Who holds it still cannot shrink it:
+// the flag is set again on the unlinked inode.
+func (s *storage) remove(path string) error {
+	fi, err := os.Lstat(path)
+	if err != nil {
+		return err
+	}
+	if s.guard == nil || !fi.Mode().IsRegular() {
+		return os.Remove(path)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := setImmutable(path, false); err != nil {
+		return err
+	}
+	if err := os.Remove(path); err != nil {
+		return err
+	}
+	return setFlagsFd(int(f.Fd()), true)
+}
+
+// createSegment makes the file of a segment and returns it with its path.
+func (s *storage) createSegment(serial uint64, size uint64) (*os.File, error) {
+	path := s.path(segmentName(serial))
+	length := int64(pages(size) * abi.PageSize)
+	if !s.mounted || size < largeSegment {
+		return s.create(path, length)
+	}
+	if err := os.Mkdir(path, 0o700); err != nil {
+		return nil, err
+	}
+	room := (uint64(length) + hugePage - 1) / hugePage * hugePage
+	if err := mountTmpfs(path, fmt.Sprintf("size=%d,nr_inodes=4,mode=700", room), "always"); err != nil {
+		_ = os.Remove(path)
+		return nil, err
+	}
+	f, err := s.create(filepath.Join(path, segmentData), length)
+	if err != nil {
+		_ = unix.Unmount(path, unix.MNT_DETACH)
+		_ = os.Remove(path)
+	}
+	return f, err
+}
+
+// segmentData is the file in a folder of a segment's own.
+const segmentData = "data"
+
+func segmentName(serial uint64) string { return fmt.Sprintf("shm-%d", serial) }
+func setName(serial uint64) string     { return fmt.Sprintf("sem-%d", serial) }
+func queueName(serial uint64) string   { return fmt.Sprintf("msg-%d", serial) }
+func dataName(serial uint64) string    { return fmt.Sprintf("msg-%d.data", serial) }
+func pageName(session uint32) string   { return fmt.Sprintf("page-%d", session) }
+
+// segmentPath is where the file of an existing segment stands.
+func (s *storage) segmentPath(serial uint64) string {
+	path := s.path(segmentName(serial))
+	if fi, err := os.Lstat(path); err == nil && fi.IsDir() {
+		return filepath.Join(path, segmentData)
+	}
+	return path
+}
+
+// removeSegment unlinks first and unmounts then: a copy of the mount in
+// somebody's mount namespace would pin the memory otherwise.
+func (s *storage) removeSegment(serial uint64) error {
+	path := s.path(segmentName(serial))
+	fi, err := os.Lstat(path)
+	if err != nil {
+		return err
+	}
+	if !fi.IsDir() {
+		return s.remove(path)
+	}
+	err = s.remove(filepath.Join(path, segmentData))
+	if errors.Is(err, os.ErrNotExist) {
+		err = nil
+	}
+	if m, _ := isMount(path); m {
+		err = errors.Join(err, unix.Unmount(path, unix.MNT_DETACH))
+	}
+	return errors.Join(err, os.Remove(path))
+}
+
+// openReadOnly opens a file through a read-only clone of its mount, so that
+// reopening it through /proc/self/fd gives EROFS to anybody.
+func (s *storage) openReadOnly(path string) (*os.File, error) {
+	if !s.mounted {
+		return os.Open(path)
+	}
+	dir, base := filepath.Split(path)
+	tree, err := unix.OpenTree(unix.AT_FDCWD, dir, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		return nil, &os.PathError{Op: "open_tree", Path: dir, Err: err}
+	}
+	defer unix.Close(tree)
+	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
+	if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH, &attr); err != nil {
+		return nil, &os.PathError{Op: "mount_setattr", Path: dir, Err: err}
+	}
+	fd, err := unix.Openat(tree, base, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "openat", Path: path, Err: err}
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}
+
+// destroy removes both folders and all mounts below them. It goes on after
+// errors and can be repeated.
+func (s *storage) destroy() error {
+	var errs []error
+	for _, dir := range []string{s.private, s.public} {
+		entries, err := os.ReadDir(dir)
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		for _, e := range entries {
+			errs = append(errs, s.destroyEntry(filepath.Join(dir, e.Name()), e.IsDir()))
+		}
+		if m, _ := isMount(dir); m {
+			errs = append(errs, unix.Unmount(dir, unix.MNT_DETACH))
+		}
+		errs = append(errs, os.Remove(dir))
+	}
+	return errors.Join(errs...)
+}
+
+func (s *storage) destroyEntry(path string, dir bool) error {
+	if !dir {
+		return s.remove(path)
+	}
+	entries, err := os.ReadDir(path)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, e := range entries {
+		errs = append(errs, s.remove(filepath.Join(path, e.Name())))
+	}
+	if m, _ := isMount(path); m {
+		errs = append(errs, unix.Unmount(path, unix.MNT_DETACH))
+	}
+	return errors.Join(append(errs, os.Remove(path))...)
+}
