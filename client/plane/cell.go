@@ -59,11 +59,20 @@ func (o *object) shift(off int, from, to state) bool {
 	return o.cas(off, uint64(from), uint64(to))
 }
 
+// logReserve is how many cells, the first ones, are for logs alone: else a
+// queue full of messages, whose file may not grow, had no room for the log of
+// the transaction that takes one out.
+const logReserve = 8
+
 // alloc takes a free cell for this session. Its offset, or ok false if there
 // is none: see grow.
 func (o *object) alloc(kind uint64) (off int, ok bool) {
-	n := o.cells()
-	if n == 0 {
+	first, n := 0, o.cells()
+	if kind != abi.KindLog {
+		first = logReserve
+		n -= logReserve
+	}
+	if n <= 0 {
 		return 0, false
 	}
 	start := int(o.load(offHint) % uint64(n))
@@ -72,13 +81,15 @@ func (o *object) alloc(kind uint64) (off int, ok bool) {
 		if at >= n {
 			at -= n
 		}
-		off = o.cellsOff + at*abi.CellSize
+		off = o.cellsOff + (first+at)*abi.CellSize
 		st := o.state(off)
 		if st.phase() != abi.CellFree {
 			continue
 		}
 		if o.shift(off, st, st.owned(abi.CellOwned, kind, o.host.Session())) {
-			o.store(offHint, uint64(at+1))
+			if i > 0 {
+				o.store(offHint, uint64(at+1))
+			}
 			fail(o.host, "cell taken")
 			return off, true
 		}
@@ -108,8 +119,8 @@ func (o *object) grow(want int) error {
 		return nil
 	}
 	_, chunks := o.host.Capacity()
-	total := min(old+max(want, old/2, 16), abi.MaxCells)
-	if total < old+want {
+	total := min(old+max(want+logReserve, old/2, 16), abi.MaxCells)
+	if total < old+want || total <= logReserve {
 		return unix.ENOMEM
 	}
 	if err := o.host.Grow(total, chunks); err != nil {

@@ -10,7 +10,7 @@ import (
 func (s *Set) Remove() {
 	s.mark(abi.ObjectRemoved)
 	s.kill()
-	s.release(unix.EIDRM)
+	s.dismiss(unix.EIDRM)
 }
 
 // Poison, CopyTo and WakeMoved move a set to a fresh file, in this order:
@@ -61,8 +61,8 @@ func (o *object) still() error {
 	return unix.EIO
 }
 
-// release ends all sleepers with an errno, without the lock.
-func (o *object) release(errno unix.Errno) {
+// dismiss ends all sleepers with an errno, without the lock.
+func (o *object) dismiss(errno unix.Errno) {
 	for i := range o.cells() {
 		off := o.cellsOff + i*abi.CellSize
 		for range patienceSteps {
@@ -82,7 +82,7 @@ func (o *object) release(errno unix.Errno) {
 }
 
 // WakeMoved ends all sleepers with ErrStale. See Poison.
-func (s *Set) WakeMoved() { s.release(ErrStale) }
+func (s *Set) WakeMoved() { s.dismiss(ErrStale) }
 
 // CopyTo copies a poisoned set to one whose file nobody else has yet.
 // fresh's Host is asked to Grow. See Poison.

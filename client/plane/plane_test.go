@@ -124,6 +124,14 @@ func (f *file) set(sems int, session uint32) *Set {
 	return s
 }
 
+func (f *file) queue(session uint32) *Queue {
+	f.t.Helper()
+	q, err := NewQueue(f.mem, f.dmem, &member{f, session})
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return q
+}
 
 // reaper has the manager's part of Reap done by a set's own code.
 func (f *file) reapBy(s *Set) {

@@ -1,14 +1,20 @@
 package plane
 
 import (
-	"context"
+	"sync/atomic"
+	"time"
 
+	"github.com/ipcspace/ipcspace/client/abi"
 	"golang.org/x/sys/unix"
 )
 
 // Queue is a message queue, msgop(2), as one session sees it. It is cheap to
 // make: one for each session that the manager acts for.
-type Queue struct{}
+type Queue struct {
+	object
+	data   memory
+	chunks atomic.Int64 // that may be touched; data's limit covers them
+}
 
 // QueueStat is what a queue itself knows of msqid_ds.
 type QueueStat struct {
@@ -23,74 +29,256 @@ type QueueStat struct {
 // NewQueue makes a handle of the queue in control and data, which span the
 // largest possible files; what Host.Capacity does not cover is not touched.
 // EINVAL: the memory is too short or misaligned.
-func NewQueue(control, data []byte, h Host) (*Queue, error) { return nil, unix.ENOSYS }
+func NewQueue(control, data []byte, h Host) (*Queue, error) {
+	q := &Queue{}
+	if err := q.open(control, 0, h); err != nil {
+		return nil, err
+	}
+	if len(data) > 0 && !aligned(data) {
+		return nil, unix.EINVAL
+	}
+	q.data.mem = data
+	q.learn()
+	return q, nil
+}
 
 // Init makes fresh files of zeros an empty queue. Nobody else may have them yet.
-func (q *Queue) Init() {}
-
-// Send is msgsnd; of the flags IPC_NOWAIT counts. Checks of the length
-// against MSGMAX and of permissions are the caller's.
-// EINVAL (type below 1), EAGAIN, EACCES (expelled), EIDRM, ErrStale, ENOMEM,
-// and EINTR when ctx ends.
-func (q *Queue) Send(ctx context.Context, typ int64, text []byte, flags int) error {
-	return unix.ENOSYS
-}
-
-// Receive is msgrcv into a buffer of room len(buf), without MSG_COPY. It
-// returns the bytes received and the message's type.
-// ENOMSG, E2BIG, EACCES (expelled), EIDRM, ErrStale, ENOMEM, and EINTR when
-// ctx ends.
-func (q *Queue) Receive(ctx context.Context, buf []byte, typ int64, flags int) (n int, mtype int64, err error) {
-	return 0, 0, unix.ENOSYS
-}
-
-// Copy is msgrcv with MSG_COPY: the message at the index, counted from 0,
-// stays in the queue. flags are checked as the kernel does: EINVAL without
-// IPC_NOWAIT or with MSG_EXCEPT.
-func (q *Queue) Copy(buf []byte, index int64, flags int) (n int, mtype int64, err error) {
-	return 0, 0, unix.ENOSYS
+func (q *Queue) Init() {
+	for off := 0; off < q.cellsOff; off += 8 {
+		if q.load(off) != 0 {
+			q.store(off, 0)
+		}
+	}
 }
 
 // Stat reads the counters. It needs no write access to the file.
-func (q *Queue) Stat() QueueStat { return QueueStat{} }
+func (q *Queue) Stat() QueueStat {
+	var st QueueStat
+	for range 64 {
+		lock := q.load(offLock)
+		sent, taken := q.load(offSent), q.load(offTaken)
+		st.Bytes, st.Messages = held(sent, taken)
+		if lockState(lock) != abi.LockCommitted && q.load(offLock) == lock {
+			break
+		}
+		pause(128)
+	}
+	send, recv := q.load(offLastSend), q.load(offLastRecv)
+	const session = 1<<abi.SessionBits - 1
+	st.Sender, st.SendTime = uint32(send&session), int64(send>>abi.LastTimeShift)
+	st.Receiver, st.RecvedTime = uint32(recv&session), int64(recv>>abi.LastTimeShift)
+	return st
+}
+
+// held is what the queue holds, of counters of all sent and all taken.
+func held(sent, taken uint64) (bytes, messages uint64) {
+	bytes = (sent - taken) & abi.CounterBytesMask
+	messages = (sent>>abi.CounterCountShift - taken>>abi.CounterCountShift) & (1<<(64-abi.CounterCountShift) - 1)
+	return bytes, messages
+}
+
+// counted is a counter after one more message.
+func counted(w uint64, size int) uint64 {
+	return (w>>abi.CounterCountShift+1)<<abi.CounterCountShift | (w+uint64(size))&abi.CounterBytesMask
+}
+
+// locked runs f under the lock, as often as it takes, after what an earlier
+// transaction left pending is done.
+func (q *Queue) locked(f func(t *transaction) error) error {
+	t, err := q.begin()
+	if err != nil {
+		return err
+	}
+	err = t.attempt(func() error {
+		if err := q.catchUp(t); err != nil {
+			return err
+		}
+		return f(t)
+	})
+	t.end()
+	return err
+}
+
+// fits is msg_fits_inqueue (ipc/msg.c).
+func (q *Queue) fits(t *transaction, size int) bool {
+	bytes, messages := held(t.get(offSent), t.get(offTaken))
+	limit := q.host.QueueBytes()
+	return bytes+uint64(size) <= limit && messages+1 <= limit
+}
+
+// stamp notes who sent or received last, and when.
+func (t *transaction) stamp(off int, session uint32) {
+	w := t.get(off)
+	now := uint64(time.Now().Unix())<<abi.LastTimeShift | uint64(session)
+	if w != now {
+		t.put(off, w, now)
+	}
+}
+
+// deliver is the second half of do_msgsnd (ipc/msg.c), for a message that
+// fits: to the first receiver that wants it, past those whose room is too
+// small, or else into the queue. from is the state of the message's cell.
+func (q *Queue) deliver(t *transaction, message int, sender uint32) {
+	from := q.state(message)
+	typ, size := q.msgType(message), q.msgSize(message)
+	t.stamp(offLastSend, sender)
+	for c := t.walk(waiters); c.next(); {
+		r := c.cell
+		st := q.state(r)
+		if st.kind() != abi.KindReceiver || st.phase() != abi.CellWaiting && st.phase() != abi.CellClaimed ||
+			!wanted(typ, uint32(q.load(r+offFlags)>>32), int64(q.load(r+offRecvType))) {
+			continue
+		}
+		if !t.spend(1) || t.full(12) && len(t.states) > 0 {
+			t.setPending(1) // receivers are left, the message waits for them
+			break
+		}
+		claimed, ok := t.rouse(r)
+		if !ok {
+			continue
+		}
+		c.remove()
+		if q.load(r+offRecvSize) < uint64(size) {
+			t.setState(r, claimed, claimed.to(abi.CellDone, unix.E2BIG))
+			continue
+		}
+		t.stamp(offLastRecv, st.session())
+		t.setLink(r+offRecvMessage, q.number(message))
+		t.setState(message, from, from.owned(abi.CellOwned, abi.KindMessage, st.session()))
+		t.setState(r, claimed, claimed.to(abi.CellDone, 0))
+		return
+	}
+	t.add(messages, message)
+	w := t.get(offSent)
+	t.put(offSent, w, counted(w, size))
+	t.setState(message, from, from.to(abi.CellQueued, 0))
+}
+
+// take takes the message at the cursor out of the queue for a session.
+func (q *Queue) take(t *transaction, c *cursor, receiver uint32) {
+	message := c.cell
+	st := q.state(message)
+	c.remove()
+	t.stamp(offLastRecv, receiver)
+	w := t.get(offTaken)
+	t.put(offTaken, w, counted(w, q.msgSize(message)))
+	t.setState(message, st, st.owned(abi.CellOwned, abi.KindMessage, receiver))
+}
+
+// admit serves senders that fit, first come first served: ss_wakeup
+// (ipc/msg.c). If the transaction has no room for all, Pending says so.
+func (q *Queue) admit(t *transaction) {
+	for c := t.walk(senders); c.next(); {
+		cell := c.cell
+		st := q.state(cell)
+		message, ok := q.cell(q.load(cell+offFlags) >> 32)
+		if st.kind() != abi.KindSender || st.phase() != abi.CellWaiting && st.phase() != abi.CellClaimed || !ok {
+			continue
+		}
+		m := q.state(message)
+		if m.kind() != abi.KindMessage || m.phase() != abi.CellOwned || m.session() != st.session() {
+			continue // a damaged cell
+		}
+		if !t.spend(1) {
+			t.setPending(1)
+			return
+		}
+		if !q.fits(t, q.msgSize(message)) {
+			continue
+		}
+		if t.full(12) && len(t.states) > 0 {
+			t.setPending(1)
+			return
+		}
+		claimed, ok := t.rouse(cell)
+		if !ok {
+			continue
+		}
+		c.remove()
+		t.setState(cell, claimed, claimed.to(abi.CellDone, 0))
+		q.deliver(t, message, st.session())
+	}
+}
+
+// rescan serves receivers for whom the queue has a message, then senders that
+// fit. Pending says whether some are left.
+func (q *Queue) rescan(t *transaction) {
+	t.setPending(0)
+	for c := t.walk(waiters); c.next(); {
+		r := c.cell
+		st := q.state(r)
+		if st.kind() != abi.KindReceiver || st.phase() != abi.CellWaiting && st.phase() != abi.CellClaimed {
+			continue
+		}
+		m, ok := q.search(t, uint32(q.load(r+offFlags)>>32), int64(q.load(r+offRecvType)))
+		if !ok {
+			continue
+		}
+		if t.full(12) && len(t.states) > 0 {
+			t.setPending(1)
+			return
+		}
+		claimed, ok := t.rouse(r)
+		if !ok {
+			continue
+		}
+		c.remove()
+		if q.load(r+offRecvSize) < uint64(q.msgSize(m.cell)) {
+			t.setState(r, claimed, claimed.to(abi.CellDone, unix.E2BIG))
+			continue
+		}
+		t.setLink(r+offRecvMessage, q.number(m.cell))
+		q.take(t, m, st.session())
+		t.setState(r, claimed, claimed.to(abi.CellDone, 0))
+	}
+	q.admit(t)
+}
+
+// catchUp goes on with what is pending. The lock is held afterwards.
+func (q *Queue) catchUp(t *transaction) error {
+	for t.get(offPending)&1 != 0 && t.work > 0 {
+		q.rescan(t)
+		switch err := t.commit(true); {
+		case err == errRoom && t.limit > abi.LogEntries:
+			t.limit = abi.LogEntries * (1 + len(t.more))
+			return errAgain
+		case err != nil:
+			return err
+		}
+		if t.held == 0 {
+			return errRevoked
+		}
+	}
+	t.reset()
+	return nil
+}
+
+// finish goes on with what the transaction just committed left pending. Should
+// another have taken the lock, it does that.
+func (q *Queue) finish(t *transaction) {
+	for range tries {
+		if t.held == 0 {
+			if q.load(offPending)&1 == 0 || t.lock() != nil {
+				return
+			}
+		}
+		err := q.catchUp(t)
+		t.unlock()
+		if err != errAgain && err != errRevoked {
+			return
+		}
+	}
+}
 
 // Rescan serves who can go on after an IPC_SET: senders that fit into a larger
 // msg_qbytes.
-func (q *Queue) Rescan() error { return unix.ENOSYS }
-
-// Expel ends with EACCES the sleepers that lose says have lost their right
-// (IPC_SET); the others sleep on. sender tells which right it is.
-func (q *Queue) Expel(lose func(session uint32, sender bool) bool) error { return unix.ENOSYS }
-
-// Remove ends the queue after its slot word was cleared: all sleepers end with
-// EIDRM. It takes no lock and needs no help of anybody.
-func (q *Queue) Remove() {}
-
-// Poison, CopyTo and WakeMoved move a queue to fresh files, see Set.Poison.
-func (q *Queue) Poison() error { return unix.ENOSYS }
-
-// CopyTo carries messages, counters and times over to a queue whose files
-// nobody else has yet. fresh's Host is asked to Grow.
-func (q *Queue) CopyTo(fresh *Queue) error { return unix.ENOSYS }
-
-// WakeMoved ends all sleepers with ErrStale.
-func (q *Queue) WakeMoved() {}
-
-// ReapSession cleans up after a session whose process is dead: its sleepers
-// leave the queue, all its cells and chunks are freed. Messages that it sent
-// stay. It may be called again after a crash in the middle.
-func (q *Queue) ReapSession(session uint32) error { return unix.ENOSYS }
-
-// Abandon does the same for a brokered session that lives, see Set.Abandon.
-func (q *Queue) Abandon(session uint32) error { return unix.ENOSYS }
-
-// Recover is for the start of a manager, see Set.Recover.
-func (q *Queue) Recover() error { return unix.ENOSYS }
-
-// SessionsNamed calls f with each session number that any word of the queue
-// names, some perhaps more than once.
-func (q *Queue) SessionsNamed(f func(session uint32)) {}
-
-// Verify checks all invariants of a queue that nobody changes meanwhile. The
-// error says which does not hold and where; it is not an errno.
-func (q *Queue) Verify() error { return unix.ENOSYS }
+func (q *Queue) Rescan() error {
+	return q.locked(func(t *transaction) error {
+		q.rescan(t)
+		if err := t.commit(true); err != nil {
+			return err
+		}
+		q.finish(t)
+		return nil
+	})
+}

@@ -61,29 +61,13 @@ func (s *Set) reap(session uint32, undo bool) error {
 
 // ejectAll takes the session's sleepers off the list.
 func (s *Set) ejectAll(t *transaction, session uint32) error {
-	for {
-		var ejected []int
-		err := t.attempt(func() error {
-			if err := s.catchUp(t); err != nil {
-				return err
-			}
-			var err error
-			ejected, err = t.eject(waiters, func(st state) bool { return st.session() == session }, unix.EINTR)
-			if err != nil || len(ejected) == 0 {
-				return err
-			}
-			for _, cell := range ejected {
-				s.touch(t, s.sleeperOps(t, cell))
-			}
-			return s.commit(t, false)
-		})
-		if err != nil || len(ejected) == 0 {
-			return err
+	of := func(st state) bool { return st.session() == session }
+	return t.ejectAll(waiters, of, unix.EINTR, s.catchUp, func(cells []int) error {
+		for _, cell := range cells {
+			s.touch(t, s.sleeperOps(t, cell))
 		}
-		for _, cell := range ejected {
-			wake(s.futex(cell))
-		}
-	}
+		return s.commit(t, false)
+	})
 }
 
 // applyUndo is exit_sem (ipc/sem.c): each adjustment is added to its
@@ -211,6 +195,33 @@ func (o *object) freeAll(t *transaction, session uint32, which func(off int, st 
 		st := o.state(off)
 		if st.session() == session && st.phase() != abi.CellFree && !keep[off] && which(off, st) {
 			o.shift(off, st, st.owned(abi.CellFree, abi.KindNone, 0))
+		}
+	}
+}
+
+// ejectAll takes sleepers off a list, in as many transactions as it takes, and
+// wakes those that live.
+func (t *transaction) ejectAll(l list, which func(st state) bool, errno unix.Errno,
+	catchUp func(t *transaction) error, commit func(cells []int) error) error {
+	for {
+		var cells []int
+		err := t.attempt(func() (err error) {
+			if err = catchUp(t); err != nil {
+				return err
+			}
+			if cells, err = t.eject(l, which, errno); err != nil || len(cells) == 0 {
+				return err
+			}
+			return commit(cells)
+		})
+		if err != nil || len(cells) == 0 {
+			return err
+		}
+		for _, cell := range cells {
+			wake(t.o.futex(cell))
+			if t.doorbell(cell) {
+				t.o.host.RingDoorbell(t.o.state(cell).session())
+			}
 		}
 	}
 }

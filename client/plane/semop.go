@@ -284,7 +284,7 @@ func (s *Set) freeSleeper(cell int) {
 		return
 	}
 	s.freeChain(s.load(cell+offCount)>>32, abi.KindOps)
-	s.free(cell)
+	s.release(cell)
 }
 
 func (s *Set) writeOps(off int, ops []abi.SemOp) {

@@ -195,3 +195,14 @@ func errnoError(errno unix.Errno) error {
 	}
 	return errno
 }
+
+// release frees a call's cell after the call. One that could not be taken off
+// its list stays there, CANCELLED, until its session is reaped.
+func (o *object) release(cell int) {
+	if cell == 0 {
+		return
+	}
+	if st := o.state(cell); st.phase() == abi.CellOwned || st.phase() == abi.CellDone || o.usable() != nil {
+		o.free(cell)
+	}
+}

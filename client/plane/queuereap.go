@@ -1,0 +1,197 @@
+package plane
+
+import (
+	"github.com/ipcspace/ipcspace/client/abi"
+	"golang.org/x/sys/unix"
+)
+
+// ReapSession cleans up after a session whose process is dead: its sleepers
+// leave the queue, all its cells and chunks are freed. Messages that it sent
+// stay. It may be called again after a crash in the middle.
+func (q *Queue) ReapSession(session uint32) error {
+	t, err := q.beginReaping(session)
+	if err != nil {
+		return err
+	}
+	err = q.ejectAll(t, func(st state) bool { return st.session() == session }, unix.EINTR)
+	if err == nil {
+		// Also if there was nothing to do: the lock was ours once, so that
+		// no transaction of the dead is under way any more.
+		err = t.attempt(func() error {
+			if err := q.catchUp(t); err != nil {
+				return err
+			}
+			if !t.holds() {
+				return errRevoked
+			}
+			return nil
+		})
+	}
+	if err == nil {
+		fail(q.host, "reaping cells")
+		q.freeSession(t, session)
+	}
+	t.end()
+	return err
+}
+
+// Abandon does the same for a brokered session that lives, see Set.Abandon.
+func (q *Queue) Abandon(session uint32) error { return q.ReapSession(session) }
+
+// Recover is for the start of a manager, see Set.Recover.
+func (q *Queue) Recover() error {
+	q.settle(q.load(offLock))
+	return q.ReapSession(q.host.Session())
+}
+
+// Expel ends with EACCES the sleepers that lose says have lost their right
+// (IPC_SET); the others sleep on. sender tells which right it is.
+func (q *Queue) Expel(lose func(session uint32, sender bool) bool) error {
+	t, err := q.begin()
+	if err != nil {
+		return err
+	}
+	err = q.ejectAll(t, func(st state) bool {
+		return st.sleeping() && lose(st.session(), st.kind() == abi.KindSender)
+	}, unix.EACCES)
+	t.end()
+	return err
+}
+
+func (q *Queue) ejectAll(t *transaction, which func(st state) bool, errno unix.Errno) error {
+	for _, l := range []list{waiters, senders} {
+		err := t.ejectAll(l, which, errno, q.catchUp, func([]int) error { return t.commit(false) })
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// freeSession frees what a session holds, not under the lock: nobody acts for
+// it, and nothing of it is on a list but messages that are queued.
+func (q *Queue) freeSession(t *transaction, session uint32) {
+	mine := map[uint64]bool{} // numbers of its messages, owners of chunks
+	used := map[int]bool{}    // index cells of everybody else's messages
+	for i := range q.cells() {
+		off := q.cellsOff + i*abi.CellSize
+		st := q.state(off)
+		if st.kind() != abi.KindMessage {
+			continue
+		}
+		if st.phase() == abi.CellOwned && st.session() == session {
+			mine[q.number(off)] = true
+			continue
+		}
+		_, index := q.numbers(off, q.msgSize(off))
+		for _, off := range index {
+			used[off] = true
+		}
+	}
+	for number := range mine {
+		// As long as the message leads to them, they are its own.
+		cell, _ := q.cell(number)
+		_, index := q.numbers(cell, q.msgSize(cell))
+		for _, off := range index {
+			if st := q.state(off); !used[off] && st.session() != session {
+				q.shift(off, st, st.owned(abi.CellOwned, abi.KindIndex, session))
+			}
+		}
+	}
+	if len(mine) > 0 {
+		for i := range q.learn() {
+			off := abi.ChunkWordOff(i)
+			if w := q.data.load(off); mine[w] {
+				q.data.cas(off, w, 0)
+			}
+		}
+	}
+	q.freeAll(t, session, func(off int, st state) bool {
+		return st.phase() != abi.CellQueued && !(st.kind() == abi.KindIndex && used[off])
+	})
+}
+
+// SessionsNamed calls f with each session number that any word of the queue
+// names, some perhaps more than once.
+func (q *Queue) SessionsNamed(f func(session uint32)) {
+	st := q.Stat()
+	f(st.Sender)
+	f(st.Receiver)
+	q.cellSessions(f)
+}
+
+// Remove ends the queue after its slot word was cleared: all sleepers end with
+// EIDRM. It takes no lock and needs no help of anybody.
+func (q *Queue) Remove() {
+	q.mark(abi.ObjectRemoved)
+	q.dismiss(unix.EIDRM)
+}
+
+// Poison, CopyTo and WakeMoved move a queue to fresh files, see Set.Poison.
+func (q *Queue) Poison() error {
+	q.mark(abi.ObjectMoved)
+	return q.still()
+}
+
+// WakeMoved ends all sleepers with ErrStale.
+func (q *Queue) WakeMoved() { q.dismiss(ErrStale) }
+
+// CopyTo carries messages, counters and times over to a queue whose files
+// nobody else has yet. fresh's Host is asked to Grow. A message that does not
+// own all its chunks is a hostile member's, and is dropped.
+func (q *Queue) CopyTo(fresh *Queue) error {
+	number := q.load(offMsgHead)
+	for range q.cells() {
+		cell, ok := q.cell(number)
+		if !ok {
+			break
+		}
+		number = q.load(cell + offNext)
+		st := q.state(cell)
+		if st.kind() != abi.KindMessage || st.phase() != abi.CellQueued || !q.owns(cell) {
+			continue
+		}
+		text := make([]byte, q.msgSize(cell))
+		q.text(cell, len(text), text)
+		if err := fresh.adopt(q.msgType(cell), text, st.session()); err != nil {
+			return err
+		}
+	}
+	fresh.store(offLastSend, q.load(offLastSend))
+	fresh.store(offLastRecv, q.load(offLastRecv))
+	return nil
+}
+
+// owns says whether a message has the chunks that its size asks for, and they
+// are its own: so all messages together are no more than all chunks.
+func (q *Queue) owns(cell int) bool {
+	size := q.msgSize(cell)
+	chunks, _ := q.numbers(cell, size)
+	if size > abi.MessageInline && len(chunks)*abi.ChunkSize < size {
+		return false
+	}
+	for _, number := range chunks {
+		if !q.chunk(number) || q.data.load(abi.ChunkWordOff(int(number))) != q.number(cell) {
+			return false
+		}
+	}
+	return true
+}
+
+// adopt appends a message to a queue that nobody else has yet.
+func (q *Queue) adopt(typ int64, text []byte, session uint32) error {
+	cell, err := q.makeMessage(typ, text)
+	if err != nil {
+		return err
+	}
+	st := q.state(cell)
+	q.store(cell, uint64(st.owned(abi.CellQueued, abi.KindMessage, session)))
+	from := offMsgHead
+	if last, ok := q.cell(q.load(offMsgTail)); ok {
+		from = last + offNext
+	}
+	q.store(from, link(q.load(from), q.number(cell)))
+	q.store(offMsgTail, link(q.load(offMsgTail), q.number(cell)))
+	q.store(offSent, counted(q.load(offSent), len(text)))
+	return nil
+}

@@ -1,0 +1,228 @@
+package plane
+
+import (
+	"context"
+	"math"
+	"unsafe"
+
+	"github.com/ipcspace/ipcspace/client/abi"
+	"golang.org/x/sys/unix"
+)
+
+// Flags of msgrcv.
+const (
+	msgNoError = 0o10000
+	msgExcept  = 0o20000
+)
+
+const (
+	offRecvType    = int(unsafe.Offsetof(abi.ReceiverCell{}.Type))
+	offRecvSize    = int(unsafe.Offsetof(abi.ReceiverCell{}.Size))
+	offRecvMessage = int(unsafe.Offsetof(abi.ReceiverCell{}.Message))
+	offSendSize    = int(unsafe.Offsetof(abi.SenderCell{}.Size))
+)
+
+// mode is convert_mode (ipc/msg.c).
+func mode(typ int64, flags int) (uint32, int64) {
+	switch {
+	case typ == 0:
+		return abi.ReceiveAny, 0
+	case typ == math.MinInt64:
+		return abi.ReceiveLessEq, math.MaxInt64
+	case typ < 0:
+		return abi.ReceiveLessEq, -typ
+	case flags&msgExcept != 0:
+		return abi.ReceiveNotEqual, typ
+	}
+	return abi.ReceiveEqual, typ
+}
+
+// wanted is testmsg (ipc/msg.c).
+func wanted(typ int64, mode uint32, asked int64) bool {
+	switch mode {
+	case abi.ReceiveAny:
+		return true
+	case abi.ReceiveEqual:
+		return typ == asked
+	case abi.ReceiveNotEqual:
+		return typ != asked
+	case abi.ReceiveLessEq:
+		return typ <= asked
+	}
+	return false
+}
+
+// search is find_msg (ipc/msg.c): a cursor at the message.
+func (q *Queue) search(t *transaction, mode uint32, asked int64) (*cursor, bool) {
+	var best cursor
+	c := t.walk(messages)
+	for c.next() {
+		st := q.state(c.cell)
+		if st.kind() != abi.KindMessage || st.phase() != abi.CellQueued {
+			// One that this transaction itself queues, which wakes no receiver
+			// twice; or a damaged list.
+			continue
+		}
+		if !t.spend(1) {
+			break
+		}
+		typ := q.msgType(c.cell)
+		if !wanted(typ, mode, asked) {
+			continue
+		}
+		best = *c
+		if mode != abi.ReceiveLessEq || typ == 1 {
+			break
+		}
+		asked = typ - 1
+	}
+	return &best, best.cell != 0
+}
+
+// Receive is msgrcv into a buffer of room len(buf), without MSG_COPY. It
+// returns the bytes received and the message's type.
+// ENOMSG, E2BIG, EACCES (expelled), EIDRM, ErrStale, ENOMEM, and EINTR when
+// ctx ends.
+func (q *Queue) Receive(ctx context.Context, buf []byte, typ int64, flags int) (n int, mtype int64, err error) {
+	if err := q.usable(); err != nil {
+		return 0, 0, err
+	}
+	mode, asked := mode(typ, flags)
+	room := uint64(len(buf))
+	if flags&msgNoError != 0 {
+		room = math.MaxUint64
+	}
+	var message, cell int
+	waits := false
+	for {
+		err = q.locked(func(t *transaction) error {
+			waits = false
+			if m, found := q.search(t, mode, asked); found {
+				if room < uint64(q.msgSize(m.cell)) {
+					return unix.E2BIG
+				}
+				message = m.cell
+				q.take(t, m, q.host.Session())
+				q.admit(t)
+				return q.commitOn(t)
+			}
+			if !t.holds() {
+				return errRevoked
+			}
+			if flags&ipcNoWait != 0 {
+				return unix.ENOMSG
+			}
+			if cell == 0 {
+				return errCell
+			}
+			st := q.state(cell)
+			t.add(waiters, cell)
+			t.setState(cell, st, st.to(abi.CellWaiting, 0))
+			waits = true
+			return t.commit(false)
+		})
+		if err != errCell {
+			break
+		}
+		if cell, err = q.makeReceiver(mode, asked, room); err != nil {
+			break
+		}
+	}
+	if err == nil && waits {
+		fail(q.host, "queued")
+		c := &call{o: &q.object, l: waiters, cell: cell}
+		c.serve = func(giveUp unix.Errno) error { return q.serveReceiver(cell, mode, asked, room, giveUp) }
+		c.leave = func() error { return q.leave(waiters, cell) }
+		if err = c.sleep(ctx); err == nil {
+			message, _ = q.cell(q.load(cell + offRecvMessage))
+		}
+	}
+	if err == nil {
+		fail(q.host, "taken")
+		n, mtype, err = q.unpack(message, buf)
+	}
+	q.release(cell)
+	return n, mtype, err
+}
+
+// unpack reads a message that is ours and frees it.
+func (q *Queue) unpack(message int, buf []byte) (n int, mtype int64, err error) {
+	if st := q.state(message); message == 0 || st.kind() != abi.KindMessage || st.session() != q.host.Session() {
+		return 0, 0, unix.EIO // a hostile member took it
+	}
+	mtype = q.msgType(message)
+	n = q.text(message, q.msgSize(message), buf)
+	fail(q.host, "read")
+	q.freeMessage(message)
+	return n, mtype, nil
+}
+
+func (q *Queue) makeReceiver(mode uint32, asked int64, room uint64) (int, error) {
+	cell, err := q.allocGrow(abi.KindReceiver)
+	if err != nil {
+		return 0, err
+	}
+	q.setNext(cell, 0)
+	q.store(cell+offFlags, uint64(mode)<<32) // no flags
+	q.store(cell+offRecvType, uint64(asked))
+	q.store(cell+offRecvSize, room)
+	// The version is of this life of the cell alone, see setNext.
+	seed := uint64(q.state(cell)) >> abi.CellVersionShift << 1
+	q.store(cell+offRecvMessage, seed<<abi.LinkVersionShift)
+	return cell, nil
+}
+
+// serveReceiver receives for a call that sleeps, and was found awake.
+func (q *Queue) serveReceiver(cell int, mode uint32, asked int64, room uint64, giveUp unix.Errno) error {
+	return q.serveSelf(cell, waiters, giveUp, func(t *transaction) (unix.Errno, bool) {
+		m, found := q.search(t, mode, asked)
+		switch {
+		case !found:
+			return 0, false
+		case room < uint64(q.msgSize(m.cell)):
+			return unix.E2BIG, true
+		}
+		t.setLink(cell+offRecvMessage, q.number(m.cell))
+		q.take(t, m, q.host.Session())
+		q.admit(t)
+		return 0, true
+	})
+}
+
+// Copy is msgrcv with MSG_COPY: the message at the index, counted from 0,
+// stays in the queue. flags are checked as the kernel does: EINVAL without
+// IPC_NOWAIT or with MSG_EXCEPT.
+func (q *Queue) Copy(buf []byte, index int64, flags int) (n int, mtype int64, err error) {
+	if flags&ipcNoWait == 0 || flags&msgExcept != 0 {
+		return 0, 0, unix.EINVAL
+	}
+	if err := q.usable(); err != nil {
+		return 0, 0, err
+	}
+	err = q.locked(func(t *transaction) error {
+		left := index
+		for c := t.walk(messages); left >= 0 && c.next(); left-- {
+			if left > 0 {
+				continue
+			}
+			size := q.msgSize(c.cell)
+			if size > len(buf) {
+				if flags&msgNoError != 0 {
+					return unix.EINVAL // copy_msg (ipc/msgutil.c) does not cut
+				}
+				return unix.E2BIG
+			}
+			mtype = q.msgType(c.cell)
+			n = q.text(c.cell, size, buf)
+			if !t.holds() {
+				return errRevoked
+			}
+			return nil
+		}
+		return unix.ENOMSG
+	})
+	if err != nil {
+		return 0, 0, err
+	}
+	return n, mtype, nil
+}

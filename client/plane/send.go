@@ -1,0 +1,142 @@
+package plane
+
+import (
+	"context"
+
+	"github.com/ipcspace/ipcspace/client/abi"
+	"golang.org/x/sys/unix"
+)
+
+// Send is msgsnd; of the flags IPC_NOWAIT counts. Checks of the length
+// against MSGMAX and of permissions are the caller's.
+// EINVAL (type below 1), EAGAIN, EACCES (expelled), EIDRM, ErrStale, ENOMEM,
+// and EINTR when ctx ends.
+func (q *Queue) Send(ctx context.Context, typ int64, text []byte, flags int) error {
+	if typ < 1 {
+		return unix.EINVAL
+	}
+	if err := q.usable(); err != nil {
+		return err
+	}
+	message, err := q.makeMessage(typ, text)
+	if err != nil {
+		return err
+	}
+	fail(q.host, "filled")
+	me, cell, waits := q.host.Session(), 0, false
+	for {
+		err = q.locked(func(t *transaction) error {
+			waits = false
+			if q.fits(t, len(text)) {
+				q.deliver(t, message, me)
+				return q.commitOn(t)
+			}
+			if flags&ipcNoWait != 0 {
+				return unix.EAGAIN
+			}
+			if cell == 0 {
+				return errCell
+			}
+			st := q.state(cell)
+			t.add(senders, cell)
+			t.setState(cell, st, st.to(abi.CellWaiting, 0))
+			waits = true
+			return t.commit(false)
+		})
+		if err != errCell {
+			break
+		}
+		if cell, err = q.makeSender(message, len(text)); err != nil {
+			break
+		}
+	}
+	if err != nil || !waits {
+		if err != nil {
+			q.freeMessage(message)
+		}
+		q.release(cell)
+		return err
+	}
+	fail(q.host, "queued")
+	c := &call{o: &q.object, l: senders, cell: cell}
+	c.serve = func(giveUp unix.Errno) error { return q.serveSender(cell, message, len(text), giveUp) }
+	c.leave = func() error { return q.leave(senders, cell) }
+	if err = c.sleep(ctx); err != nil {
+		q.freeMessage(message)
+	}
+	q.release(cell)
+	return err
+}
+
+// commitOn commits, and goes on with what that leaves pending.
+func (q *Queue) commitOn(t *transaction) error {
+	if err := t.commit(true); err != nil {
+		return err
+	}
+	q.finish(t)
+	return nil
+}
+
+func (q *Queue) makeSender(message, size int) (int, error) {
+	cell, err := q.allocGrow(abi.KindSender)
+	if err != nil {
+		return 0, err
+	}
+	q.setNext(cell, 0)
+	q.store(cell+offFlags, q.number(message)<<32) // no flags
+	q.store(cell+offSendSize, uint64(size))
+	return cell, nil
+}
+
+// serveSender sends the message of a call that sleeps, and was found awake, if
+// it fits now. It ends the call, or makes it WAITING again.
+func (q *Queue) serveSender(cell, message, size int, giveUp unix.Errno) error {
+	return q.serveSelf(cell, senders, giveUp, func(t *transaction) (unix.Errno, bool) {
+		if !q.fits(t, size) {
+			return 0, false
+		}
+		q.deliver(t, message, q.host.Session())
+		return 0, true
+	})
+}
+
+// serveSelf has a call that was found awake try again: it ends, or sleeps on.
+func (q *Queue) serveSelf(cell int, l list, giveUp unix.Errno, try func(t *transaction) (unix.Errno, bool)) error {
+	return q.locked(func(t *transaction) error {
+		claimed, ok := t.claim(cell)
+		if !ok {
+			if t.holds() && !q.state(cell).sleeping() {
+				return nil // it has come to an end
+			}
+			return errAgain
+		}
+		errno, done := try(t)
+		if !done {
+			if giveUp == 0 {
+				t.setState(cell, claimed, claimed.to(abi.CellWaiting, 0))
+				return t.commit(false)
+			}
+			errno = giveUp
+		}
+		if c := t.walk(l); c.find(cell) {
+			c.remove()
+		}
+		t.setState(cell, claimed, claimed.to(abi.CellDone, errno))
+		return q.commitOn(t)
+	})
+}
+
+// leave takes a cancelled sleeper off its list.
+func (q *Queue) leave(l list, cell int) error {
+	return q.locked(func(t *transaction) error {
+		st := q.state(cell)
+		if st.phase() != abi.CellCancelled {
+			return nil
+		}
+		if c := t.walk(l); c.find(cell) {
+			c.remove()
+		}
+		t.setState(cell, st, st.to(abi.CellDone, unix.EINTR))
+		return t.commit(false)
+	})
+}
