@@ -42,7 +42,7 @@ func launch(text string, arguments []string, stderr io.Writer) int {
 		return exitRun
 	}
 	// package syscall: its Exec puts back the descriptor limit that Go raised.
-	err := syscall.Exec(plan.Path, arguments, os.Environ()) //nolint:forbidigo // see above
+	err := syscall.Exec(plan.Path, arguments, os.Environ())
 	fmt.Fprintf(stderr, "ipcspace: run: execute %s: %v\n", plan.Path, err)
 	if errors.Is(err, fs.ErrNotExist) {
 		return exitNotFound

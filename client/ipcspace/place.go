@@ -136,17 +136,17 @@ func ownMounts(outside uint64) (bool, error) {
 	args = append(args, "--"+outsideFlag+"="+strconv.FormatUint(inside, 10))
 	args = append(args, os.Args[verb+1:]...)
 	// package syscall: its Exec puts back the descriptor limit that Go raised.
-	err = syscall.Exec(self, args, os.Environ()) //nolint:forbidigo // see above
+	err = syscall.Exec(self, args, os.Environ())
 	return false, fmt.Errorf("execute %s: %w", self, err)
 }
 
 // verbIndex finds "run" among the arguments; --root may stand before it.
 func verbIndex(args []string) int {
 	for i := 1; i < len(args); i++ {
-		switch {
-		case args[i] == "--root":
+		switch args[i] {
+		case "--root":
 			i++
-		case args[i] == "run":
+		case "run":
 			return i
 		}
 	}

@@ -65,7 +65,7 @@ func start(self string, plan launchPlan, where *place, opts runOptions, started 
 	// tied to the thread that forks: keep it.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGTERM} //nolint:forbidigo // os/exec wants this type
+	command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGTERM}
 
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals, unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM,
@@ -84,7 +84,7 @@ func start(self string, plan launchPlan, where *place, opts runOptions, started 
 	if err != nil && !errors.As(err, &ended) {
 		return exitRun, fmt.Errorf("wait for %s: %w", opts.command[0], err)
 	}
-	if status, ok := command.ProcessState.Sys().(syscall.WaitStatus); ok && status.Signaled() { //nolint:forbidigo // what os gives
+	if status, ok := command.ProcessState.Sys().(syscall.WaitStatus); ok && status.Signaled() {
 		return 128 + int(status.Signal()), nil
 	}
 	return command.ProcessState.ExitCode(), nil
