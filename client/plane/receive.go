@@ -174,18 +174,19 @@ func (q *Queue) makeReceiver(mode uint32, asked int64, room uint64) (int, error)
 
 // serveReceiver receives for a call that sleeps, and was found awake.
 func (q *Queue) serveReceiver(cell int, mode uint32, asked int64, room uint64, giveUp unix.Errno) error {
-	return q.serveSelf(cell, waiters, giveUp, func(t *transaction) (unix.Errno, bool) {
+	return q.serveSelf(cell, waiters, giveUp, func(t *transaction) (unix.Errno, func()) {
 		m, found := q.search(t, mode, asked)
 		switch {
 		case !found:
-			return 0, false
+			return 0, nil
 		case room < uint64(q.msgSize(m.cell)):
-			return unix.E2BIG, true
+			return unix.E2BIG, func() {}
 		}
-		t.setLink(cell+offRecvMessage, q.number(m.cell))
-		q.take(t, m, q.host.Session())
-		q.admit(t)
-		return 0, true
+		return 0, func() {
+			t.setLink(cell+offRecvMessage, q.number(m.cell))
+			q.take(t, m, q.host.Session())
+			q.admit(t)
+		}
 	})
 }
 

@@ -91,17 +91,17 @@ func (q *Queue) makeSender(message, size int) (int, error) {
 // serveSender sends the message of a call that sleeps, and was found awake, if
 // it fits now. It ends the call, or makes it WAITING again.
 func (q *Queue) serveSender(cell, message, size int, giveUp unix.Errno) error {
-	return q.serveSelf(cell, senders, giveUp, func(t *transaction) (unix.Errno, bool) {
+	return q.serveSelf(cell, senders, giveUp, func(t *transaction) (unix.Errno, func()) {
 		if !q.fits(t, size) {
-			return 0, false
+			return 0, nil
 		}
-		q.deliver(t, message, q.host.Session())
-		return 0, true
+		return 0, func() { q.deliver(t, message, q.host.Session()) }
 	})
 }
 
 // serveSelf has a call that was found awake try again: it ends, or sleeps on.
-func (q *Queue) serveSelf(cell int, l list, giveUp unix.Errno, try func(t *transaction) (unix.Errno, bool)) error {
+// try says with what errno it ends and how, or nil if it still has to wait.
+func (q *Queue) serveSelf(cell int, l list, giveUp unix.Errno, try func(t *transaction) (unix.Errno, func())) error {
 	return q.locked(func(t *transaction) error {
 		claimed, ok := t.claim(cell)
 		if !ok {
@@ -110,16 +110,20 @@ func (q *Queue) serveSelf(cell int, l list, giveUp unix.Errno, try func(t *trans
 			}
 			return errAgain
 		}
-		errno, done := try(t)
-		if !done {
-			if giveUp == 0 {
-				t.setState(cell, claimed, claimed.to(abi.CellWaiting, 0))
-				return t.commit(false)
-			}
-			errno = giveUp
+		errno, act := try(t)
+		if act == nil && giveUp == 0 {
+			t.setState(cell, claimed, claimed.to(abi.CellWaiting, 0))
+			return t.commit(false)
 		}
+		// Off the list before anything else: who is served next would find
+		// this call there, and claim it a second time.
 		if c := t.walk(l); c.find(cell) {
 			c.remove()
+		}
+		if act != nil {
+			act()
+		} else {
+			errno = giveUp
 		}
 		t.setState(cell, claimed, claimed.to(abi.CellDone, errno))
 		return q.commitOn(t)
