@@ -119,7 +119,26 @@ func (s *space) sessionOf(c *channel, id processID) (*session, error) {
 		s.dropSession(x)
 		return nil, err
 	}
+	s.inheritUnasked(x)
 	return x, nil
+}
+
+// inheritUnasked is for a process that was forked without a spare: what its
+// parent had mapped it has too, unless it called exec since.
+func (s *space) inheritUnasked(x *session) {
+	maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", x.id.pid))
+	if err == nil && !strings.Contains(string(maps), s.storage.devText()) {
+		return
+	}
+	if st, err := readStat(fmt.Sprintf("/proc/%d/stat", x.id.pid)); err == nil {
+		if start, err := startTime(st.PPID); err == nil {
+			for _, parent := range s.process[processID{st.PPID, start}] {
+				x.inherit(parent)
+				return
+			}
+		}
+	}
+	x.everything = true
 }
 
 // claim binds a spare to the child that was forked into it. It may have been
@@ -381,8 +400,12 @@ func (x *session) pageMapped() bool {
 
 // countMaps counts the mappings of a file in the text of /proc/<pid>/maps.
 func countMaps(maps string, dev, ino uint64) int {
-	want := fmt.Sprintf(" %02x:%02x %d ", unix.Major(dev), unix.Minor(dev), ino)
-	return strings.Count(maps, want)
+	return strings.Count(maps, fmt.Sprintf("%s%d ", devText(dev), ino))
+}
+
+// devText is how /proc/<pid>/maps shows a device.
+func devText(dev uint64) string {
+	return fmt.Sprintf(" %02x:%02x ", unix.Major(dev), unix.Minor(dev))
 }
 
 // pidLevelsOf lists a process's pids in its own pid namespace and outwards.

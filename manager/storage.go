@@ -180,6 +180,16 @@ func (s *storage) adoptLimit() {
 	}
 }
 
+// devText is how mappings of files in the private folder show in
+// /proc/<pid>/maps; folders of segments not included.
+func (s *storage) devText() string {
+	var st unix.Stat_t
+	if err := unix.Stat(s.private, &st); err != nil {
+		return "" // contained in every text
+	}
+	return devText(st.Dev)
+}
+
 func (s *storage) path(name string) string { return filepath.Join(s.private, name) }
 
 // create makes a sparse file of size bytes, to be opened and closed by no
