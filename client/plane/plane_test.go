@@ -178,3 +178,11 @@ func eventually(t testing.TB, what string, cond func() bool) {
 		time.Sleep(50 * time.Microsecond)
 	}
 }
+
+func setFailPoint(f func(session uint32, step string)) {
+	if f == nil {
+		failPoint.Store(nil)
+		return
+	}
+	failPoint.Store(&f)
+}

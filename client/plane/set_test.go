@@ -303,12 +303,12 @@ func TestMove(t *testing.T) {
 func TestPoisonDuringCommit(t *testing.T) {
 	f := newFile(t, 2, 16, 0)
 	a, m := f.set(2, 7), f.set(2, abi.ManagerSession)
-	failPoint = func(session uint32, step string) {
+	setFailPoint(func(session uint32, step string) {
 		if session == 7 && step == "committed" {
-			failPoint = nil
+			setFailPoint(nil)
 			ok(t, m.Poison())
 		}
-	}
+	})
 	ok(t, a.Op(bg, []abi.SemOp{op(0, 1), op(1, 2)}, -1))
 	fresh := newFile(t, 2, 16, 0).set(2, abi.ManagerSession)
 	ok(t, m.CopyTo(fresh))

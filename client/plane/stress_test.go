@@ -24,9 +24,33 @@ func rounds(n int) int {
 	return n
 }
 
+func TestStressSet(t *testing.T)   { stressSet(t, rounds(3000)) }
+func TestStressQueue(t *testing.T) { stressQueue(t, rounds(3000)) }
+
+// Sessions are stopped, now and then, for longer than others are patient: they
+// are revoked and helped, and go on where they were.
+func TestStallSet(t *testing.T) {
+	stall(t)
+	stressSet(t, rounds(600))
+}
+
+func TestStallQueue(t *testing.T) {
+	stall(t)
+	stressQueue(t, rounds(600))
+}
+
+func stall(t *testing.T) {
+	setFailPoint(func(uint32, string) {
+		if rand.IntN(150) == 0 {
+			time.Sleep(time.Duration(rand.IntN(3000)) * time.Microsecond)
+		}
+	})
+	t.Cleanup(func() { setFailPoint(nil) })
+}
+
 // Every unit that is added is taken by exactly one: what goes down at one
 // semaphore goes up at another, in all the ways that there are.
-func TestStressSet(t *testing.T) {
+func stressSet(t *testing.T, each int) {
 	const sems, sessions, start = 4, 8, 20
 	f := newFile(t, sems, 8, 0)
 	first := f.set(sems, 2)
@@ -38,7 +62,7 @@ func TestStressSet(t *testing.T) {
 		wg.Go(func() {
 			s := f.set(sems, uint32(10+id))
 			rnd := rand.New(rand.NewPCG(uint64(id), 1))
-			for range rounds(3000) {
+			for range each {
 				a, b := rnd.IntN(sems), rnd.IntN(sems)
 				n := 1 + rnd.IntN(start/2)
 				var err error
@@ -105,9 +129,8 @@ func (o *object) describe() string {
 }
 
 // Each message arrives once, and those of one sender and type in order.
-func TestStressQueue(t *testing.T) {
+func stressQueue(t *testing.T, each int) {
 	const senders, types = 4, 3
-	each := rounds(3000)
 	f := newFile(t, 0, 8, 0)
 	f.qbytes.Store(3000)
 	ctx, cancel := context.WithTimeout(bg, 60*time.Second)
@@ -202,8 +225,8 @@ func (k *killer) step(session uint32, _ string) {
 }
 
 func (k *killer) install(t testing.TB) {
-	failPoint = k.step
-	t.Cleanup(func() { failPoint = nil })
+	setFailPoint(k.step)
+	t.Cleanup(func() { setFailPoint(nil) })
 }
 
 // One session after the other dies at some step of its operations, while
