@@ -57,23 +57,25 @@ done
 
 # ---- clean-up ----
 
-work=$(mktemp -d "${TMPDIR:-/tmp}/ipcspace-demo.XXXXXX")
-chmod 0755 "$work"
-cp "$here/server.pl" "$work/" # the tree may lie where the servers' user cannot read
+work=
 started=() # pids of servers and workers that this script started
 declare -A to from shell server
 
 alive() { kill -0 "$1" 2>/dev/null && [ "$(ps -o stat= -p "$1" 2>/dev/null | cut -c1)" != Z ]; }
-end() { # end SIGNAL PID: and wait, up to 5 s
-	kill "-$1" "$2" 2>/dev/null || return 0
-	for _ in $(seq 50); do
-		alive "$2" || return 0
+any_alive() {
+	local pid
+	for pid; do alive "$pid" && return 0; done
+	return 1
+}
+end() { # end SIGNAL PID…: and wait for all of them, up to 4 s
+	local pid signal=$1
+	shift
+	for pid; do kill "-$signal" "$pid" 2>/dev/null || :; done
+	for _ in $(seq 40); do
+		any_alive "$@" || return 0
 		sleep 0.1
 	done
 	return 1
-}
-stop() { # stop PID SIGNAL: however long that takes, but no longer than 10 s
-	end "$2" "$1" || end TERM "$1" || kill -KILL "$1" 2>/dev/null || :
 }
 descendants() { # descendants PID: of all generations, those of other process groups too
 	local child
@@ -83,24 +85,25 @@ descendants() { # descendants PID: of all generations, those of other process gr
 	done
 }
 clean_up() {
-	local status=$? index side pid
+	local status=$? side pid programs=()
+	local IFS=$' \t\n' # a signal may arrive while read has it empty
 	trap - EXIT
 	trap '' HUP INT TERM # a second Ctrl-C must not leave half of it
-	for ((index = ${#started[@]} - 1; index >= 0; index--)); do
-		stop "${started[index]}" INT # PostgreSQL's fast shutdown
+	# First what runs in the spaces, recorded or not yet, while the spaces exist.
+	for pid in $(for pid in "${shell[@]}" "${started[@]}"; do descendants "$pid"; done) "${started[@]}"; do
+		case $(ps -o comm= -p "$pid") in
+		sh | ipcspace | '') ;;
+		*) programs+=("$pid") ;;
+		esac
 	done
-	for side in "${!shell[@]}"; do
-		# What it runs in the foreground (initdb), then itself: its input ends.
-		for pid in $(descendants "${shell[$side]}"); do
-			[ -z "$(descendants "$pid")" ] && [ "$(ps -o comm= -p "$pid")" != sh ] && stop "$pid" TERM
-		done
-		echo exit >&"${to[$side]}"
-		stop "${shell[$side]}" 0
-	done
+	# INT is PostgreSQL's fast shutdown.
+	end INT "${programs[@]}" || end TERM "${programs[@]}" || end KILL "${programs[@]}" || :
+	for side in "${!shell[@]}"; do echo exit >&"${to[$side]}"; done
+	end 0 "${shell[@]}" || end TERM "${shell[@]}" || end KILL "${shell[@]}" || :
 	for side in red blue; do
 		if mountpoint -q "$work/$side" 2>/dev/null; then umount -l "$work/$side" || :; fi
 	done
-	rm -rf "$work"
+	[ -z "$work" ] || rm -rf "$work"
 	if [ $status -gt 128 ] || [ $status = 0 ]; then exit $status; fi
 	printf '%sdemo: it failed, see above (status %s)%s\n' "$red" "$status" "$plain" >&2
 	exit $status
@@ -109,6 +112,10 @@ trap clean_up EXIT
 trap 'exit 129' HUP
 trap 'exit 130' INT
 trap 'exit 143' TERM
+
+work=$(mktemp -d "${TMPDIR:-/tmp}/ipcspace-demo.XXXXXX")
+chmod 0755 "$work"
+cp "$here/server.pl" "$work/" # the tree may lie where the servers' user cannot read
 
 # ---- two shells, one in each space ----
 

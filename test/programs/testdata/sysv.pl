@@ -47,6 +47,17 @@ sub until_true {
     die "never true: $what\n";
 }
 
+# Nothing of a queue counts its receivers. So: the child slept whenever it was looked at.
+sub until_sleeps {
+    my ($pid) = @_;
+    my $seen = 0;
+    until_true("process $pid sleeps", sub {
+        open my $stat, '<', "/proc/$pid/stat" or die "/proc/$pid/stat: $!\n";
+        $seen = <$stat> =~ /\) S / ? $seen + 1 : 0;
+        return $seen == 20;
+    });
+}
+
 my $key = ftok($0, 7) // die "ftok $0: $!\n";
 
 messages: {
@@ -83,7 +94,7 @@ messages: {
 
     # Removal ends a sleep.
     $pid = child(sub { defined $queue->rcv($text, 64, 77) ? 1 : $! + 0 });
-    select undef, undef, undef, 0.1;
+    until_sleeps($pid);
     $queue->remove or die "remove the queue: $!\n";
     ends($pid, EIDRM << 8, 'the child whose queue was removed');
     fails(scalar($queue->snd(1, 'x')), EINVAL, 'sending to a removed queue');
