@@ -1,12 +1,21 @@
 /* Rows 54 to 72: attaching. Rows 73 to 84 are in shmmem.c. */
 #include "case.h"
 
-/* An address with room for this many pages, free a moment ago. */
+/* An address with room for this many pages: far below where mappings without a wish are put, so
+ * that nothing takes the room before the case does. */
 static char *free_range(size_t pages)
 {
-	char *m = MUST(mmap(NULL, pages * page_size(), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-	MUST(munmap(m, pages * page_size()));
-	return m;
+	static char *next = (char *)0x200000000000;
+	for (;; next += 64 << 20) {
+		char *m = mmap(next, pages * page_size(), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		if (m == MAP_FAILED)
+			FAIL("mmap: %s", errno_name(errno));
+		MUST(munmap(m, pages * page_size()));
+		if (m == next)
+			break;
+	}
+	next += 64 << 20;
+	return next - (64 << 20);
 }
 
 /* The line of /proc/self/maps that begins at this address. */
