@@ -66,8 +66,7 @@ func embedManager(ctx context.Context, opts runOptions, mounts bool) (p *place, 
 	}
 	p.dir, p.writable = info.Dir, true
 	if mounts {
-		p.dir, p.writable = filepath.Join(mountBase, "space"), false
-		if err := bindReadOnly(info.Dir, p.dir); err != nil {
+		if err := p.mountSpace(info.Dir); err != nil {
 			return nil, err
 		}
 		p.hide = filepath.Join(p.root, "root")

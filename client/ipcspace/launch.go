@@ -25,6 +25,7 @@ type launchPlan struct {
 	Path      string // of the command
 	OwnMounts bool   // a mount namespace of the command's own, /proc/sysvipc empty
 	Hide      string // mounts at or below here are taken away
+	Sysctls   string // folder of files to bind over /proc/sys/kernel's
 	Listener  int    // socket to send the seccomp listener on; -1: no filter
 }
 
@@ -52,7 +53,7 @@ func launch(text string, arguments []string, stderr io.Writer) int {
 
 func (plan *launchPlan) prepare() error {
 	if plan.OwnMounts {
-		if err := commandMounts(plan.Hide); err != nil {
+		if err := commandMounts(plan.Hide, plan.Sysctls); err != nil {
 			return err
 		}
 	}
@@ -66,7 +67,7 @@ func (plan *launchPlan) prepare() error {
 // commandMounts separates the command's mounts from the manager's. Its copies
 // of the manager's private mounts go: they would show it every object of the
 // space, and pin the memory of segments that are removed.
-func commandMounts(hide string) error {
+func commandMounts(hide, sysctls string) error {
 	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
 		return fmt.Errorf("make the command's mount namespace: %w", err)
 	}
@@ -90,7 +91,7 @@ func commandMounts(hide string) error {
 	if err != nil && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("hide /proc/sysvipc: %w", err)
 	}
-	return nil
+	return bindSysctls(sysctls)
 }
 
 // mountsBelow lists the mount points at and below dir, the last mounted first.

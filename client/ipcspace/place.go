@@ -42,6 +42,7 @@ type place struct {
 	space    string
 	mounts   bool   // run has a mount namespace of its own
 	hide     string // mounts at or below here are not for the command; empty: none
+	sysctls  string // folder of files to bind over /proc/sys/kernel's, if mounts
 	closers  []func() error
 }
 
@@ -166,7 +167,7 @@ func mountPlace() error {
 	if err := os.MkdirAll(mountBase, 0o755); err != nil {
 		return err
 	}
-	return mountTmpfs(mountBase, "mode=0755,size=64k,nr_inodes=16")
+	return mountTmpfs(mountBase, "mode=0755,size=128k,nr_inodes=32")
 }
 
 func mountTmpfs(dir, options string) error {
@@ -176,7 +177,17 @@ func mountTmpfs(dir, options string) error {
 	return nil
 }
 
-// bindReadOnly shows a space's public folder at dir, as containers see it.
+// mountSpace shows a space's public folder as containers see it, and its limits.
+func (p *place) mountSpace(public string) error {
+	p.dir, p.writable = filepath.Join(mountBase, "space"), false
+	if err := bindReadOnly(public, p.dir); err != nil {
+		return err
+	}
+	p.sysctls = filepath.Join(mountBase, sysctlFolder)
+	return writeSysctls(public, p.sysctls)
+}
+
+// bindReadOnly shows public at dir, read-only.
 func bindReadOnly(public, dir string) error {
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return err
@@ -210,8 +221,7 @@ func joinSpace(root, space string, mounts bool) (*place, error) {
 		if err := mountPlace(); err != nil {
 			return nil, err
 		}
-		p.dir = filepath.Join(mountBase, "space")
-		if err := bindReadOnly(public, p.dir); err != nil {
+		if err := p.mountSpace(public); err != nil {
 			return nil, err
 		}
 		p.hide = filepath.Join(root, "private")
