@@ -1,7 +1,352 @@
 package manager
 
-import "golang.org/x/sys/unix"
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"time"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/ipcspace/ipcspace/client/abi"
+	"github.com/ipcspace/ipcspace/client/plane"
+)
+
+// Brokered calls: a process with only part of an object's rights gets no
+// descriptor, and the manager does the call in its place, after the check
+// that the kernel makes for each. A call may sleep; it has a goroutine of its
+// own, ends with its channel, and can be cancelled.
+
+// call is a brokered call under way.
+type call struct {
+	channel *channel
+	cancel  context.CancelFunc
+}
+
+// Most brokered calls at one time. Each that sleeps has a thread.
+const (
+	maxSessionCalls = 64
+	maxSpaceCalls   = 512
+	maxCalls        = 4096
+)
+
+// brokered is what a call does in the data plane. check is called with
+// space.mu held, on the object as it is then; do without it. Both are called
+// again after the object moved.
+type brokered struct {
+	family Family
+	id     int64
+	check  func(o *object) error
+	set    func(ctx context.Context, p *plane.Set) error
+	queue  func(ctx context.Context, p *plane.Queue) error
+	result func() reply
+}
+
+// broker starts a brokered call. The reply comes from its goroutine.
 func (s *space) broker(c *channel, req *request) reply {
-	return failed(unix.ENOSYS)
+	b, err := s.plan(c, req)
+	if err != nil {
+		return refuse(err)
+	}
+	x := c.session
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed || x.dead {
+		return reply{errno: unix.ECONNRESET, hangUp: true}
+	}
+	if _, twice := x.calls[req.Seq]; twice {
+		return reply{errno: unix.EINVAL, hangUp: true}
+	}
+	if len(x.calls) >= maxSessionCalls || s.calls >= maxSpaceCalls || s.m.calls.Load() >= maxCalls {
+		return failed(unix.ENOMEM)
+	}
+	o, err := s.begin(x, b)
+	if err != nil {
+		return refuse(err)
+	}
+	ctx, cancel := context.WithCancel(s.ctx)
+	x.calls[req.Seq] = call{c, cancel}
+	s.calls++
+	s.m.calls.Add(1)
+	kind, seq := req.Kind, req.Seq
+	s.work.Go(func() {
+		defer cancel()
+		r := s.carryOut(ctx, x, o, b)
+		s.mu.Lock()
+		delete(x.calls, seq)
+		s.calls--
+		s.m.calls.Add(-1)
+		s.mu.Unlock()
+		_ = c.send(kind, seq, &r)
+	})
+	return reply{later: true}
+}
+
+// begin finds and checks the object and keeps it mapped. space.mu is held.
+func (s *space) begin(x *session, b *brokered) (*object, error) {
+	o, err := s.find(b.family, b.id)
+	if err != nil {
+		return nil, err
+	}
+	if err := b.check(o); err != nil {
+		return nil, err
+	}
+	if err := o.use(); err != nil {
+		return nil, unix.ENOMEM
+	}
+	x.opened[o] = struct{}{}
+	return o, nil
+}
+
+// carryOut does the call, again if the object moved meanwhile.
+func (s *space) carryOut(ctx context.Context, x *session, o *object, b *brokered) reply {
+	for {
+		err := b.do(ctx, o, x.number)
+		s.mu.Lock()
+		o.release()
+		if !errors.Is(err, plane.ErrStale) {
+			s.mu.Unlock()
+			if err != nil {
+				return refuse(err)
+			}
+			return b.result()
+		}
+		o, err = s.begin(x, b)
+		s.mu.Unlock()
+		if errors.Is(err, unix.EINVAL) {
+			err = unix.EIDRM // it was there when the call began
+		}
+		if err != nil {
+			return refuse(err)
+		}
+	}
+}
+
+// do runs the data plane for the session.
+func (b *brokered) do(ctx context.Context, o *object, session uint32) (err error) {
+	fault := guarded(func() {
+		if b.family == Sem {
+			var p *plane.Set
+			if p, err = o.set(session, false); err == nil {
+				err = b.set(ctx, p)
+			}
+			return
+		}
+		var p *plane.Queue
+		if p, err = o.queue(session, false); err == nil {
+			err = b.queue(ctx, p)
+		}
+	})
+	if fault != nil {
+		return unix.EIO
+	}
+	return err
+}
+
+// plan makes the call of a request. The request's body is copied.
+func (s *space) plan(c *channel, req *request) (*brokered, error) {
+	who := s.caller(c, req)
+	switch req.Kind {
+	case abi.MsgSemOp:
+		return s.planSemOp(who, req)
+	case abi.MsgSemCtl:
+		return s.planSemCtl(c.session, who, req)
+	case abi.MsgSend:
+		return s.planSend(who, req)
+	}
+	return s.planReceive(who, req)
+}
+
+// planSemOp is semtimedop.
+func (s *space) planSemOp(who *caller, req *request) (*brokered, error) {
+	count, timeout := req.Arg[1], req.Arg[2]
+	// "EINVAL: The semaphore set doesn't exist, or semid is less than zero, or
+	// nsops has a nonpositive value." "E2BIG: The argument nsops is greater
+	// than SEMOPM." In this order.
+	if count < 1 || req.Arg[0] < 0 {
+		return nil, unix.EINVAL
+	}
+	if uint64(count) > s.table.header.SemOpm {
+		return nil, unix.E2BIG
+	}
+	if len(req.body) != int(count)*6 {
+		return nil, unix.EINVAL
+	}
+	ops := make([]abi.SemOp, count)
+	top, alter := 0, false
+	le := binary.LittleEndian
+	for i := range ops {
+		b := req.body[i*6:]
+		ops[i] = abi.SemOp{Num: le.Uint16(b), Op: int16(le.Uint16(b[2:])), Flag: le.Uint16(b[4:])}
+		top, alter = max(top, int(ops[i].Num)), alter || ops[i].Op != 0
+	}
+	wait, start := time.Duration(timeout), time.Now()
+	return &brokered{
+		family: Sem, id: req.Arg[0],
+		check: func(o *object) error {
+			// "EFBIG: For some operation, the value of sem_num is less than 0
+			// or greater than or equal to the number of semaphores in the set."
+			if top >= o.sems() {
+				return unix.EFBIG
+			}
+			if alter {
+				return checkPermission(&o.rec, who, abi.AccessWrite)
+			}
+			return checkPermission(&o.rec, who, abi.AccessRead)
+		},
+		set: func(ctx context.Context, p *plane.Set) error {
+			left := wait
+			if wait >= 0 {
+				left = max(wait-time.Since(start), 0)
+			}
+			return p.Op(ctx, ops, left)
+		},
+		result: func() reply { return reply{} },
+	}, nil
+}
+
+// Commands of semctl that the data plane does (sem.h).
+const (
+	semGetPID  = 11
+	semGetVal  = 12
+	semGetAll  = 13
+	semGetNCnt = 14
+	semGetZCnt = 15
+	semSetVal  = 16
+	semSetAll  = 17
+)
+
+// planSemCtl is semctl's GET and SET commands.
+func (s *space) planSemCtl(x *session, who *caller, req *request) (*brokered, error) {
+	num, cmd, value := req.Arg[1], req.Arg[2]&^ipc64, req.Arg[3]
+	if req.Arg[0] < 0 {
+		return nil, unix.EINVAL
+	}
+	b := &brokered{family: Sem, id: req.Arg[0]}
+	inSet := func(o *object) error {
+		if num < 0 || num >= int64(o.sems()) {
+			return unix.EINVAL
+		}
+		return nil
+	}
+	var result int
+	var body []byte
+	b.result = func() reply { return reply{val: [6]int64{int64(result)}, body: body} }
+	switch cmd {
+	case semGetVal, semGetPID, semGetNCnt, semGetZCnt:
+		b.check = func(o *object) error {
+			return errorsFirst(checkPermission(&o.rec, who, abi.AccessRead), inSet(o))
+		}
+		b.set = func(_ context.Context, p *plane.Set) (err error) {
+			switch cmd {
+			case semGetVal:
+				result, err = p.Value(int(num))
+			case semGetNCnt:
+				result, err = p.NCount(int(num))
+			case semGetZCnt:
+				result, err = p.ZCount(int(num))
+			default:
+				var session uint32
+				session, err = p.PID(int(num))
+				s.mu.Lock()
+				result = int(s.who(x, session))
+				s.mu.Unlock()
+			}
+			return err
+		}
+	case semGetAll:
+		b.check = func(o *object) error { return checkPermission(&o.rec, who, abi.AccessRead) }
+		b.set = func(_ context.Context, p *plane.Set) error {
+			all, err := p.All()
+			body = make([]byte, 0, 2*len(all))
+			for _, v := range all {
+				body = binary.LittleEndian.AppendUint16(body, v)
+			}
+			return err
+		}
+	case semSetVal:
+		// "ERANGE: […] SETVAL and the value to which semval is to be set […]
+		// is less than 0 or greater than the implementation limit SEMVMX."
+		// Before the set is looked for.
+		if value < 0 || value > abi.SemVMX {
+			return nil, unix.ERANGE
+		}
+		b.check = func(o *object) error {
+			return errorsFirst(inSet(o), checkPermission(&o.rec, who, abi.AccessWrite))
+		}
+		b.set = func(_ context.Context, p *plane.Set) error { return p.SetValue(int(num), int(value)) }
+	case semSetAll:
+		values := make([]uint16, len(req.body)/2)
+		for i := range values {
+			values[i] = binary.LittleEndian.Uint16(req.body[2*i:])
+		}
+		b.check = func(o *object) error {
+			if err := checkPermission(&o.rec, who, abi.AccessWrite); err != nil {
+				return err
+			}
+			if len(values) != o.sems() {
+				return unix.EINVAL
+			}
+			return nil
+		}
+		b.set = func(_ context.Context, p *plane.Set) error { return p.SetAll(values) }
+	default:
+		return nil, unix.EINVAL
+	}
+	return b, nil
+}
+
+// planSend is msgsnd.
+func (s *space) planSend(who *caller, req *request) (*brokered, error) {
+	// "EINVAL: Invalid msqid value, or nonpositive mtype value, or invalid
+	// msgsz value (less than 0 or greater than the system value MSGMAX)."
+	if req.Arg[0] < 0 || req.Arg[1] < 1 || uint64(len(req.body)) > s.table.header.MsgMax {
+		return nil, unix.EINVAL
+	}
+	text, typ, flags := append([]byte(nil), req.body...), req.Arg[1], int(req.Arg[2])
+	return &brokered{
+		family: Msg, id: req.Arg[0],
+		check: func(o *object) error { return checkPermission(&o.rec, who, abi.AccessWrite) },
+		queue: func(ctx context.Context, p *plane.Queue) error {
+			return p.Send(ctx, typ, text, flags)
+		},
+		result: func() reply { return reply{} },
+	}, nil
+}
+
+const msgCopy = 0o40000 // MSG_COPY
+
+// planReceive is msgrcv.
+func (s *space) planReceive(who *caller, req *request) (*brokered, error) {
+	room, typ, flags := req.Arg[1], req.Arg[2], int(req.Arg[3])
+	// "EINVAL: msqid was invalid, or msgsz was less than 0."
+	if req.Arg[0] < 0 || room < 0 {
+		return nil, unix.EINVAL
+	}
+	buf := make([]byte, min(room, abi.MaxPacket-packetHead))
+	var n int
+	var mtype int64
+	return &brokered{
+		family: Msg, id: req.Arg[0],
+		check: func(o *object) error { return checkPermission(&o.rec, who, abi.AccessRead) },
+		queue: func(ctx context.Context, p *plane.Queue) (err error) {
+			if flags&msgCopy != 0 {
+				n, mtype, err = p.Copy(buf, typ, flags)
+				return err
+			}
+			n, mtype, err = p.Receive(ctx, buf, typ, flags)
+			return err
+		},
+		result: func() reply { return reply{val: [6]int64{int64(n), mtype}, body: buf[:n]} },
+	}, nil
+}
+
+// errorsFirst is the first error there is.
+func errorsFirst(errs ...error) error {
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -23,8 +23,8 @@ type channel struct {
 	space *space
 	conn  *net.UnixConn
 	raw   syscall.RawConn
-	pid   int // who connected
-	pidfd int // of pid; the session's after hello
+	pid   int      // who connected
+	pidfd *os.File // of pid
 
 	session *session // nil before hello; set once, by serve
 
@@ -65,7 +65,7 @@ func newChannel(s *space, conn *net.UnixConn) (*channel, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &channel{space: s, conn: conn, raw: raw, pidfd: -1}
+	c := &channel{space: s, conn: conn, raw: raw}
 	var opErr error
 	err = raw.Control(func(fd uintptr) {
 		cred, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
@@ -78,20 +78,33 @@ func newChannel(s *space, conn *net.UnixConn) (*channel, error) {
 			opErr = errors.New("peer is in a pid namespace that the manager does not see; run the manager in the host's")
 			return
 		}
-		if c.pidfd, err = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PEERPIDFD); err == nil {
-			return
+		pidfd, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PEERPIDFD)
+		if err != nil {
+			// Before Linux 6.5. Should the pid be somebody else's by now, the
+			// credentials of the first message do not match it.
+			if pidfd, err = unix.PidfdOpen(c.pid, 0); err != nil {
+				opErr = fmt.Errorf("pidfd of peer %d: %w", c.pid, err)
+				return
+			}
 		}
-		// Before Linux 6.5. Should the pid be somebody else's by now, the
-		// credentials of the first message do not match it.
-		if c.pidfd, err = unix.PidfdOpen(c.pid, 0); err != nil {
-			opErr = fmt.Errorf("pidfd of peer %d: %w", c.pid, err)
-		}
+		unix.CloseOnExec(pidfd)
+		c.pidfd = os.NewFile(uintptr(pidfd), "pidfd")
 	})
 	if err = errors.Join(err, opErr); err != nil {
 		return nil, err
 	}
-	unix.CloseOnExec(c.pidfd)
 	return c, nil
+}
+
+// alive tells whether the process that connected lives. Not once the channel
+// is over.
+func (c *channel) alive() bool {
+	alive := false
+	raw, err := c.pidfd.SyscallConn()
+	if err == nil {
+		_ = raw.Control(func(fd uintptr) { alive = pidAlive(int(fd)) })
+	}
+	return alive
 }
 
 // close ends the connection; serve returns.
@@ -102,7 +115,7 @@ func (c *channel) serve() {
 		c.close()
 		c.space.channels.known(c)
 		c.space.leave(c)
-		_ = unix.Close(c.pidfd)
+		_ = c.pidfd.Close()
 	}()
 	_ = c.conn.SetReadDeadline(time.Now().Add(registerTimeout))
 	for {

@@ -133,8 +133,8 @@ func (s *space) bury(x *session) {
 	for c := range x.channels {
 		c.close()
 	}
-	for _, cancel := range x.calls {
-		cancel()
+	for _, b := range x.calls {
+		b.cancel()
 	}
 	s.dropSession(x)
 	s.settleChildren(x)

@@ -43,8 +43,8 @@ func (s *space) handle(c *channel, req *request) reply {
 	case abi.MsgFold:
 		return s.fold(x)
 	case abi.MsgCancel:
-		if cancel := x.calls[uint32(req.Arg[0])]; cancel != nil {
-			cancel()
+		if b, ok := x.calls[uint32(req.Arg[0])]; ok {
+			b.cancel()
 		}
 		return reply{later: true}
 	case abi.MsgCreds:
@@ -59,9 +59,8 @@ func (s *space) handle(c *channel, req *request) reply {
 func (s *space) caller(c *channel, req *request) *caller {
 	pid := int(req.cred.Pid)
 	who := &caller{pid: pid, tid: req.TID, uid: req.cred.Uid, gid: req.cred.Gid, self: s.m.userns}
-	pidfd := c.pidfd
 	if pid == c.pid {
-		who.alive = func() bool { return pidAlive(pidfd) }
+		who.alive = c.alive
 		return who
 	}
 	start, err := startTime(pid)
@@ -91,12 +90,31 @@ func (s *space) open(x *session, c *caller, req *request) reply {
 	r := reply{val: [6]int64{int64(o.word.Load()), int64(held), 1}}
 	if held == both {
 		r.val[2] = 0
-		r.files = []*os.File{o.control}
-		if o.data != nil {
-			r.files = append(r.files, o.data)
+		if err := r.pass(o.control, o.data); err != nil {
+			return failed(unix.ENOMEM)
 		}
 	}
 	return r
+}
+
+// pass sends copies of files along: the object may be gone, and its
+// descriptors with it, before the reply is written.
+func (r *reply) pass(files ...*os.File) error {
+	for _, f := range files {
+		if f == nil {
+			continue
+		}
+		fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			for _, f := range r.closing {
+				_ = f.Close()
+			}
+			return err
+		}
+		r.closing = append(r.closing, os.NewFile(uintptr(fd), f.Name()))
+	}
+	r.files = r.closing
+	return nil
 }
 
 // openSegment gives a descriptor for the access asked. Who may only read gets
@@ -108,7 +126,9 @@ func (s *space) openSegment(o *object, c *caller, asked uint32) reply {
 	}
 	r := reply{val: [6]int64{int64(o.word.Load()), int64(held)}}
 	if asked&abi.AccessWrite != 0 {
-		r.files = []*os.File{o.control}
+		if err := r.pass(o.control); err != nil {
+			return failed(unix.ENOMEM)
+		}
 		return r
 	}
 	f, err := s.storage.openReadOnly(s.storage.segmentPath(o.rec.Serial))

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -26,6 +27,7 @@ type Manager struct {
 	userns *userns
 	deaths *deaths
 	budget budget
+	calls  atomic.Int64 // brokered calls under way
 
 	mu     sync.Mutex
 	spaces map[string]*space

@@ -35,6 +35,7 @@ type object struct {
 	mem, dataMem []byte // mapped when the data plane needs them
 	users        int    // calls of the data plane under way; mem must stay
 	gone         bool
+	moved        bool      // gone, but to a fresh file
 	doomed       time.Time // when IPC_RMID left it with an attach under way
 }
 
@@ -238,7 +239,10 @@ func (s *space) reap(o *object, session uint32) error {
 // grow raises the capacity. The files have their full length already; what
 // grows is what may be touched, and its promise.
 func (o *object) grow(cells, chunks int) error {
-	if o.gone {
+	switch {
+	case o.moved:
+		return plane.ErrStale
+	case o.gone:
 		return unix.EIDRM
 	}
 	if o.family == Shm || cells > abi.MaxCells || chunks > abi.MaxChunks || cells < 0 || chunks < 0 ||

@@ -1,7 +1,6 @@
 package manager
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -263,7 +262,7 @@ func (s *space) readSessions() error {
 		}
 		x := &session{
 			space: s, number: n, state: st, public: public, pidfd: -1, since: time.Now(), everything: true,
-			channels: map[*channel]struct{}{}, opened: map[*object]struct{}{}, calls: map[uint32]context.CancelFunc{},
+			channels: map[*channel]struct{}{}, opened: map[*object]struct{}{}, calls: map[uint32]call{},
 		}
 		x.page, err = openPage(s.storage.path(pageName(n)))
 		if errors.Is(err, os.ErrNotExist) || err == nil && x.page.short() {
@@ -337,14 +336,14 @@ func (s *space) resolveIntent() {
 // that had closed them, committed transactions, the manager's own cells.
 func (s *space) recoverObjects() {
 	for f := range s.objects {
-		for _, o := range s.objects[f] {
+		for index, o := range s.objects[f] {
 			if o.word.Load()&abi.SlotClosing != 0 {
-				// Whether a segment goes, or an object moves, was not decided.
 				if err := s.reopenClosed(o); err != nil {
 					s.log.Error("object stays closed", keyFamily, o.family.String(), keyID, o.rec.ID, keyError, err)
 				}
+				o = s.objects[f][index] // a moved one is another
 			}
-			if o.family == Shm || o.gone {
+			if o.family == Shm {
 				continue
 			}
 			err := o.onPlane((*plane.Set).Recover, (*plane.Queue).Recover)
@@ -353,10 +352,6 @@ func (s *space) recoverObjects() {
 			}
 		}
 	}
-}
-
-func (s *space) reopenClosed(o *object) error {
-	return o.publish(o.rec)
 }
 
 // buryDead opens pidfds again and cleans up after the processes that ended

@@ -258,6 +258,7 @@ func (l *listeners) accept(ln *net.UnixListener) bool {
 	defer l.mu.Unlock()
 	if l.closed || len(l.strangers) >= maxStrangers {
 		c.close()
+		_ = c.pidfd.Close()
 		return true
 	}
 	l.strangers[c] = struct{}{}

@@ -1,7 +1,6 @@
 package manager
 
 import (
-	"context"
 	"crypto/subtle"
 	"errors"
 	"fmt"
@@ -36,7 +35,7 @@ type session struct {
 	// after a restart of the manager.
 	opened     map[*object]struct{}
 	everything bool
-	calls      map[uint32]context.CancelFunc // brokered calls that sleep, by Seq
+	calls      map[uint32]call // brokered calls under way, by Seq
 	dead       bool
 }
 
@@ -57,7 +56,7 @@ func (s *space) hello(c *channel, req *request) reply {
 		return reply{errno: unix.EPERM, hangUp: true}
 	}
 	start, err := startTime(c.pid)
-	if err != nil || !pidAlive(c.pidfd) {
+	if err != nil || !c.alive() {
 		return reply{errno: unix.ESRCH, hangUp: true}
 	}
 	id := processID{c.pid, start}
@@ -115,7 +114,7 @@ func (s *space) sessionOf(c *channel, id processID) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.bind(x, id, c.pidfd); err != nil {
+	if err := s.bind(x, id, int(c.pidfd.Fd())); err != nil {
 		s.dropSession(x)
 		return nil, err
 	}
@@ -154,7 +153,7 @@ func (s *space) claim(c *channel, id processID, number int64, cookie []byte) (*s
 	if x.id != (processID{}) {
 		return nil, unix.EPERM
 	}
-	return x, s.bind(x, id, c.pidfd)
+	return x, s.bind(x, id, int(c.pidfd.Fd()))
 }
 
 func (s *space) resume(id processID, number int64, cookie []byte) (*session, error) {
@@ -207,7 +206,7 @@ func (s *space) newSession(parent uint32) (*session, error) {
 	}
 	x := &session{
 		space: s, number: number, state: st, public: s.table.session(number), page: pg, pidfd: -1, since: time.Now(),
-		channels: map[*channel]struct{}{}, opened: map[*object]struct{}{}, calls: map[uint32]context.CancelFunc{},
+		channels: map[*channel]struct{}{}, opened: map[*object]struct{}{}, calls: map[uint32]call{},
 	}
 	x.public.PID, x.public.PidNS, x.public.Start = 0, 0, 0
 	atomic.StoreUint32(&x.public.State, abi.SessionSpare)
@@ -374,11 +373,13 @@ func (s *space) leave(c *channel) {
 		return
 	}
 	delete(x.channels, c)
+	for _, b := range x.calls {
+		if b.channel == c {
+			b.cancel()
+		}
+	}
 	if s.closed || x.dead || len(x.channels) > 0 {
 		return
-	}
-	for _, cancel := range x.calls {
-		cancel()
 	}
 	if s.isDead(x) {
 		s.bury(x)

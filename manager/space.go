@@ -45,6 +45,7 @@ type space struct {
 	process  map[processID][]*session
 	numbers  []uint32 // session numbers that may be given out
 	mapped   int      // control files mapped
+	calls    int      // brokered calls under way
 	settling *time.Timer
 	closed   bool
 }
