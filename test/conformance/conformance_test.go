@@ -27,7 +27,7 @@ import (
 const programTime = 20 * time.Minute
 
 // lowLimits make every limit reachable, for the rows that are skipped where it is not.
-const lowLimits = "shmmni=16,shmall=16,shmmax=100000,semmsl=60,semmns=100,semmni=8,semopm=20," +
+const lowLimits = "shmmni=16,shmall=16,shmmax=65536,semmsl=60,semmns=100,semmni=8,semopm=20," +
 	"msgmni=8,msgmax=300,msgmnb=1000"
 
 // limitRows are the rows that lowLimits bring within reach.
