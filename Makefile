@@ -71,7 +71,8 @@ $(BIN)/arm64/libipcspace.so: $(PRELOAD_SOURCES)
 # ---- test ----
 
 # Long tests of whole programs run after the packages' own, one package at a time: they measure
-# waiting, and two cores are soon busy.
+# waiting, and two cores are soon busy. No results of earlier runs (-count=1): the tests start
+# programs and load the library, which go test does not see change.
 PACKAGES      = $(shell $(GO) list ./... | grep -v '/ipcspace/test/')
 TEST_PACKAGES = $(shell $(GO) list ./test/... 2>/dev/null)
 TEST_FLAGS   ?=
@@ -80,14 +81,14 @@ TEST_FLAGS   ?=
 test: vet build test-packages test-programs ## everything that must pass
 
 test-packages: build ## the packages' own tests, with the race detector
-	$(GO) test -race -timeout 15m $(TEST_FLAGS) $(PACKAGES)
+	$(GO) test -race -count=1 -timeout 15m $(TEST_FLAGS) $(PACKAGES)
 
 test-programs: build ## conformance with the kernel, and real programs
-	$(if $(TEST_PACKAGES),$(GO) test -p 1 -timeout 40m $(TEST_FLAGS) $(TEST_PACKAGES))
+	$(if $(TEST_PACKAGES),$(GO) test -p 1 -count=1 -timeout 40m $(TEST_FLAGS) $(TEST_PACKAGES))
 
 .PHONY: conformance
 conformance: build ## the table: row, test, kernel, space
-	$(GO) test -v -timeout 40m $(TEST_FLAGS) ./test/conformance/...
+	CONFORMANCE_TABLE=1 $(GO) test -count=1 -timeout 40m $(TEST_FLAGS) ./test/conformance/...
 
 .PHONY: bench
 bench: build ## benchmarks; quote ratios, not numbers of one machine
@@ -106,7 +107,7 @@ vet: ## format, go vet, and that generated files are up to date
 	@unformatted="$$(gofmt -l client manager test)"; \
 		if [ -n "$$unformatted" ]; then echo "not formatted, run make fmt:"; echo "$$unformatted"; exit 1; fi
 	$(GO) vet ./...
-	@mkdir -p $(CACHE) && $(GO) run ./client/abi/gen $(CACHE)/abi.h && \
+	@mkdir -p $(CACHE) && (cd client/abi && $(GO) run ./gen $(CACHE)/abi.h) && \
 		cmp $(CACHE)/abi.h client/preload/abi.h || { echo "client/preload/abi.h is stale, run make generate"; exit 1; }
 
 .PHONY: fmt
