@@ -238,8 +238,9 @@ before=$(kernel_objects)
 
 heading "1. Two spaces: red and blue"
 note "   \$ $shown        (twice: think of two terminals, or two containers)"
-open_space red
-open_space blue
+# The rooms first: a space that run has mounted sees no mounts that come later.
+for side in red blue; do make_room $side; done
+for side in red blue; do open_space $side; done
 # Where /proc/sysvipc cannot be hidden, util-linux's ipcs reads the kernel's tables there first.
 look='ipcs' look_shown='ipcs'
 probe=$(inside red 'ipcmk -Q' | sed -n 's/.*id: //p')
@@ -255,7 +256,6 @@ else
 	heading "2. A Perl program in each (PostgreSQL is not installed: apt-get install postgresql-15 shows more)"
 	run=perl
 fi
-for side in red blue; do make_room $side; done
 for side in red blue; do start_$run $side; done
 if [ $run = postgres ] && [ -z "${IPCSPACE_DEMO_INSIDE-}" ]; then
 	note "   Their keys come from inode numbers, so they differ here; run as root to see the same key twice."

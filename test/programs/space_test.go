@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -94,14 +95,13 @@ func ipcspace() string { return filepath.Join(scratch, "bin/ipcspace") }
 // newSpace makes a space of the running manager, removed with the test.
 func newSpace(t *testing.T) *space {
 	t.Helper()
-	name := strings.ToLower(strings.NewReplacer("/", "-", "_", "-").Replace(t.Name()))
-	name = fmt.Sprintf("%.40s-%d", name, spaceNumber())
 	if kernelOnly {
 		return newKernelSpace(t)
 	}
 	if err := node.start(); err != nil {
 		t.Fatal(err)
 	}
+	name := spaceName(t)
 	mustRun(t, exec.Command(ipcspace(), "space", "create", name, "--root", node.root))
 	t.Cleanup(func() {
 		// Not by force: it is refused while a process is registered, and none may be left. The
@@ -150,16 +150,23 @@ func newKernelSpace(t *testing.T) *space {
 	return &space{prefix: []string{"nsenter", "--ipc=" + path, "--"}, kernelNamespace: path}
 }
 
-var spaceNumber = func() func() int {
-	var mutex sync.Mutex
-	number := 0
-	return func() int {
-		mutex.Lock()
-		defer mutex.Unlock()
-		number++
-		return number
-	}
-}()
+var spaces atomic.Int32
+
+// spaceName is the test's own name as far as a space can have it, and a number.
+func spaceName(t *testing.T) string {
+	letters := strings.Map(func(r rune) rune {
+		switch {
+		case r >= 'a' && r <= 'z', r >= '0' && r <= '9':
+			return r
+		case r >= 'A' && r <= 'Z':
+			return r - 'A' + 'a'
+		case r == '/':
+			return '-'
+		}
+		return -1
+	}, t.Name())
+	return fmt.Sprintf("%.50s-%d", letters, spaces.Add(1))
+}
 
 // embedded runs one program with a manager of its own; uid is the user who runs ipcspace itself.
 func embedded(uid int) *space {

@@ -61,6 +61,7 @@ static void add(int set, struct shared *shared)
 static void die_holding(int set)
 {
 	pid_t child = fork();
+	int status;
 
 	if (child < 0)
 		die("fork");
@@ -68,8 +69,12 @@ static void die_holding(int set)
 		op(set, MUTEX, -1, SEM_UNDO);
 		_exit(0);
 	}
-	if (waitpid(child, NULL, 0) != child)
+	if (waitpid(child, &status, 0) != child)
 		die("waitpid");
+	if (status != 0) {
+		fprintf(stderr, "peer %d: its child %d failed\n", (int)getpid(), (int)child);
+		exit(1);
+	}
 }
 
 int main(int argc, char **argv)
