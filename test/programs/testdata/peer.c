@@ -130,7 +130,7 @@ int main(int argc, char **argv)
 				die("msgsnd");
 		}
 		add(set, shared);
-		if (round % 50 == 0)
+		if (round % 250 == 0)
 			die_holding(set);
 	}
 
