@@ -144,6 +144,23 @@ func TestServerDiesAtEachStep(t *testing.T) {
 	}
 }
 
+// A sleeper that was claimed by one who died before waking it can be cancelled.
+func TestCancelWhileClaimed(t *testing.T) {
+	f := newFile(t, 1, 16, 0)
+	s := f.set(1, 8)
+	ctx, cancel := context.WithCancel(bg)
+	done := s.asleep(t, ctx, -1, op(0, -1))
+	for i := range s.cells() {
+		if off := s.cellsOff + i*abi.CellSize; s.state(off).sleeping() {
+			st := s.state(off)
+			s.shift(off, st, st.to(abi.CellClaimed, 0))
+		}
+	}
+	cancel()
+	want(t, <-done, unix.EINTR)
+	s.check(t, 0)
+}
+
 // The manager itself dies at each step of applying undo.
 func TestReaperDiesAtEachStep(t *testing.T) {
 	for nth := 1; ; nth++ {
@@ -242,6 +259,7 @@ func FuzzSet(fz *testing.F) {
 		fz.Add(i, i, []byte{})
 	}
 	fz.Fuzz(func(t *testing.T, seed, density uint64, raw []byte) {
+		defer time.AfterFunc(20*time.Second, func() { panic("does not return") }).Stop()
 		const sems = 3
 		f := newFile(t, sems, 24, 0)
 		f.maxCells = 40
@@ -277,6 +295,7 @@ func FuzzQueue(fz *testing.F) {
 		fz.Add(i, i, []byte{})
 	}
 	fz.Fuzz(func(t *testing.T, seed, density uint64, raw []byte) {
+		defer time.AfterFunc(20*time.Second, func() { panic("does not return") }).Stop()
 		f := newFile(t, 0, 24, 8)
 		f.maxCells = 40
 		garbage(f.mem[:f.cellsOff+24*abi.CellSize], seed, density, raw)

@@ -75,6 +75,12 @@ func (o *object) help(w uint64) {
 // version: the rest of the change is carried out all the same, for it is
 // committed, and a set that moves takes it along.
 func (o *object) apply(entries []abi.LogEntry) {
+	for i := range entries {
+		if !o.inside(int(entries[i].Off)) {
+			o.refresh() // the file has grown since we looked
+			break
+		}
+	}
 	words := uint64(abi.WordsOff + 8*o.sems)
 	for i := range entries {
 		e := &entries[i]

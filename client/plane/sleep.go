@@ -174,8 +174,10 @@ func (c *call) interrupts(ctx context.Context) func(over bool) bool {
 		st := c.o.state(c.cell)
 		if p := st.phase(); p == abi.CellWaiting || p == abi.CellRetry {
 			c.o.shift(c.cell, st, st.to(abi.CellCancelled, 0))
-			wake(c.o.futex(c.cell))
 		}
+		// CLAIMED by one who died before waking us, perhaps: then we serve
+		// ourselves a last time.
+		wake(c.o.futex(c.cell))
 	})
 	return func(over bool) bool {
 		mu.Lock()

@@ -117,12 +117,16 @@ func stressSet(t *testing.T, each int) {
 // describe prints all cells in use, for a test that failed.
 func (o *object) describe() string {
 	var b bytes.Buffer
-	fmt.Fprintf(&b, "lock %#x pending %#x\n", o.load(offLock), o.load(offPending))
+	fmt.Fprintf(&b, "lock %#x pending %#x waiters %d %d senders %d %d messages %d %d sent %#x taken %#x\n",
+		o.load(offLock), o.load(offPending), uint32(o.load(offWaitHead)), uint32(o.load(offWaitTail)),
+		uint32(o.load(offSendHead)), uint32(o.load(offSendTail)), uint32(o.load(offMsgHead)),
+		uint32(o.load(offMsgTail)), o.load(offSent), o.load(offTaken))
 	for i := range o.cells() {
 		st := o.state(o.cellsOff + i*abi.CellSize)
 		if st.phase() != abi.CellFree {
-			fmt.Fprintf(&b, "cell %d: kind %d state %d session %d version %d next %d\n", i+1, st.kind(),
-				st.phase(), st.session(), st>>abi.CellVersionShift, uint32(o.load(o.cellsOff+i*abi.CellSize+offNext)))
+			fmt.Fprintf(&b, "cell %d: kind %d state %d session %d version %d next %d: %x\n", i+1, st.kind(),
+				st.phase(), st.session(), st>>abi.CellVersionShift, uint32(o.load(o.cellsOff+i*abi.CellSize+offNext)),
+				o.mem[o.cellsOff+i*abi.CellSize+16:][:48])
 		}
 	}
 	return b.String()
@@ -186,6 +190,21 @@ func stressQueue(t *testing.T, each int) {
 			}
 		})
 	}
+	go func() {
+		q, last := f.queue(2), int64(-1)
+		for done.Err() == nil {
+			if last == left.Load() {
+				t.Errorf("nothing goes on:\n%s", q.describe())
+				cancel()
+				return
+			}
+			last = left.Load()
+			select {
+			case <-done.Done():
+			case <-time.After(5 * time.Second):
+			}
+		}
+	}()
 	wg.Wait()
 	stop()
 	q := f.queue(2)
