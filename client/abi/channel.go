@@ -87,6 +87,9 @@ const (
 	MsgCancel = 15
 	// MsgCreds: nothing. The process changed its credentials -> nothing.
 	MsgCreds = 16
+	// MsgUndo: nothing. The session's adjustments are applied now, as when it
+	// ends (unshare(CLONE_SYSVSEM), setns to an IPC namespace) -> nothing.
+	MsgUndo = 17
 )
 
 // Access rights, as in a mode's class bits.

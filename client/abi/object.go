@@ -54,6 +54,9 @@ const (
 	WordsOff   = HeaderSize // set: uint64 words of the semaphores
 	CellSize   = 256
 	MaxCells   = 1 << 16
+	// LogReserve cells, the first ones, are for logs of calls under way alone:
+	// so there is always one with which to take a message out of a full queue.
+	LogReserve = 8
 	ChunkSize  = 2048
 	MaxChunks  = 1 << 15
 	// Chunks stand in groups: a page of owner words, then the chunks.

@@ -100,7 +100,7 @@ type Record struct {
 	Chunks uint32 // chunks of the data file that may be touched
 	// Creator is the session that made the object (shm_cpid).
 	Creator uint32
-	_       [11]uint32
+	_       [15]uint32
 }
 
 // Record.Mode beyond the nine permission bits, as Linux shows them.

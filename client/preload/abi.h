@@ -46,6 +46,7 @@
 #define ABI_MSG_RECEIVE 14
 #define ABI_MSG_CANCEL 15
 #define ABI_MSG_CREDS 16
+#define ABI_MSG_UNDO 17
 #define ABI_ACCESS_READ 4
 #define ABI_ACCESS_WRITE 2
 #define ABI_ACCESS_EXEC 1
@@ -55,6 +56,7 @@
 #define ABI_WORDS_OFF 256
 #define ABI_CELL_SIZE 256
 #define ABI_MAX_CELLS 65536
+#define ABI_LOG_RESERVE 8
 #define ABI_CHUNK_SIZE 2048
 #define ABI_MAX_CHUNKS 32768
 #define ABI_GROUP_CHUNKS 512
@@ -476,7 +478,7 @@ struct abi_record {
 	uint32_t cells;
 	uint32_t chunks;
 	uint32_t creator;
-	uint32_t reserved68[11];
+	uint32_t reserved68[15];
 };
 _Static_assert(offsetof(struct abi_record, id) == 0, "abi_record.id");
 _Static_assert(offsetof(struct abi_record, key) == 4, "abi_record.key");
@@ -492,7 +494,7 @@ _Static_assert(offsetof(struct abi_record, flags) == 52, "abi_record.flags");
 _Static_assert(offsetof(struct abi_record, cells) == 56, "abi_record.cells");
 _Static_assert(offsetof(struct abi_record, chunks) == 60, "abi_record.chunks");
 _Static_assert(offsetof(struct abi_record, creator) == 64, "abi_record.creator");
-_Static_assert(sizeof(struct abi_record) == 112, "abi_record");
+_Static_assert(sizeof(struct abi_record) == 128, "abi_record");
 
 struct abi_session_record {
 	uint32_t pid;

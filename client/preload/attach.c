@@ -2,57 +2,47 @@
  * shmat and shmdt: mmap and munmap of a descriptor kept from the first use,
  * and a count in the session's page, which the manager reads for nattch.
  */
-#include "object.h"
-#include "session.h"
+#include "attach.h"
 
 #define SHM_RDONLY 010000
 #define SHM_RND 020000
 #define SHM_REMAP 040000
 #define SHM_EXEC 0100000
 
-#define PAGE 4096UL
+/* What this process has mapped of segments. Guarded by the control lock; a
+ * child of fork inherits it as it inherits the mappings. */
+static struct piece *pieces;
+static uint32_t pieces_end;
+uint32_t pieces_live;
 
-/* Where this process has segments. Guarded by the control lock; a child of
- * fork inherits it as it inherits the mappings. */
-struct attach {
-	uintptr_t addr; /* 0: free */
-	size_t length;
-	uint64_t serial;
-	uint32_t id;
-};
+#define PIECES_ROOM (1U << 16)
 
-#define ATTACHES_ROOM (1U << 16)
-
-static struct attach *attaches;
-static uint32_t attaches_end;
-
-static struct attach *attach_slot(void)
+struct piece *piece_new(void)
 {
-	if (attaches == NULL) {
-		long p = SYS6(__NR_mmap, 0, ATTACHES_ROOM * sizeof *attaches,
-			      PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-			      -1, 0);
+	if (pieces == NULL) {
+		long p = SYS6(__NR_mmap, 0, PIECES_ROOM * sizeof *pieces, PROT_READ | PROT_WRITE,
+			      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
 		if (is_error(p))
 			return NULL;
-		attaches = (struct attach *)p;
+		pieces = (struct piece *)p;
 	}
-	for (uint32_t i = 0; i < attaches_end; i++)
-		if (attaches[i].addr == 0)
-			return &attaches[i];
-	return attaches_end < ATTACHES_ROOM ? &attaches[attaches_end++] : NULL;
+	for (uint32_t i = 0; i < pieces_end; i++)
+		if (pieces[i].length == 0)
+			return &pieces[i];
+	return pieces_end < PIECES_ROOM ? &pieces[pieces_end++] : NULL;
 }
 
-static struct attach *attach_find(uintptr_t addr)
+struct piece *piece_next(struct piece *p)
 {
-	for (uint32_t i = 0; i < attaches_end; i++)
-		if (attaches[i].addr == addr)
-			return &attaches[i];
+	for (p = p ? p + 1 : pieces; p != NULL && p < pieces + pieces_end; p++)
+		if (p->length != 0)
+			return p;
 	return NULL;
 }
 
 /* This process's count for a segment; NULL: no room for another segment. */
-static struct abi_use *use_of(uint64_t serial)
+struct abi_use *use_of(uint64_t serial)
 {
 	struct abi_use *uses = session.page->uses, *unused = NULL;
 
@@ -104,8 +94,7 @@ static long map_segment(struct handle *h, uintptr_t addr, int flags)
 	int prot = PROT_READ | (flags & SHM_RDONLY ? 0 : PROT_WRITE) |
 		   (flags & SHM_EXEC ? PROT_EXEC : 0);
 	int how = MAP_SHARED;
-	struct attach *a = attach_slot();
-	struct abi_use *use = a ? use_of(h->serial) : NULL;
+	struct abi_use *use = use_of(h->serial);
 
 	if (use == NULL)
 		return -ENOMEM;
@@ -117,16 +106,18 @@ static long map_segment(struct handle *h, uintptr_t addr, int flags)
 		SYS2(__NR_munmap, p, length); /* a kernel without NOREPLACE */
 		p = -EEXIST;
 	}
-	if (is_error(p)) {
+	if (!is_error(p) && (flags & SHM_REMAP))
+		pieces_unmapped((uintptr_t)p, length);
+	struct piece *new = is_error(p) ? NULL : piece_new();
+	if (new == NULL) {
 		store32(&use->count, use->count - 1);
-		return p == -EEXIST ? -EINVAL : p;
+		if (!is_error(p))
+			SYS2(__NR_munmap, p, length);
+		return p == -EEXIST ? -EINVAL : is_error(p) ? p : -ENOMEM;
 	}
-	if (flags & SHM_REMAP)
-		for (uint32_t i = 0; i < attaches_end; i++)
-			if (attaches[i].addr == (uintptr_t)p)
-				attaches[i].addr = 0;
 	use->atime = now_real();
-	*a = (struct attach){(uintptr_t)p, length, h->serial, h->id};
+	*new = (struct piece){(uintptr_t)p, length, 0, h->serial, h->size, h->id, prot, false};
+	pieces_live++;
 	return p;
 }
 
@@ -154,41 +145,51 @@ static long do_shmat(int id, uintptr_t addr, int flags)
 }
 
 /* A segment marked for destruction goes with its last attach. */
-static void tell_if_doomed(const struct attach *a)
+static void tell_if_doomed(uint32_t id, uint64_t serial)
 {
 	struct abi_record r;
 	uint64_t slot;
 
-	if (table_record(ABI_SHM, a->id, &r, &slot) && r.serial == a->serial &&
-	    (r.mode & ABI_MODE_DEST))
-		channel_simple(ABI_MSG_DETACHED, a->id, 0, 0, 0, NULL);
+	if (table_record(ABI_SHM, id, &r, &slot) && r.serial == serial && (r.mode & ABI_MODE_DEST))
+		channel_simple(ABI_MSG_DETACHED, id, 0, 0, 0, NULL);
 }
 
+void piece_gone(struct piece *p)
+{
+	struct abi_use *use = use_of(p->serial);
+
+	p->length = 0;
+	pieces_live--;
+	if (use != NULL && use->count > 0) {
+		use->dtime = now_real();
+		store32(&use->count, use->count - 1);
+	}
+	full_barrier();
+	tell_if_doomed(p->id, p->serial);
+}
+
+/* Takes out every piece of the attach that began at addr, as ksys_shmdt():
+ * the lowest piece says which segment it is. What else was mapped into holes
+ * since then stays. */
 static int do_shmdt(uintptr_t addr)
 {
-	struct attach *a;
-	int r = -EINVAL;
+	const struct piece *lowest = NULL;
 
-	if (addr == 0 || (addr & (PAGE - 1)))
-		return r;
+	if (addr & (PAGE - 1))
+		return -EINVAL;
 	control_lock();
-	a = attach_find(addr);
-	if (a != NULL) {
-		struct attach gone = *a;
-		struct abi_use *use = use_of(a->serial);
-
-		a->addr = 0;
-		SYS2(__NR_munmap, gone.addr, gone.length);
-		if (use != NULL && use->count > 0) {
-			use->dtime = now_real();
-			store32(&use->count, use->count - 1);
+	for (struct piece *p = piece_next(NULL); p != NULL; p = piece_next(p))
+		if (p->addr - p->offset == addr && (lowest == NULL || p->addr < lowest->addr))
+			lowest = p;
+	uint64_t serial = lowest ? lowest->serial : 0;
+	for (struct piece *p = piece_next(NULL); p != NULL; p = piece_next(p))
+		if (p->addr - p->offset == addr && p->serial == serial) {
+			SYS2(__NR_munmap, p->addr, p->length);
+			piece_gone(p);
 		}
-		full_barrier();
-		tell_if_doomed(&gone);
-		r = 0;
-	}
 	control_unlock();
-	return r;
+	/* Or an attach of the kernel's, from before the process came here. */
+	return lowest ? 0 : (int)SYS1(__NR_shmdt, addr);
 }
 
 EXPORT void *shmat(int id, const void *addr, int flags)
@@ -204,7 +205,8 @@ EXPORT void *shmat(int id, const void *addr, int flags)
 
 EXPORT int shmdt(const void *addr)
 {
-	if (unlikely(session_ready() < 0))
+	/* Also away from the space, what was attached there can be detached. */
+	if (unlikely(session_ready() < 0 && pieces_live == 0))
 		return (int)finish(session_refused() ? -ENOSYS : SYS1(__NR_shmdt, addr));
 	return (int)finish(do_shmdt((uintptr_t)addr));
 }

@@ -9,8 +9,19 @@ uint32_t cell_alloc(struct handle *h, uint32_t kind)
 
 	if (cells == 0)
 		return 0;
+	/* The first cells are for logs of calls under way, when all else is taken. */
+	uint32_t first = kind == KIND_LOG_RESERVE ? 0 : ABI_LOG_RESERVE;
 	uint32_t i = (uint32_t)(load64(hint) % cells);
-	for (uint32_t tried = 0; tried < cells; tried++, i = i + 1 < cells ? i + 1 : 0) {
+	if (kind == KIND_LOG_RESERVE) {
+		cells = cells < ABI_LOG_RESERVE ? cells : ABI_LOG_RESERVE;
+		kind = ABI_KIND_LOG;
+		i = 0;
+	}
+	if (i < first)
+		i = first;
+	for (uint32_t tried = 0; tried < cells; tried++, i = i + 1 < cells ? i + 1 : first) {
+		if (i >= cells)
+			return 0;
 		uint64_t *state = cell_at(h, i);
 		uint64_t w = load64(state);
 

@@ -205,6 +205,13 @@ static long send_request(int fd, const struct abi_request *req, const void *data
 	do
 		r = SYS3(__NR_sendmsg, fd, &m, MSG_NOSIGNAL);
 	while (r == -EINTR);
+	if (r == -EINVAL || r == -EPERM) {
+		/* Ids that the user namespace does not map cannot be named. The
+		 * kernel puts the real ones then. */
+		m.control = NULL;
+		m.controllen = 0;
+		r = SYS3(__NR_sendmsg, fd, &m, MSG_NOSIGNAL);
+	}
 	return r < 0 ? r : 0;
 }
 
@@ -260,7 +267,7 @@ static long hello(int fd, struct exchange *x)
 	*x = (struct exchange){.request = {.kind = ABI_MSG_HELLO, .arg = {ABI_LAYOUT_MAJOR}}};
 	if (page != NULL) {
 		x->request.arg[1] = session.number;
-		x->request.arg[2] = page->state;
+		x->request.arg[2] = page->parent != 0; /* made ahead for this child */
 		x->request.len = sizeof page->cookie;
 		x->data = page->cookie;
 	}
@@ -288,8 +295,15 @@ int channel_open(void)
 		r = hello((int)fd, &x);
 		if (r < 0)
 			SYS1(__NR_close, fd);
+		if (r == -ESRCH && session.page != NULL) {
+			/* The manager took this process for dead: a new session. */
+			SYS2(__NR_munmap, session.page, ABI_PAGE_SIZE);
+			session.page = NULL;
+			session.number = 0;
+			continue;
+		}
 		/* The manager went away while we talked to it. */
-	} while ((r == -ECONNRESET || r == -EPIPE) &&
+	} while (r < 0 && (r == -ESRCH || r == -ECONNRESET || r == -EPIPE) &&
 		 now_monotonic() - begun < MANAGER_PATIENCE);
 	if (r < 0)
 		return (int)r;

@@ -1,7 +1,43 @@
-/* The calling thread's credentials, as the kernel sees them. */
+/*
+ * The credentials of the calling thread, as the kernel sees them.
+ *
+ * They are asked for once and kept: the library stands before the calls of
+ * libc that change them, for all threads, and before syscall(), by which one
+ * thread changes its own. Every change makes all handles doubtful for whom it
+ * concerns, so that the manager decides again before the next use.
+ */
 #include "ipcspace.h"
 
-uint32_t creds_epoch;
+#define GROUPS 256
+
+/* The number of the process's credentials; no two ever had the same. */
+uint32_t creds_process = 1;
+static uint32_t last_creds = 1;
+
+static struct {
+	uint32_t creds; /* which these are, 0: never filled */
+	uint32_t uid, gid;
+	long count;
+	uint32_t groups[GROUPS];
+} kept;
+
+/* Whether any thread has credentials of its own. */
+bool creds_differ;
+
+uint32_t creds_slow(void)
+{
+	struct thread *t = this_thread;
+
+	return creds_differ && t != NULL && t->creds != 0 ? t->creds : creds_process;
+}
+
+void creds_thread_changed(void)
+{
+	struct thread *t = this_thread ? this_thread : thread_make();
+
+	t->creds = __atomic_add_fetch(&last_creds, 1, __ATOMIC_ACQ_REL);
+	creds_differ = true;
+}
 
 uint32_t creds_uid(void)
 {
@@ -13,28 +49,79 @@ uint32_t creds_gid(void)
 	return (uint32_t)SYS0(__NR_getegid);
 }
 
+static void refresh(void)
+{
+	uint32_t now = creds_now();
+
+	if (likely(load32(&kept.creds) == now))
+		return;
+	kept.uid = creds_uid();
+	kept.gid = creds_gid();
+	kept.count = SYS2(__NR_getgroups, GROUPS, kept.groups);
+	store32(&kept.creds, now);
+}
+
 static bool in_groups(uint32_t gid, uint32_t other)
 {
-	uint32_t groups[256];
-	long n = SYS2(__NR_getgroups, 256, groups);
-
-	for (long i = 0; i < n; i++)
-		if (groups[i] == gid || groups[i] == other)
+	for (long i = 0; i < kept.count; i++)
+		if (kept.groups[i] == gid || kept.groups[i] == other)
 			return true;
 	return false;
 }
 
 bool creds_allow(const struct abi_record *r, uint32_t wanted)
 {
-	uint32_t uid = creds_uid(), granted = r->mode;
+	uint32_t granted = r->mode;
 
-	if (uid == r->cuid || uid == r->uid) {
+	refresh();
+	if (kept.uid == r->cuid || kept.uid == r->uid)
 		granted >>= 6;
-	} else {
-		uint32_t gid = creds_gid();
-
-		if (gid == r->cgid || gid == r->gid || in_groups(r->cgid, r->gid))
-			granted >>= 3;
-	}
+	else if (kept.gid == r->cgid || kept.gid == r->gid || in_groups(r->cgid, r->gid))
+		granted >>= 3;
 	return (wanted & ~granted & 7) == 0;
 }
+
+/* --- the calls that change them ---------------------------------------- */
+
+extern void *dlsym(void *handle, const char *name) __attribute__((weak));
+#define RTLD_NEXT ((void *)-1L)
+
+/* libc's own function, which changes all threads; NULL: it has none. */
+void *libc_function(const char *name)
+{
+	return dlsym ? dlsym(RTLD_NEXT, name) : NULL;
+}
+
+long creds_changed(long r)
+{
+	uint32_t now = __atomic_add_fetch(&last_creds, 1, __ATOMIC_ACQ_REL);
+
+	store32(&creds_process, now);
+	if (this_thread != NULL)
+		this_thread->creds = 0;
+	return r;
+}
+
+/* Defines one of them: by libc, or for the calling thread where there is no
+ * way to libc's. */
+#define CHANGES(name, params, args, raw)                               \
+	EXPORT int name params                                                 \
+	{                                                                      \
+		int(*real) params = (int(*) params)libc_function(#name);       \
+                                                                               \
+		return (int)creds_changed(real ? real args : finish(raw));           \
+	}
+
+CHANGES(setuid, (uint32_t u), (u), SYS1(__NR_setuid, u))
+CHANGES(setgid, (uint32_t g), (g), SYS1(__NR_setgid, g))
+CHANGES(seteuid, (uint32_t u), (u), SYS3(__NR_setresuid, -1, u, -1))
+CHANGES(setegid, (uint32_t g), (g), SYS3(__NR_setresgid, -1, g, -1))
+CHANGES(setreuid, (uint32_t r, uint32_t e), (r, e), SYS2(__NR_setreuid, r, e))
+CHANGES(setregid, (uint32_t r, uint32_t e), (r, e), SYS2(__NR_setregid, r, e))
+CHANGES(setresuid, (uint32_t r, uint32_t e, uint32_t s), (r, e, s), SYS3(__NR_setresuid, r, e, s))
+CHANGES(setresgid, (uint32_t r, uint32_t e, uint32_t s), (r, e, s), SYS3(__NR_setresgid, r, e, s))
+CHANGES(setgroups, (size_t n, const uint32_t *g), (n, g), SYS2(__NR_setgroups, n, g))
+CHANGES(capset, (void *head, const void *data), (head, data), SYS2(__NR_capset, head, data))
+CHANGES(setfsuid, (uint32_t u), (u), SYS1(__NR_setfsuid, u))
+CHANGES(setfsgid, (uint32_t g), (g), SYS1(__NR_setfsgid, g))
+CHANGES(initgroups, (const char *user, uint32_t g), (user, g), -ENOSYS)

@@ -7,7 +7,7 @@
  * that the copy is true; the child claims the page. A child of a raw clone is
  * told by the wiped page at its first call and registers then.
  */
-#include "session.h"
+#include "attach.h"
 
 extern int __register_atfork(void (*prepare)(void), void (*parent)(void), void (*child)(void),
 			     void *dso) __attribute__((weak));
@@ -22,14 +22,14 @@ static bool has_attaches(void)
 	return false;
 }
 
-/* Gives the child's page the parent's attaches; a fork counts as an attach at
- * this moment (shm_open in ipc/shm.c). */
+/* Gives the child's page the parent's attaches; a fork counts as an attach of
+ * the parent's at this moment (shm_open in ipc/shm.c). */
 static void copy_uses(struct abi_session_page *to)
 {
 	int64_t now = now_real();
 
 	for (int i = 0; i < ABI_PAGE_USES; i++) {
-		const struct abi_use *use = &session.page->uses[i];
+		struct abi_use *use = &session.page->uses[i];
 
 		to->uses[i].count = 0;
 		if (load32(&use->count) == 0) {
@@ -37,10 +37,12 @@ static void copy_uses(struct abi_session_page *to)
 			continue;
 		}
 		store64(&to->uses[i].serial, use->serial);
-		to->uses[i].atime = now;
+		use->atime = now;
+		to->uses[i].atime = 0;
 		to->uses[i].dtime = 0;
 		store32(&to->uses[i].count, use->count);
 	}
+	pieces_left_out(to);
 }
 
 static void prepare(void)
@@ -79,6 +81,7 @@ static void forget_parent(void)
 	control.channel = -1;
 	control.spare_asked = false;
 	threads_forked();
+	pieces_forked();
 }
 
 static void child(void)

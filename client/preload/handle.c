@@ -89,7 +89,7 @@ static void *map_file(int fd, size_t room)
 static bool same_rights(const struct handle *h, const struct abi_record *r)
 {
 	return h->uid == r->uid && h->gid == r->gid && h->cuid == r->cuid && h->cgid == r->cgid &&
-	       (h->mode & 0777) == (r->mode & 0777) && h->creds == creds_epoch;
+	       (h->mode & 0777) == (r->mode & 0777) && h->creds == creds_now();
 }
 
 static void take_record(struct handle *h, const struct abi_record *r, uint64_t slot)
@@ -99,10 +99,11 @@ static void take_record(struct handle *h, const struct abi_record *r, uint64_t s
 	h->cuid = r->cuid;
 	h->cgid = r->cgid;
 	h->mode = r->mode;
-	h->creds = creds_epoch;
+	h->creds = creds_now();
 	h->cells = r->cells < ABI_MAX_CELLS ? r->cells : ABI_MAX_CELLS;
 	h->chunks = r->chunks < ABI_MAX_CHUNKS ? r->chunks : ABI_MAX_CHUNKS;
 	h->size = r->size;
+	h->seen = slot;
 	store64(&h->slot, slot);
 }
 
@@ -197,6 +198,20 @@ struct handle *handle_open(int family, uint32_t id, uint32_t access, int *error)
 
 	control_unlock();
 	return h;
+}
+
+void handle_room_slow(struct handle *h)
+{
+	struct abi_record r;
+	uint64_t slot;
+
+	if (!table_record((int)h->family, h->id, &r, &slot) || r.serial != h->serial)
+		return;
+	if (r.cells <= ABI_MAX_CELLS)
+		__atomic_store_n(&h->cells, r.cells, __ATOMIC_RELAXED);
+	if (r.chunks <= ABI_MAX_CHUNKS)
+		__atomic_store_n(&h->chunks, r.chunks, __ATOMIC_RELAXED);
+	store64(&h->seen, slot);
 }
 
 int handle_grow(struct handle *h, uint32_t cells, uint32_t chunks)

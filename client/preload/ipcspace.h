@@ -33,6 +33,7 @@ struct thread {
 	uint32_t wait_cell; /* index + 1, 0: none */
 	uint32_t asleep;    /* in the kernel: touches wait_handle alone */
 	uint32_t tid;
+	uint32_t creds;	  /* of its own, 0: the process's */
 	uint32_t session; /* whose cells the log cache has */
 	uint32_t spin;	       /* how long spinning paid off lately, in rounds */
 	uint32_t spin_skipped; /* sleeps since spinning was last tried */
@@ -122,6 +123,7 @@ enum mode {
 	MODE_KERNEL,	  /* no space: the kernel's calls, unchanged */
 	MODE_SPACE,
 	MODE_REFUSED,	  /* a space was required and cannot be had */
+	MODE_AWAY,	  /* in another IPC namespace than the one it came from */
 };
 
 struct session {
@@ -173,6 +175,10 @@ int channel_simple(uint32_t kind, int64_t a0, int64_t a1, int64_t a2, int64_t a3
  * handler's signal. */
 int channel_brokered(struct exchange *x);
 
+/* Looks whether the process is still in the IPC namespace in which it
+ * registered: in another one, the kernel's calls are what it asked for. */
+void session_look_home(void);
+
 /* --- table.c ----------------------------------------------------------- */
 
 const uint64_t *table_slot(int family, uint32_t id);
@@ -196,8 +202,21 @@ bool creds_allow(const struct abi_record *r, uint32_t wanted);
 /* Effective ids, for the credentials of a message. */
 uint32_t creds_uid(void);
 uint32_t creds_gid(void);
-/* Grows with each change of credentials that the library sees. */
-extern uint32_t creds_epoch;
+/* A number for the calling thread's credentials: another one after each change
+ * that the library sees. */
+extern uint32_t creds_process;
+extern bool creds_differ;
+uint32_t creds_slow(void);
+static inline uint32_t creds_now(void)
+{
+	return likely(!creds_differ) ? creds_process : creds_slow();
+}
+/* The process's credentials changed, perhaps; returns r. */
+long creds_changed(long r);
+/* libc's own function, behind ours of that name; NULL: it has none. */
+void *libc_function(const char *name);
+/* The calling thread changed its own. */
+void creds_thread_changed(void);
 
 /* --- handle.c ---------------------------------------------------------- */
 
@@ -207,6 +226,7 @@ struct handle {
 	uint32_t family;
 	const uint64_t *table_word; /* where its slot word stands */
 	uint64_t slot;		    /* what it must be */
+	uint64_t seen;		    /* what it was when cells and chunks were read */
 	uint64_t serial;
 	uint8_t *mem; /* control file; NULL: brokered or a segment */
 	uint8_t *data;
@@ -216,7 +236,7 @@ struct handle {
 	uint64_t size; /* bytes of a segment, msg_qbytes */
 	uint32_t undo; /* sems: index + 1 of this session's first undo cell */
 	uint32_t owner; /* session for which undo holds */
-	uint32_t creds; /* creds_epoch at which rights were found */
+	uint32_t creds; /* creds_now() for which rights were found */
 	int fd; /* segment: descriptor, -1: none */
 	uint64_t fd_inode;
 	uint32_t uid, gid, cuid, cgid, mode; /* by which rights were found */
@@ -231,7 +251,7 @@ extern struct handle **handle_index[ABI_FAMILIES];
 
 static inline bool handle_valid(const struct handle *h)
 {
-	return load64(h->table_word) == h->slot && h->creds == creds_epoch;
+	return load64(h->table_word) == h->slot && h->creds == creds_now();
 }
 
 /* The handle that can be used as it is, or NULL: call handle_open. */
@@ -261,6 +281,15 @@ static inline struct handle *handle_get(int family, int id, int *error)
 
 /* Asks the manager for room; 0, -ENOMEM or -EIDRM. */
 int handle_grow(struct handle *h, uint32_t cells, uint32_t chunks);
+
+/* Takes over the capacity if another process made the object larger: its cells
+ * may be in the lists by now. */
+void handle_room_slow(struct handle *h);
+static inline void handle_room(struct handle *h)
+{
+	if (unlikely(load64(h->table_word) != h->seen))
+		handle_room_slow(h);
+}
 
 static inline struct abi_control_header *header_of(struct handle *h)
 {

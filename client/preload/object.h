@@ -96,6 +96,8 @@ static inline uint64_t undo_next(uint64_t w, uint32_t sem, int adjust)
 
 /* --- cell.c ------------------------------------------------------------ */
 
+/* A kind for cell_alloc: a log from the reserve, freed at the end of the call. */
+#define KIND_LOG_RESERVE 16
 /* Index + 1 of a fresh cell of this session, 0 when none is free. */
 uint32_t cell_alloc(struct handle *h, uint32_t kind);
 void cell_free(struct handle *h, uint32_t cell);
@@ -175,6 +177,8 @@ bool list_find(struct txn *t, uint64_t head_off, uint32_t cell, uint32_t *prev);
  * CLAIMED) is at off. True: it slept and is claimed now, serve it. False: it
  * is awake and will serve itself, or is gone. */
 bool sleeper_claim(struct txn *t, uint32_t cell);
+/* Whether somebody sleeps on the cell, without waking it. */
+bool sleeper_asleep(struct handle *h, uint32_t cell);
 /* Serves the set's sleepers that can proceed, as far as the transaction has
  * room; sets Pending if it has not. */
 void scan_sleepers(struct txn *t);

@@ -8,6 +8,13 @@
 #define MSG_EXCEPT 020000
 #define MSG_COPY 040000
 
+extern void pthread_testcancel(void) __attribute__((weak));
+static inline void cancellation_point(void)
+{
+	if (pthread_testcancel != NULL)
+		pthread_testcancel();
+}
+
 /* Counter words: bytes 40 | messages 24. */
 static inline uint64_t counter_add(uint64_t w, uint64_t bytes)
 {

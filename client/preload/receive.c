@@ -89,8 +89,6 @@ static int attempt(struct txn *t, const struct wanted *w, uint32_t *cell, uint32
 			cell_next(txn_get(t, msg), ABI_CELL_OWNED, ABI_KIND_MESSAGE,
 				  session.number, 0));
 		t->last_receiver = session.number;
-		if (link_cell(txn_get(t, HEADER_OFF(send_head))) != 0)
-			queue_serve_senders(t);
 	} else if (w->nowait) {
 		verdict = -ENOMSG;
 	} else {
@@ -108,11 +106,15 @@ static int attempt(struct txn *t, const struct wanted *w, uint32_t *cell, uint32
 			list_remove(t, HEADER_OFF(wait_head), HEADER_OFF(wait_tail), before, *cell);
 		txn_put(t, off,
 			cell_turn(claimed, verdict == 1 ? ABI_CELL_WAITING : ABI_CELL_OWNED, 0));
+		/* Off the list before others are served: a message of theirs
+		 * must not be offered to this very cell. */
 	} else if (verdict == 1) {
 		list_append(t, HEADER_OFF(wait_head), HEADER_OFF(wait_tail), spare);
 		txn_put(t, cell_off(h, spare - 1),
 			cell_turn(txn_get(t, cell_off(h, spare - 1)), ABI_CELL_WAITING, 0));
 	}
+	if (verdict == 0 && link_cell(txn_get(t, HEADER_OFF(send_head))) != 0)
+		queue_serve_senders(t);
 	int r = queue_commit(t);
 
 	if (r == -EAGAIN)
@@ -200,6 +202,7 @@ static int receive_direct(struct handle *h, struct call *c, const struct wanted 
 			struct abi_receiver_cell *own = cell_at(h, cell - 1);
 
 			r = -(int)cell_errno(state);
+			handle_room(h);
 			if (r == 0) {
 				*message = link_cell(load64(&own->message));
 				store64(&own->message, link_next(own->message, 0));
@@ -336,6 +339,7 @@ EXPORT long msgrcv(int id, void *msg, size_t room, long type, int flags)
 	if (unlikely(session_ready() < 0))
 		return finish(session_refused() ? -ENOSYS
 						: SYS5(__NR_msgrcv, id, msg, room, type, flags));
+	cancellation_point();
 	struct call c = call_begin();
 	int64_t r = do_msgrcv(&c, id, msg, room, type, flags);
 

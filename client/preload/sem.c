@@ -91,7 +91,6 @@ static int count_sleepers(struct handle *h, struct call *c, uint32_t sem, bool z
 
 	if (r < 0)
 		return r;
-again:
 	count = 0;
 	r = lock_settled(&t, -1);
 	if (r < 0)
@@ -110,17 +109,12 @@ again:
 			int verdict = ops_apply(&t, &ops, cell_session(state), &blocking);
 
 			if ((verdict == BLOCK || verdict == -EAGAIN) &&
-			    ops_at(&ops, blocking, &op) && op.num == sem && (op.op == 0) == zero) {
-				if (cell_session(state) != session.number &&
-				    pulse_died(cell_session(state))) {
-					txn_abort(&t);
-					r = reap(cell_session(state));
-					if (r < 0)
-						goto out;
-					goto again;
-				}
+			    ops_at(&ops, blocking, &op) && op.num == sem &&
+			    (op.op == 0) == zero &&
+			    ((s->flags & ABI_SLEEPER_DOORBELL)
+				     ? !pulse_died(cell_session(state))
+				     : sleeper_asleep(h, at)))
 				count++;
-			}
 		}
 		at = link_cell(load64(&s->next));
 	}

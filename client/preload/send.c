@@ -24,13 +24,13 @@ static int attempt(struct txn *t, uint32_t message, uint32_t *cell, uint32_t spa
 		return 1;
 	}
 	if (queue_fits(t, m->size)) {
-		queue_put(t, message, session.number);
 		if (*cell != 0) {
 			if (list_find(t, HEADER_OFF(send_head), *cell, &prev))
 				list_remove(t, HEADER_OFF(send_head), HEADER_OFF(send_tail), prev,
 					    *cell);
 			txn_put(t, off, cell_turn(claimed, ABI_CELL_OWNED, 0));
 		}
+		queue_put(t, message, session.number);
 	} else if (*cell != 0) {
 		txn_put(t, off, cell_turn(claimed, ABI_CELL_WAITING, 0));
 		verdict = 1;
@@ -170,6 +170,7 @@ EXPORT int msgsnd(int id, const void *msg, size_t size, int flags)
 	if (unlikely(session_ready() < 0))
 		return (int)finish(session_refused() ? -ENOSYS
 						     : SYS4(__NR_msgsnd, id, msg, size, flags));
+	cancellation_point();
 	struct call c = call_begin();
 	int r = do_msgsnd(&c, id, msg, size, flags);
 

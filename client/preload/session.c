@@ -114,7 +114,8 @@ static uint32_t count_cpus(void)
 	uint32_t cpus = 0;
 
 	for (long i = 0; i < n / 8; i++)
-		cpus += (uint32_t)__builtin_popcountll(mask[i]);
+		for (uint64_t w = mask[i]; w != 0; w &= w - 1)
+			cpus++;
 	return cpus ? cpus : 1;
 }
 
@@ -170,6 +171,28 @@ static long map_table(void)
 	return 0;
 }
 
+/* Inode of the IPC namespace in which the process registered, 0: unknown. */
+static uint64_t home;
+
+static uint64_t ipc_namespace(void)
+{
+	uint64_t st[18];
+
+	if (SYS4(__NR_newfstatat, AT_FDCWD, "/proc/self/ns/ipc", st, 0) < 0)
+		return 0;
+	return st[1];
+}
+
+void session_look_home(void)
+{
+	uint64_t here = ipc_namespace();
+
+	if (session.mode == MODE_SPACE && here != 0 && here != home)
+		store32(&session.mode, MODE_AWAY);
+	else if (session.mode == MODE_AWAY && here == home)
+		store32(&session.mode, MODE_SPACE);
+}
+
 /* Finds the space and registers. With control held. */
 static int register_process(void)
 {
@@ -191,6 +214,7 @@ static int register_process(void)
 	}
 	if (r == 0) {
 		fork_watch();
+		home = ipc_namespace();
 		store32(&session.mode, MODE_SPACE);
 		return 0;
 	}
@@ -206,13 +230,15 @@ int session_start(void)
 {
 	int r = 0;
 
-	if (session.mode == MODE_SPACE && load32(session.alive) != 1)
+	if ((session.mode == MODE_SPACE || session.mode == MODE_AWAY) &&
+	    load32(session.alive) != 1)
 		fork_adopt();
 	switch (load32(&session.mode)) {
 	case MODE_SPACE:
 		return 0;
 	case MODE_KERNEL:
 	case MODE_REFUSED:
+	case MODE_AWAY:
 		return -ENOSYS;
 	}
 	control_lock();

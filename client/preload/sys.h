@@ -129,6 +129,7 @@ int memcmp(const void *a, const void *b, size_t n);
 
 #define FUTEX_WAIT 0
 #define FUTEX_WAKE 1
+#define FUTEX_CMP_REQUEUE 4
 #define FUTEX_PRIVATE_FLAG 128
 
 struct timespec64 {

@@ -89,6 +89,7 @@ static void help(struct handle *h, uint64_t w)
 	uint64_t *lock = &header_of(h)->lock;
 	uint32_t next = lock_cell(w);
 
+	handle_room(h);
 	for (uint32_t cells = 0; next != 0 && cells < ABI_MAX_CELLS; cells++) {
 		struct abi_log_cell *log = cell_at(h, next - 1);
 		struct abi_log_entry copy[ABI_LOG_ENTRIES];
@@ -188,6 +189,10 @@ int txn_init(struct txn *t, struct handle *h, struct call *c, uint32_t more)
 		t->log = t->temporary ? cell_alloc(h, ABI_KIND_LOG) : kept_log(c->thread, h);
 		if (unlikely(t->log == 0 && !t->temporary))
 			t->log = keep_log(c->thread, h);
+		if (unlikely(t->log == 0)) {
+			t->log = cell_alloc(h, KIND_LOG_RESERVE);
+			t->temporary |= t->log != 0;
+		}
 		if (likely(t->log != 0))
 			return 0;
 		int error = handle_grow(h, cells + cells / 2 + 16, h->chunks);
@@ -224,6 +229,7 @@ int txn_lock(struct txn *t)
 			if (cas64(lock, w, lock_word(lock_epoch(w), t->log, ABI_LOCK_HELD))) {
 				t->epoch = lock_epoch(w);
 				t->held = true;
+				handle_room(t->handle);
 				/* Looked at under the lock: a mover marks the
 				 * object first and takes the lock then. */
 				if (likely(load64(&header_of(t->handle)->state) == 0))
@@ -309,6 +315,8 @@ static bool write_log(struct txn *t, uint32_t *chain)
 			return true;
 		}
 		uint32_t more = cell_alloc(h, ABI_KIND_LOG);
+		if (more == 0)
+			more = cell_alloc(h, KIND_LOG_RESERVE);
 		set_next(log, more);
 		if (*chain == 0)
 			*chain = more;

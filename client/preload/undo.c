@@ -261,6 +261,7 @@ struct robust_head {
 
 static uint8_t *own_page; /* the pulse page, then a private one */
 static uint32_t own_session, own_tid;
+static bool asks; /* no word can be linked: others have to ask */
 
 static uint64_t *own_word(size_t off)
 {
@@ -283,6 +284,7 @@ static bool link_word(uint32_t tid)
 
 	store64(own_word(ABI_PULSE_ALIVE), 0);
 	store32((uint32_t *)((uint8_t *)entry + head->futex_offset), tid);
+	store64(own_word(ABI_PULSE_ASK), 0);
 	entry[0] = first;
 	entry[-1] = &head->next;
 	if ((void *)first != (void *)head)
@@ -297,8 +299,9 @@ void pulse_arm(void)
 	if (likely(own_session == session.number && own_page != NULL)) {
 		uint64_t w = load64(own_word(ABI_PULSE_ALIVE));
 
-		if (likely((w != 0 && (w & ABI_PULSE_DIED) == 0) ||
-			   load64(own_word(ABI_PULSE_ASK)) != 0))
+		if (likely(w != 0 && (w & ABI_PULSE_DIED) == 0))
+			return;
+		if (asks && load64(own_word(ABI_PULSE_ASK)) != 0)
 			return;
 	}
 	control_lock();
@@ -320,7 +323,8 @@ void pulse_arm(void)
 
 		/* Linked by a thread that lives: the entry must not enter a
 		 * second list. Its word was cleared; asking takes its place. */
-		if (!linked_alive && link_word(tid))
+		asks = linked_alive || !link_word(tid);
+		if (!asks)
 			own_tid = tid;
 		else
 			store64(own_word(ABI_PULSE_ASK), 1);

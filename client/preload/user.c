@@ -1,17 +1,74 @@
 /*
  * The program's pointers. The kernel answers EFAULT for a bad one; a library
  * would die of it. So a page is tried with a system call that copies from or
- * to it and does nothing else, once per thread and page; the pages found good
- * are remembered, which costs a hot call one comparison.
+ * to it and does nothing else. Pages of the stack in use, of the program's
+ * own data and of its heap stay where they are: once found good they are
+ * remembered, which costs a hot call one comparison. Other memory can be
+ * unmapped or protected at any time, so it is tried at every call.
  */
 #include "ipcspace.h"
 
 #define PAGE 4096UL
+/* Of the stack, from the stack pointer up. */
+#define STACK_PAGES 64
+
+#define AT_PHDR 3
+#define AT_PHNUM 5
+#define PT_LOAD 1
+#define PT_PHDR 6
+
+struct program_header {
+	uint32_t type, flags;
+	uint64_t offset, vaddr, paddr, filesz, memsz, align;
+};
+
+extern unsigned long getauxval(unsigned long type) __attribute__((weak));
+
+/* The program's own segments, in pages: [first, end), and the heap after. */
+static uintptr_t program_first, program_end, heap_end;
+
+static void find_program(void)
+{
+	const struct program_header *ph = getauxval ? (void *)getauxval(AT_PHDR) : NULL;
+	unsigned long n = ph ? getauxval(AT_PHNUM) : 0;
+	uintptr_t base = 0, first = UINTPTR_MAX, end = 0;
+
+	for (unsigned long i = 0; i < n; i++)
+		if (ph[i].type == PT_PHDR)
+			base = (uintptr_t)ph - ph[i].vaddr;
+	for (unsigned long i = 0; i < n; i++) {
+		if (ph[i].type != PT_LOAD)
+			continue;
+		if (base + ph[i].vaddr < first)
+			first = base + ph[i].vaddr;
+		if (base + ph[i].vaddr + ph[i].memsz > end)
+			end = base + ph[i].vaddr + ph[i].memsz;
+	}
+	program_first = end ? first >> 12 : 1;
+	program_end = end ? (end + PAGE - 1) >> 12 : 1;
+}
+
+static bool stays(uintptr_t page)
+{
+	uintptr_t stack = stack_pointer() >> 12;
+
+	if (page >= stack && page - stack < STACK_PAGES)
+		return true;
+	if (program_first == 0)
+		find_program();
+	if (page < program_first)
+		return false;
+	if (page >= program_end && page >= heap_end)
+		heap_end = (uintptr_t)SYS1(__NR_brk, 0) >> 12;
+	return page < program_end || page < heap_end;
+}
 
 /* rt_sigprocmask copies the set before it looks at how, which is no valid one
  * here: EFAULT for a bad page, EINVAL for a good one. */
 static bool page_readable(uintptr_t p)
 {
+	if (p < PAGE) /* NULL would mean: no set */
+		return false;
 	return SYS4(__NR_rt_sigprocmask, 0x7fff, p & ~7UL, 0, 8) != -EFAULT;
 }
 
@@ -45,7 +102,8 @@ static bool pages_good(uintptr_t *known, bool (*try)(uintptr_t), const void *p, 
 		if (known[page % USER_PAGES] != (page << 1 | 1)) {
 			if (!try(at))
 				return false;
-			known[page % USER_PAGES] = page << 1 | 1;
+			if (stays(page))
+				known[page % USER_PAGES] = page << 1 | 1;
 		}
 		if (page == last >> 12)
 			return true;

@@ -1,6 +1,12 @@
 /* Sleeping on a cell, and leaving it. */
 #include "object.h"
 
+/* msgsnd and msgrcv are cancellation points, semop is not. A thread that is
+ * cancelled leaves its cell behind: nobody is woken on it, so nothing is
+ * handed to it, and it is freed with the process. */
+extern int pthread_setcanceltype(int type, int *old) __attribute__((weak));
+#define CANCEL_ASYNCHRONOUS 1
+
 /* Gives up a wait without the lock. Returns the state that stands then:
  * CANCELLED, or DONE if the sleeper was served before, or CLAIMED if somebody
  * is about to (or was, and died). */
@@ -72,8 +78,15 @@ uint64_t sleep_on(struct handle *h, struct call *c, uint32_t cell, int64_t deadl
 			*interrupted = -EAGAIN;
 			break;
 		}
+		bool cancel_point = cell_kind(w) != ABI_KIND_SLEEPER && pthread_setcanceltype;
+		int type;
+
 		store32(&t->asleep, 1);
+		if (cancel_point)
+			pthread_setcanceltype(CANCEL_ASYNCHRONOUS, &type);
 		r = futex_wait((uint32_t *)state, (uint32_t)w, &ts);
+		if (cancel_point)
+			pthread_setcanceltype(type, &type);
 		store32(&t->asleep, 0);
 		if (r == -EINTR)
 			*interrupted = -EINTR;
@@ -182,6 +195,22 @@ void cell_release(struct handle *h, uint32_t cell)
 		message_free(h, s->message);
 	}
 	cell_free(h, cell);
+}
+
+/* A requeue from the futex to itself moves nobody, and counts who is there. */
+bool sleeper_asleep(struct handle *h, uint32_t cell)
+{
+	uint32_t *word = cell_at(h, cell - 1);
+
+	if (word == NULL)
+		return false;
+	for (int tries = 0; tries < 3; tries++) {
+		long n = SYS6(__NR_futex, word, FUTEX_CMP_REQUEUE, 0, 1, word, load32(word));
+
+		if (n != -EAGAIN)
+			return n == 1;
+	}
+	return false;
 }
 
 bool sleeper_claim(struct txn *t, uint32_t cell)

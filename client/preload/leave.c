@@ -1,0 +1,52 @@
+/* Calls by which a process leaves the place from which it reached its space. */
+#include "object.h"
+
+#define CLONE_NEWIPC 0x08000000
+#define CLONE_SYSVSEM 0x00040000
+
+/* Ends the list of adjustments, as exit_sem() does in these calls. */
+static void undo_now(void)
+{
+	if (session_ready() == 0)
+		channel_simple(ABI_MSG_UNDO, 0, 0, 0, 0, NULL);
+}
+
+EXPORT int unshare(int flags)
+{
+	int (*real)(int) = (int (*)(int))libc_function("unshare");
+	bool undo = flags & (CLONE_NEWIPC | CLONE_SYSVSEM);
+	long r;
+
+	if (undo && session.mode == MODE_UNKNOWN)
+		session_start();
+	r = real ? real(flags) : finish(SYS1(__NR_unshare, flags));
+	if (r == 0 && undo)
+		undo_now();
+	if (r == 0 && (flags & CLONE_NEWIPC))
+		session_look_home();
+	return (int)creds_changed(r);
+}
+
+EXPORT int setns(int fd, int type)
+{
+	int (*real)(int, int) = (int (*)(int, int))libc_function("setns");
+	long r;
+
+	if (session.mode == MODE_UNKNOWN)
+		session_start();
+	r = real ? real(fd, type) : finish(SYS2(__NR_setns, fd, type));
+	if (r == 0 && (type == 0 || (type & CLONE_NEWIPC))) {
+		undo_now();
+		session_look_home();
+	}
+	return (int)creds_changed(r);
+}
+
+/* A space that was in sight before stays within reach. */
+EXPORT int chroot(const char *path)
+{
+	int (*real)(const char *) = (int (*)(const char *))libc_function("chroot");
+
+	session_ready();
+	return real ? real(path) : (int)finish(SYS1(__NR_chroot, path));
+}

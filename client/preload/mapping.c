@@ -1,0 +1,250 @@
+/*
+ * munmap, mmap, mremap, mprotect and madvise of the program: a segment that
+ * they unmap, move or cut is counted as the kernel counts it.
+ *
+ * The calls themselves are the kernel's, unchanged; what follows happens only
+ * where they touched a segment.
+ */
+#include "attach.h"
+
+#define MREMAP_DONTUNMAP 4
+#define MADV_DONTFORK 10
+#define MADV_DOFORK 11
+
+static bool overlaps(const struct piece *p, uintptr_t addr, size_t length)
+{
+	return p->addr < addr + length && addr < p->addr + p->length;
+}
+
+/* Whether a call on a range concerns a segment at all. A look without the
+ * lock: who maps and unmaps one range at once has no order to keep. */
+static bool concerns(uintptr_t addr, size_t length)
+{
+	if (likely(__atomic_load_n(&pieces_live, __ATOMIC_ACQUIRE) == 0) || length == 0)
+		return false;
+	for (struct piece *p = piece_next(NULL); p != NULL; p = piece_next(p))
+		if (overlaps(p, addr, length))
+			return true;
+	return false;
+}
+
+static size_t pages(size_t length)
+{
+	return (length + PAGE - 1) & ~(PAGE - 1);
+}
+
+/* Cuts p at addr if that lies inside: two mappings from here on. */
+static void cut(struct piece *p, uintptr_t addr)
+{
+	if (addr <= p->addr || addr >= p->addr + p->length)
+		return;
+	struct piece *rest = piece_new();
+	if (rest == NULL)
+		return;
+	size_t head = addr - p->addr;
+
+	*rest = *p;
+	rest->addr = addr;
+	rest->offset += head;
+	rest->length -= head;
+	p->length = head;
+	pieces_live++;
+	struct abi_use *use = use_of(p->serial);
+	if (use != NULL)
+		store32(&use->count, use->count + 1);
+}
+
+static void cut_range(uintptr_t addr, size_t length)
+{
+	for (struct piece *p = piece_next(NULL); p != NULL; p = piece_next(p))
+		if (overlaps(p, addr, length)) {
+			cut(p, addr + length);
+			cut(p, addr);
+		}
+}
+
+static bool inside(const struct piece *p, uintptr_t addr, size_t length)
+{
+	return p->addr >= addr && p->addr + p->length <= addr + length;
+}
+
+void pieces_unmapped(uintptr_t addr, size_t length)
+{
+	cut_range(addr, length);
+	for (struct piece *p = piece_next(NULL); p != NULL; p = piece_next(p))
+		if (inside(p, addr, length))
+			piece_gone(p);
+}
+
+void pieces_left_out(struct abi_session_page *page)
+{
+	for (struct piece *p = piece_next(NULL); p != NULL; p = piece_next(p))
+		for (int i = 0; p->not_forked && i < ABI_PAGE_USES; i++)
+			if (page->uses[i].serial == p->serial && page->uses[i].count > 0)
+				page->uses[i].count--;
+}
+
+void pieces_forked(void)
+{
+	for (struct piece *p = piece_next(NULL); p != NULL; p = piece_next(p))
+		if (p->not_forked) {
+			p->length = 0;
+			pieces_live--;
+		}
+}
+
+/* --- the calls --------------------------------------------------------- */
+
+EXPORT int munmap(void *at, size_t length)
+{
+	uintptr_t addr = (uintptr_t)at;
+	long r;
+
+	if (likely(!concerns(addr, pages(length))))
+		return (int)finish(SYS2(__NR_munmap, at, length));
+	control_lock();
+	r = SYS2(__NR_munmap, at, length);
+	if (r == 0)
+		pieces_unmapped(addr, pages(length));
+	control_unlock();
+	return (int)finish(r);
+}
+
+static void *map(void *at, size_t length, int prot, int flags, int fd, int64_t offset)
+{
+	uintptr_t addr = (uintptr_t)at;
+	long r;
+
+	if (likely(!(flags & MAP_FIXED) || !concerns(addr, pages(length)))) {
+		r = SYS6(__NR_mmap, at, length, prot, flags, fd, offset);
+	} else {
+		control_lock();
+		r = SYS6(__NR_mmap, at, length, prot, flags, fd, offset);
+		if (!is_error(r))
+			pieces_unmapped(addr, pages(length));
+		control_unlock();
+	}
+	return is_error(r) ? (void *)finish(r) : (void *)r;
+}
+
+EXPORT void *mmap(void *at, size_t length, int prot, int flags, int fd, int64_t offset)
+{
+	return map(at, length, prot, flags, fd, offset);
+}
+
+EXPORT void *mmap64(void *at, size_t length, int prot, int flags, int fd, int64_t offset)
+{
+	return map(at, length, prot, flags, fd, offset);
+}
+
+/* What stood at [from, from + length) stands at to, as long as grown says. */
+static void pieces_moved(uintptr_t from, size_t length, uintptr_t to, size_t grown)
+{
+	if (to != from)
+		pieces_unmapped(to, grown);
+	cut_range(from, length);
+	for (struct piece *p = piece_next(NULL); p != NULL; p = piece_next(p)) {
+		if (!inside(p, from, length))
+			continue;
+		size_t begin = p->addr - from, end = begin + p->length;
+
+		if (begin >= grown) {
+			piece_gone(p);
+			continue;
+		}
+		p->addr = to + begin;
+		p->length = (end == length || end > grown ? grown : end) - begin;
+	}
+}
+
+/* A second mapping of what stands at from. */
+static void pieces_copied(uintptr_t from, uintptr_t to, size_t length)
+{
+	for (struct piece *p = piece_next(NULL); p != NULL; p = piece_next(p)) {
+		if (from < p->addr || from >= p->addr + p->length)
+			continue;
+		struct piece *copy = piece_new();
+		struct abi_use *use = use_of(p->serial);
+
+		if (copy == NULL)
+			return;
+		*copy = *p;
+		copy->offset += from - p->addr;
+		copy->addr = to;
+		copy->length = length;
+		pieces_live++;
+		if (use != NULL)
+			store32(&use->count, use->count + 1);
+		return;
+	}
+}
+
+EXPORT void *mremap(void *at, size_t length, size_t wanted, int flags, ...)
+{
+	__builtin_va_list ap;
+	uintptr_t addr = (uintptr_t)at;
+	size_t old = pages(length), new = pages(wanted);
+	void *to;
+	long r;
+
+	__builtin_va_start(ap, flags);
+	to = __builtin_va_arg(ap, void *);
+	__builtin_va_end(ap);
+	if (likely(!concerns(addr, old ? old : PAGE))) {
+		r = SYS5(__NR_mremap, at, length, wanted, flags, to);
+	} else {
+		control_lock();
+		r = SYS5(__NR_mremap, at, length, wanted, flags, to);
+		if (!is_error(r) && (old == 0 || (flags & MREMAP_DONTUNMAP)))
+			pieces_copied(addr, (uintptr_t)r, new);
+		else if (!is_error(r))
+			pieces_moved(addr, old, (uintptr_t)r, new);
+		control_unlock();
+	}
+	return is_error(r) ? (void *)finish(r) : (void *)r;
+}
+
+EXPORT int mprotect(void *at, size_t length, int prot)
+{
+	uintptr_t addr = (uintptr_t)at;
+	size_t n = pages(length);
+	long r;
+
+	if (likely(!concerns(addr, n)))
+		return (int)finish(SYS3(__NR_mprotect, at, length, prot));
+	control_lock();
+	r = SYS3(__NR_mprotect, at, length, prot);
+	if (r == 0)
+		for (struct piece *p = piece_next(NULL); p != NULL; p = piece_next(p))
+			if (overlaps(p, addr, n) && p->prot != prot) {
+				cut(p, addr + n);
+				cut(p, addr);
+			}
+	for (struct piece *p = r == 0 ? piece_next(NULL) : NULL; p != NULL; p = piece_next(p))
+		if (inside(p, addr, n))
+			p->prot = prot;
+	control_unlock();
+	return (int)finish(r);
+}
+
+EXPORT int madvise(void *at, size_t length, int advice)
+{
+	uintptr_t addr = (uintptr_t)at;
+	size_t n = pages(length);
+	bool not_forked = advice == MADV_DONTFORK;
+	long r = SYS3(__NR_madvise, at, length, advice);
+
+	if (r == 0 && (not_forked || advice == MADV_DOFORK) && concerns(addr, n)) {
+		control_lock();
+		for (struct piece *p = piece_next(NULL); p != NULL; p = piece_next(p))
+			if (overlaps(p, addr, n) && p->not_forked != not_forked) {
+				cut(p, addr + n);
+				cut(p, addr);
+			}
+		for (struct piece *p = piece_next(NULL); p != NULL; p = piece_next(p))
+			if (inside(p, addr, n))
+				p->not_forked = not_forked;
+		control_unlock();
+	}
+	return (int)finish(r);
+}

@@ -1,0 +1,75 @@
+/*
+ * libc's syscall(): programs that reach the calls of System V IPC by number,
+ * or change the credentials of one thread, come through here. A program that
+ * makes the system call itself does not; `ipcspace run --strict` refuses it.
+ */
+#include "ipcspace.h"
+
+EXPORT int semop(int, void *, size_t);
+EXPORT int semtimedop(int, void *, size_t, const void *);
+EXPORT int semget(int, int, int);
+EXPORT int semctl(int, int, int, ...);
+EXPORT int msgget(int, int);
+EXPORT int msgsnd(int, const void *, size_t, int);
+EXPORT long msgrcv(int, void *, size_t, long, int);
+EXPORT int msgctl(int, int, void *);
+EXPORT int shmget(int, size_t, int);
+EXPORT void *shmat(int, const void *, int);
+EXPORT int shmdt(const void *);
+EXPORT int shmctl(int, int, void *);
+
+/* A bit that libc adds to commands for old kernels (linux/ipc.h). */
+#define IPC_64 0x100
+
+EXPORT long syscall(long number, ...)
+{
+	__builtin_va_list ap;
+	long a[6];
+
+	__builtin_va_start(ap, number);
+	for (int i = 0; i < 6; i++)
+		a[i] = __builtin_va_arg(ap, long);
+	__builtin_va_end(ap);
+	switch (number) {
+	case __NR_semop:
+		return semop((int)a[0], (void *)a[1], (size_t)a[2]);
+	case __NR_semtimedop:
+		return semtimedop((int)a[0], (void *)a[1], (size_t)a[2], (const void *)a[3]);
+	case __NR_semget:
+		return semget((int)a[0], (int)a[1], (int)a[2]);
+	case __NR_semctl:
+		return semctl((int)a[0], (int)a[1], (int)a[2] & ~IPC_64, a[3]);
+	case __NR_msgget:
+		return msgget((int)a[0], (int)a[1]);
+	case __NR_msgsnd:
+		return msgsnd((int)a[0], (const void *)a[1], (size_t)a[2], (int)a[3]);
+	case __NR_msgrcv:
+		return msgrcv((int)a[0], (void *)a[1], (size_t)a[2], a[3], (int)a[4]);
+	case __NR_msgctl:
+		return msgctl((int)a[0], (int)a[1] & ~IPC_64, (void *)a[2]);
+	case __NR_shmget:
+		return shmget((int)a[0], (size_t)a[1], (int)a[2]);
+	case __NR_shmat:
+		return (long)shmat((int)a[0], (const void *)a[1], (int)a[2]);
+	case __NR_shmdt:
+		return shmdt((const void *)a[0]);
+	case __NR_shmctl:
+		return shmctl((int)a[0], (int)a[1] & ~IPC_64, (void *)a[2]);
+	}
+	long r = SYS6(number, a[0], a[1], a[2], a[3], a[4], a[5]);
+
+	switch (number) {
+	case __NR_setuid:
+	case __NR_setgid:
+	case __NR_setreuid:
+	case __NR_setregid:
+	case __NR_setresuid:
+	case __NR_setresgid:
+	case __NR_setgroups:
+	case __NR_capset:
+	case __NR_setfsuid:
+	case __NR_setfsgid:
+		creds_thread_changed();
+	}
+	return is_error(r) ? finish(r) : r;
+}
