@@ -117,6 +117,9 @@ func puppetMain() {
 		fmt.Fprintln(os.Stderr, "puppet:", err)
 		os.Exit(2)
 	}
+	if os.Getenv("AGAIN") != "" {
+		fmt.Println("{}") // exec is over: orders read ahead before it are lost
+	}
 	in := bufio.NewScanner(os.Stdin)
 	for in.Scan() {
 		var o order

@@ -1,0 +1,156 @@
+package manager
+
+import (
+	"os"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ipcspace/ipcspace/client/abi"
+)
+
+// Row 236: a killed process leaves no attach behind; the segment that waited
+// for it goes.
+func TestDeath(t *testing.T) {
+	inBothWays(t, func(t *testing.T, cfg Config) {
+		_, info := newManager(t, cfg, SpaceConfig{})
+		p := mustPeer(t, info.Dir)
+		id, err := p.get(Shm, 0, 0o600, 4096)
+		check(t, err)
+		for range 10 {
+			child := newPuppet(t, info.Dir, nil)
+			if out := child.do(order{Do: "attach", Args: []int64{id}}); out.Errno != 0 {
+				t.Fatal(unix.Errno(out.Errno))
+			}
+			st, err := p.stat(Shm, id)
+			check(t, err)
+			if st.Count[0] != 1 || st.PID[0] != uint32(child.cmd.Process.Pid) {
+				t.Errorf("attached: %+v", st)
+			}
+			child.kill()
+			st, err = p.stat(Shm, id)
+			check(t, err)
+			if st.Count[0] != 0 || st.Time[1] == 0 || st.PID[0] != uint32(child.cmd.Process.Pid) {
+				t.Errorf("dead: %+v", st)
+			}
+		}
+		child := newPuppet(t, info.Dir, nil)
+		child.do(order{Do: "attach", Args: []int64{id}})
+		_, err = p.ctl(Shm, id, ipcRmid)
+		check(t, err)
+		_, err = p.stat(Shm, id)
+		check(t, err)
+		child.kill()
+		_, err = p.stat(Shm, id)
+		wantErr(t, "stat after the last process", err, unix.EINVAL)
+	})
+}
+
+// Row 78: exec detaches; the session stays.
+func TestExec(t *testing.T) {
+	inBothWays(t, func(t *testing.T, cfg Config) {
+		_, info := newManager(t, cfg, SpaceConfig{})
+		p := mustPeer(t, info.Dir)
+		id, err := p.get(Shm, 0, 0o600, 4096)
+		check(t, err)
+		child := newPuppet(t, info.Dir, nil)
+		before := child.do(order{Do: "attach", Args: []int64{id}})
+		child.do(order{Do: "exec"})
+		after := child.call(abi.MsgFold)
+		if after.Session != before.Session || string(after.Cookie) == string(before.Cookie) {
+			t.Errorf("session %d and %d, cookies %x %x", before.Session, after.Session, before.Cookie, after.Cookie)
+		}
+		st, err := p.stat(Shm, id)
+		check(t, err)
+		if st.Count[0] != 0 || st.Time[1] == 0 {
+			t.Errorf("stat after exec %+v", st)
+		}
+	})
+}
+
+// spare asks for one and maps its page.
+func (p *peer) spare(t *testing.T, used uint32) (uint32, *page) {
+	t.Helper()
+	a, err := p.call(abi.MsgSpare, nil, int64(used))
+	check(t, err)
+	defer a.close()
+	f := os.NewFile(uintptr(a.fds[0]), "page")
+	a.fds = nil
+	defer f.Close()
+	pg, err := mapPage(f)
+	check(t, err)
+	t.Cleanup(pg.close)
+	return uint32(a.Val[0]), pg
+}
+
+// Row 77: a child counts from the fork on, without a message.
+func TestSpare(t *testing.T) {
+	inBothWays(t, func(t *testing.T, cfg Config) {
+		_, info := newManager(t, cfg, SpaceConfig{})
+		p := mustPeer(t, info.Dir)
+		id, err := p.get(Shm, 0, 0o600, 4096)
+		check(t, err)
+		serial := p.record(Shm, id).Serial
+		count := func(what string, want uint64) {
+			t.Helper()
+			st, err := p.stat(Shm, id)
+			check(t, err)
+			if st.Count[0] != want {
+				t.Errorf("%s: nattch %d, want %d", what, st.Count[0], want)
+			}
+		}
+		number, pg := p.spare(t, 0)
+		v := pg.view()
+		v.Uses[0] = abi.Use{Serial: serial, Count: 1, ATime: time.Now().UnixNano()}
+		count("spare", 0)
+
+		atomic.StoreUint32(&v.State, abi.PageReserved)
+		count("a fork that failed", 0)
+
+		number, pg = p.spare(t, number)
+		v = pg.view()
+		other := newPuppet(t, info.Dir, nil)
+		v.Uses[0] = abi.Use{Serial: serial, Count: 1, ATime: time.Now().UnixNano()}
+		v.PID = uint32(other.cmd.Process.Pid)
+		atomic.StoreUint32(&v.State, abi.PageClaimed)
+		a, err := p.call(abi.MsgReap, nil, int64(number))
+		check(t, err)
+		if a.Val[0] != 0 {
+			t.Error("a living child counts as dead")
+		}
+		other.kill()
+		a, err = p.call(abi.MsgReap, nil, int64(number))
+		check(t, err)
+		if a.Val[0] != 1 {
+			t.Error("a dead child counts as living")
+		}
+		count("child dead", 0)
+	})
+}
+
+// REAP tells the dead from the living, and clears a stale hint.
+func TestReap(t *testing.T) {
+	_, info := newManager(t, Config{Unprivileged: true}, SpaceConfig{})
+	p := mustPeer(t, info.Dir)
+	child := newPuppet(t, info.Dir, nil)
+	n := int64(child.call(abi.MsgFold).Session)
+	pulse := &pulse{mem: p.pulse}
+	atomic.StoreUint64(pulse.word64(uint32(n), abi.PulseAlive), 1<<30)
+	a, err := p.call(abi.MsgReap, nil, n)
+	check(t, err)
+	if a.Val[0] != 0 || pulse.died(uint32(n)) {
+		t.Errorf("alive: reaped %d, hint %t", a.Val[0], pulse.died(uint32(n)))
+	}
+	if a, err = p.call(abi.MsgWho, nil, n); err != nil || a.Val[0] != int64(child.cmd.Process.Pid) {
+		t.Errorf("who: %v %v", a.Val, err)
+	}
+	child.kill()
+	if a, err = p.call(abi.MsgReap, nil, n); err != nil || a.Val[0] != 1 {
+		t.Errorf("dead: %v %v", a.Val, err)
+	}
+	if a, err = p.call(abi.MsgWho, nil, n); err != nil || a.Val[0] != int64(child.cmd.Process.Pid) {
+		t.Errorf("who was it: %v %v", a.Val, err) // sempid of the dead
+	}
+}
