@@ -154,7 +154,7 @@ func (o *object) setNext(off int, number uint64) {
 
 // freeChain frees the cells of a kind that follow one another from number on.
 func (o *object) freeChain(number, kind uint64) {
-	for range o.cells() {
+	for range o.present() {
 		off, ok := o.cell(number)
 		if !ok || o.state(off).kind() != kind {
 			return

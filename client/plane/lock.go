@@ -49,7 +49,7 @@ func (o *object) settle(w uint64) {
 func (o *object) help(w uint64) {
 	var entries []abi.LogEntry
 	number := lockCell(w)
-	for range o.cells() {
+	for range o.present() {
 		off, ok := o.cell(number)
 		if !ok {
 			break

@@ -63,7 +63,7 @@ func (o *object) still() error {
 
 // dismiss ends all sleepers with an errno, without the lock.
 func (o *object) dismiss(errno unix.Errno) {
-	for i := range o.cells() {
+	for i := range o.present() {
 		off := o.cellsOff + i*abi.CellSize
 		for range patienceSteps {
 			st := o.state(off)
@@ -97,7 +97,7 @@ func (s *Set) CopyTo(fresh *Set) error {
 	fresh.store(offOTime, s.load(offOTime))
 	fresh.store(offCTime, s.load(offCTime))
 	number := s.load(offUndoHead)
-	for range s.cells() {
+	for range s.present() {
 		off, ok := s.cell(number)
 		if !ok {
 			break
@@ -150,7 +150,7 @@ func (s *Set) SessionsNamed(f func(session uint32)) {
 }
 
 func (o *object) cellSessions(f func(session uint32)) {
-	for i := range o.cells() {
+	for i := range o.present() {
 		if st := o.state(o.cellsOff + i*abi.CellSize); st.phase() != abi.CellFree {
 			f(st.session())
 		}

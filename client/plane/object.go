@@ -59,6 +59,13 @@ func (o *object) cells() int {
 	return (int(o.limit.Load()) - o.cellsOff) / abi.CellSize
 }
 
+// present is cells as of now: for walks that must not miss a cell that another
+// process had the file grow for.
+func (o *object) present() int {
+	o.refresh()
+	return o.cells()
+}
+
 // cell is the offset of the cell that a link or an index + 1 leads to.
 // ok is false for the end of a list and for what leads nowhere.
 func (o *object) cell(link uint64) (off int, ok bool) {

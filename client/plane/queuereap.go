@@ -73,7 +73,7 @@ func (q *Queue) ejectAll(t *transaction, which func(st state) bool, errno unix.E
 func (q *Queue) freeSession(t *transaction, session uint32) {
 	mine := map[uint64]bool{} // numbers of its messages, owners of chunks
 	used := map[int]bool{}    // index cells of everybody else's messages
-	for i := range q.cells() {
+	for i := range q.present() {
 		off := q.cellsOff + i*abi.CellSize
 		st := q.state(off)
 		if st.kind() != abi.KindMessage {
@@ -141,7 +141,7 @@ func (q *Queue) WakeMoved() { q.dismiss(ErrStale) }
 // own all its chunks is a hostile member's, and is dropped.
 func (q *Queue) CopyTo(fresh *Queue) error {
 	number := q.load(offMsgHead)
-	for range q.cells() {
+	for range q.present() {
 		cell, ok := q.cell(number)
 		if !ok {
 			break

@@ -39,7 +39,7 @@ func (q *Queue) Verify() error {
 func (q *Queue) verifyMessages(queued map[int]bool) error {
 	var bytes, count uint64
 	owned := map[int]bool{} // chunks
-	for i := range q.cells() {
+	for i := range q.present() {
 		off := q.cellsOff + i*abi.CellSize
 		st := q.state(off)
 		if (st.phase() == abi.CellQueued) != queued[off] {

@@ -175,7 +175,7 @@ func (o *object) freeLogs(session uint32) (some bool) {
 		}
 		o.settle(w)
 	}
-	for i := range o.cells() {
+	for i := range o.present() {
 		off := o.cellsOff + i*abi.CellSize
 		if st := o.state(off); st.session() == session && st.kind() == abi.KindLog && st.phase() != abi.CellFree {
 			some = o.shift(off, st, st.owned(abi.CellFree, abi.KindNone, 0)) || some
@@ -190,7 +190,7 @@ func (o *object) freeAll(t *transaction, session uint32, which func(off int, st 
 	for _, off := range t.more {
 		keep[off] = true
 	}
-	for i := range o.cells() {
+	for i := range o.present() {
 		off := o.cellsOff + i*abi.CellSize
 		st := o.state(off)
 		if st.session() == session && st.phase() != abi.CellFree && !keep[off] && which(off, st) {

@@ -368,7 +368,8 @@ func TestKillQueue(t *testing.T) {
 			mu.Unlock()
 		}
 	})
-	wg.Go(func() {
+	var sender sync.WaitGroup
+	sender.Go(func() {
 		q := f.queue(11)
 		rnd := rand.New(rand.NewPCG(1, 6))
 		for !stop.Load() {
@@ -411,6 +412,7 @@ func TestKillQueue(t *testing.T) {
 		ok(t, m.ReapSession(session))
 	}
 	stop.Store(true)
+	sender.Wait()
 	eventually(t, "an empty queue", func() bool { return m.Stat().Messages == 0 && m.waiting() <= 1 })
 	stopReceiving()
 	wg.Wait()

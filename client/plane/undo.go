@@ -174,7 +174,7 @@ func (s *Set) reserve(t *transaction, cell int, ops []abi.SemOp) error {
 func (s *Set) deadHolder(asked map[uint32]bool, which func(num int) bool) (session uint32, found bool) {
 	me := s.host.Session()
 	number := s.load(offUndoHead)
-	for range s.cells() {
+	for range s.present() {
 		cell, ok := s.cell(number)
 		if !ok {
 			break

@@ -115,7 +115,7 @@ func (o *object) verifyList(l list, kind uint64) (map[int]bool, error) {
 
 // verifyCells checks that calls wait if and only if they are on a list.
 func (o *object) verifyCells(listed map[int]bool) error {
-	for i := range o.cells() {
+	for i := range o.present() {
 		off := o.cellsOff + i*abi.CellSize
 		st := o.state(off)
 		waits := st.waits() && (st.sleeping() || st.phase() == abi.CellCancelled)
