@@ -69,6 +69,7 @@ func (s *space) change(x *session, c *caller, f Family, id, cmd int64, req *requ
 		Kind: abi.MsgCtl, Session: x.number, Seq: req.Seq, Family: uint32(f), ID: o.rec.ID,
 		Command: uint32(cmd), Serial: o.rec.Serial, Word: o.word.Load(),
 	})
+	step("change: intended")
 	defer s.state.end()
 	switch cmd {
 	case ipcRmid:
@@ -91,6 +92,7 @@ func (s *space) change(x *session, c *caller, f Family, id, cmd int64, req *requ
 	if err == nil {
 		r = reply{}
 	}
+	step("change: done")
 	x.state.keep(result{Seq: req.Seq, Errno: uint32(r.errno)})
 	return r
 }

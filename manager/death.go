@@ -128,8 +128,11 @@ func (s *space) isDead(x *session) bool {
 // in the page.
 func (s *space) bury(x *session) {
 	x.dead = true
+	step("death: begun")
 	s.reapObjects(x)
+	step("death: reaped")
 	s.foldPage(x, time.Now().UnixNano(), true)
+	step("death: folded")
 	for c := range x.channels {
 		c.close()
 	}

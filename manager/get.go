@@ -95,20 +95,25 @@ func (s *space) createObject(x *session, c *caller, f Family, key, flags uint32,
 	rec.UID, rec.CUID, rec.GID, rec.CGID = c.uid, c.uid, c.gid, c.gid
 	s.state.begin(intent{Kind: abi.MsgGet, Session: x.number, Seq: seq, Family: uint32(f), ID: id, Serial: rec.Serial})
 	defer s.state.end()
+	step("create: intended")
 	o := &object{space: s, family: f, index: id & abi.IndexMask, rec: rec}
 	if err := s.makeFiles(o); err != nil {
 		return 0, err
 	}
+	step("create: files made")
 	if err := o.publish(rec); err != nil {
 		s.dropFiles(o)
 		return 0, err
 	}
+	step("create: published")
 	s.enter(o)
 	s.table.account(f, &o.rec, true)
 	if key != 0 {
 		s.table.addKey(f, key, o.index)
 	}
+	step("create: entered")
 	x.state.keep(result{Seq: seq, Val: [2]int64{int64(id)}})
+	step("create: kept")
 	return id, nil
 }
 

@@ -24,15 +24,19 @@ func (s *space) move(old *object, rec abi.Record) error {
 	if err := s.makeFiles(o); err != nil {
 		return err
 	}
+	step("move: files made")
 	old.word.Store(s.table.closing(old.family, old.index))
+	step("move: closed")
 	err := s.carryOver(old, o)
 	if err != nil {
 		// Only a member who wrote nonsense into the object can make it so.
 		s.log.Error("contents lost in a move", keyFamily, o.family.String(), keyID, rec.ID, keyError, err)
 	}
+	step("move: copied")
 	if err := o.publish(rec); err != nil {
 		return err
 	}
+	step("move: published")
 	s.enter(o)
 	for _, x := range s.sessions {
 		if _, ok := x.opened[old]; ok {
@@ -46,6 +50,7 @@ func (s *space) move(old *object, rec abi.Record) error {
 	if err != nil {
 		s.log.Error("sleepers not woken", keyFamily, o.family.String(), keyID, rec.ID, keyError, err)
 	}
+	step("move: sleepers woken")
 	old.gone, old.moved = true, true
 	if old.users == 0 {
 		old.close()
@@ -62,6 +67,7 @@ func (s *space) carryOver(from, to *object) error {
 	if err := from.onPlane((*plane.Set).Poison, (*plane.Queue).Poison); err != nil {
 		return err
 	}
+	step("move: poisoned")
 	if err := to.use(); err != nil {
 		return err
 	}

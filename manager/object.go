@@ -277,7 +277,9 @@ func (o *object) grow(cells, chunks int) error {
 // Order: the slot word first, after which a cut leaves litter only; then the
 // sleepers; then the files.
 func (s *space) removeObject(o *object) {
+	step("remove: begun")
 	s.table.withdraw(o.family, o.index)
+	step("remove: withdrawn")
 	if o.rec.Key != 0 && s.table.keys[o.family][o.rec.Key] == o.index {
 		s.table.dropKey(o.family, o.rec.Key)
 	}
@@ -293,6 +295,7 @@ func (s *space) removeObject(o *object) {
 			s.log.Error("sleepers not woken", keyFamily, o.family.String(), keyID, o.rec.ID, keyError, err)
 		}
 	}
+	step("remove: sleepers woken")
 	for _, x := range s.sessions {
 		delete(x.opened, o)
 	}
@@ -303,6 +306,7 @@ func (s *space) removeObject(o *object) {
 	if err := s.removeFiles(o.family, o.rec.Serial); err != nil {
 		s.log.Error("files not removed", keyFamily, o.family.String(), keyID, o.rec.ID, keyError, err)
 	}
+	step("remove: files removed")
 	s.storage.release(o.promised, o.inner)
 }
 

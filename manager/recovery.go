@@ -38,15 +38,20 @@ func (s *space) recover() error {
 	if err := s.readSlots(); err != nil {
 		return err
 	}
+	step("recover: slots read")
 	if err := s.removeLitter(); err != nil {
 		return err
 	}
 	if err := s.readSessions(); err != nil {
 		return err
 	}
+	step("recover: sessions read")
 	s.resolveIntent()
+	step("recover: intent resolved")
 	s.recoverObjects()
+	step("recover: objects recovered")
 	s.buryDead()
+	step("recover: dead buried")
 	if err := s.serve(); err != nil {
 		return err
 	}

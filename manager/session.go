@@ -198,6 +198,7 @@ func (s *space) newSession(parent uint32) (*session, error) {
 	if err := s.pulse.prepare(number); err != nil {
 		return nil, unix.ENOSPC
 	}
+	step("session: pulse made")
 	*st = sessionState{Parent: parent, Cookie: newCookie()}
 	pg, err := newPage(s.storage.path(pageName(number)), number, parent, st.Cookie)
 	if err != nil {
@@ -208,9 +209,11 @@ func (s *space) newSession(parent uint32) (*session, error) {
 		space: s, number: number, state: st, public: s.table.session(number), page: pg, pidfd: -1, since: time.Now(),
 		channels: map[*channel]struct{}{}, opened: map[*object]struct{}{}, calls: map[uint32]call{},
 	}
+	step("session: page made")
 	x.public.PID, x.public.PidNS, x.public.Start = 0, 0, 0
 	atomic.StoreUint32(&x.public.State, abi.SessionSpare)
 	s.sessions[number] = x
+	step("session: spare")
 	return x, nil
 }
 
@@ -227,6 +230,7 @@ func (s *space) bind(x *session, id processID, pidfd int) error {
 	x.id, x.pidfd, x.pidns = id, fd, levels[0].NS
 	x.state.Levels, x.state.Start = levels, id.start
 	atomic.StoreUint32(&x.state.PID, uint32(id.pid))
+	step("session: bound")
 	x.public.PidNS, x.public.Start = levels[0].NS, id.start
 	atomic.StoreUint32(&x.public.PID, levels[0].PID)
 	atomic.StoreUint32(&x.public.State, abi.SessionLive)

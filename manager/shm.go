@@ -157,6 +157,7 @@ func (s *space) removeSegment(o *object) error {
 		return s.destroyIfUnused(o)
 	}
 	s.table.closing(Shm, o.index)
+	step("remove: closed")
 	a, err := s.attaches(o)
 	if err == nil && !a.held {
 		s.removeObject(o)
@@ -171,6 +172,7 @@ func (s *space) removeSegment(o *object) error {
 	if perr := o.publish(rec); perr != nil {
 		return perr
 	}
+	step("remove: marked")
 	if err == nil && key != 0 {
 		s.table.dropKey(Shm, key)
 	}

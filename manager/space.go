@@ -98,6 +98,7 @@ func (s *space) create(cfg SpaceConfig) (err error) {
 	if err := s.storage.make(cfg.Inodes); err != nil {
 		return err
 	}
+	step("space: folders made")
 	f, err := os.OpenFile(s.storage.path("state"), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
@@ -119,13 +120,16 @@ func (s *space) create(cfg SpaceConfig) (err error) {
 	if err := s.pulse.prepare(abi.ManagerSession); err != nil {
 		return err
 	}
+	step("space: private made")
 	if err := s.createPublic(); err != nil {
 		return err
 	}
+	step("space: public made")
 	fresh := filepath.Join(s.storage.public, ".table")
 	if err := s.createTable(fresh, *cfg.Limits); err != nil {
 		return err
 	}
+	step("space: table made")
 	return os.Rename(fresh, filepath.Join(s.storage.public, abi.TableName))
 }
 
@@ -273,7 +277,9 @@ func (s *space) destroy() error {
 	}
 	s.mu.Unlock()
 	s.end()
+	step("destroy: ended")
 	err := os.Remove(filepath.Join(s.storage.public, abi.TableName))
+	step("destroy: table gone")
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.storage.budget.give(s.storage.promised)

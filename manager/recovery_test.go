@@ -1,0 +1,360 @@
+package manager
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ipcspace/ipcspace/client/abi"
+)
+
+const (
+	rootVariable  = "IPCSPACE_TEST_ROOT"
+	plainVariable = "IPCSPACE_TEST_PLAIN"
+	killVariable  = "IPCSPACE_TEST_KILL"
+)
+
+func init() { roles["manager"] = managerMain }
+
+// managerMain is a manager that can be killed: at a step, if told so.
+func managerMain() {
+	fatal := func(err error) {
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "manager:", err)
+			os.Exit(2)
+		}
+	}
+	kill := os.Getenv(killVariable)
+	failpoint = func(step string) {
+		if step == kill {
+			_ = unix.Kill(os.Getpid(), unix.SIGKILL)
+			select {}
+		}
+	}
+	m, err := New(Config{
+		Root: os.Getenv(rootVariable), Unprivileged: os.Getenv(plainVariable) != "",
+		Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
+	})
+	fatal(err)
+	if len(m.Spaces()) == 0 {
+		_, err = m.CreateSpace(context.Background(), SpaceConfig{Name: "a"})
+		fatal(err)
+	}
+	fmt.Println("ready")
+	in := bufio.NewScanner(os.Stdin)
+	for in.Scan() {
+		if in.Text() == "remove" {
+			fatal(m.RemoveSpace(context.Background(), "a", true))
+		}
+	}
+	fatal(m.Close())
+}
+
+// daemon is a manager as another process.
+type daemon struct {
+	t     *testing.T
+	cmd   *exec.Cmd
+	in    io.Writer
+	root  string
+	plain bool
+}
+
+func (d *daemon) dir() string { return filepath.Join(d.root, "spaces", "a") }
+
+// start runs it until it is ready, or dead if it shall be killed.
+func (d *daemon) start(kill string) (ready bool) {
+	d.t.Helper()
+	d.cmd = exec.Command("/proc/self/exe")
+	d.cmd.Env = []string{roleVariable + "=manager", rootVariable + "=" + d.root, killVariable + "=" + kill}
+	if d.plain {
+		d.cmd.Env = append(d.cmd.Env, plainVariable+"=1")
+	}
+	d.cmd.Stderr = os.Stderr
+	d.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL}
+	in, err := d.cmd.StdinPipe()
+	check(d.t, err)
+	d.in = in
+	out, err := d.cmd.StdoutPipe()
+	check(d.t, err)
+	check(d.t, d.cmd.Start())
+	if bufio.NewScanner(out).Scan() {
+		return true
+	}
+	d.wait()
+	return false
+}
+
+// wait waits for the end of a manager that was killed.
+func (d *daemon) wait() {
+	d.t.Helper()
+	done := time.AfterFunc(20*time.Second, func() { _ = d.cmd.Process.Kill(); d.t.Error("manager was not killed at its step") })
+	_ = d.cmd.Wait()
+	done.Stop()
+}
+
+func (d *daemon) kill() {
+	if d.cmd.ProcessState == nil {
+		_ = d.cmd.Process.Kill()
+		_ = d.cmd.Wait()
+	}
+}
+
+func newDaemon(t *testing.T, plain bool) *daemon {
+	t.Helper()
+	d := &daemon{t: t, root: tempRoot(t), plain: plain}
+	t.Cleanup(func() {
+		d.kill()
+		m, err := New(Config{Root: d.root, Unprivileged: plain, Ephemeral: true})
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		if err := m.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return d
+}
+
+func eachDaemon(t *testing.T, f func(t *testing.T, d *daemon)) {
+	t.Helper()
+	inBothWays(t, func(t *testing.T, cfg Config) { f(t, newDaemon(t, cfg.Unprivileged)) })
+}
+
+// resume connects a session again after its manager died.
+func (p *peer) resume(t *testing.T) {
+	t.Helper()
+	_ = unix.Close(p.fd)
+	fd, err := register(p.dir)
+	check(t, err)
+	q := &peer{dir: p.dir, fd: fd, seq: 1 << 20}
+	check(t, q.hello(p.session, 0, p.cookie()))
+	if q.session != p.session {
+		t.Errorf("session %d resumed as %d", p.session, q.session)
+	}
+	p.fd = q.fd
+	q.fd = -1
+	q.close()
+}
+
+// again sends a request, of which the manager may die, and once more to the
+// next manager.
+func (d *daemon) again(p *peer, kind uint32, body []byte, args ...int64) (*answer, error) {
+	d.t.Helper()
+	seq, err := p.send(kind, body, args...)
+	check(d.t, err)
+	if a, err := p.receive(); a != nil {
+		d.t.Errorf("the manager lives: %v", err)
+		return a, err
+	}
+	d.wait()
+	d.start("")
+	p.resume(d.t)
+	check(d.t, p.sendSeq(seq, kind, body, args...))
+	return p.receive()
+}
+
+// A manager killed at each step of a change: the next one knows of it what
+// its client is told, and the change is made once.
+func TestKilledInCreate(t *testing.T) {
+	eachDaemon(t, func(t *testing.T, d *daemon) {
+		d.start("")
+		p := mustPeer(t, d.dir())
+		for i, kill := range []string{"create: intended", "create: files made", "create: published", "create: entered", "create: kept"} {
+			for f := range Family(abi.Families) {
+				d.kill()
+				d.start(kill)
+				p.resume(t)
+				before := p.header().InUse[f]
+				a, err := d.again(p, abi.MsgGet, nil, int64(f), int64(10+i), ipcCreat|ipcExcl|0o600, 2<<20>>(11*f))
+				if err != nil {
+					t.Errorf("%s, %s: %v", kill, f, err)
+					continue
+				}
+				id, err := p.get(f, uint32(10+i), 0, 0)
+				if err != nil || id != a.Val[0] || p.header().InUse[f] != before+1 {
+					t.Errorf("%s, %s: id %d, found %d %v; %d objects before, %d after", kill, f, a.Val[0], id, err, before, p.header().InUse[f])
+				}
+			}
+		}
+		if files, _ := filepath.Glob(filepath.Join(d.root, "private/a/*-*")); len(files) != 15+5+1 {
+			t.Errorf("%d files: %v", len(files), files)
+		}
+	})
+}
+
+func TestKilledInRemove(t *testing.T) {
+	eachDaemon(t, func(t *testing.T, d *daemon) {
+		d.start("")
+		p := mustPeer(t, d.dir())
+		for _, kill := range []string{"change: intended", "remove: closed", "remove: begun", "remove: withdrawn", "remove: sleepers woken", "remove: files removed", "change: done"} {
+			for f := range Family(abi.Families) {
+				if kill == "remove: closed" && f != Shm {
+					continue
+				}
+				d.kill()
+				d.start(kill)
+				p.resume(t)
+				id, err := p.get(f, 5, ipcCreat|0o600, 1)
+				check(t, err)
+				if _, err := d.again(p, abi.MsgCtl, nil, int64(f), id, ipcRmid); err != nil {
+					t.Errorf("%s, %s: %v", kill, f, err)
+				}
+				_, err = p.get(f, 5, 0, 0)
+				wantErr(t, kill+": key", err, unix.ENOENT)
+				if n := p.header().InUse[f]; n != 0 {
+					t.Errorf("%s, %s: %d objects", kill, f, n)
+				}
+			}
+		}
+		if files, _ := filepath.Glob(filepath.Join(d.root, "private/a/[sm]*-*")); len(files) != 0 {
+			t.Errorf("litter: %v", files)
+		}
+	})
+}
+
+// IPC_SET that narrows the rights of a queue moves it.
+func TestKilledInMove(t *testing.T) {
+	eachDaemon(t, func(t *testing.T, d *daemon) {
+		d.start("")
+		p := mustPeer(t, d.dir())
+		for _, kill := range []string{"change: intended", "move: files made", "move: closed", "move: poisoned", "move: copied", "move: published", "move: sleepers woken", "change: done"} {
+			d.kill()
+			d.start(kill)
+			p.resume(t)
+			queue, err := p.get(Msg, 5, ipcCreat|0o666, 0)
+			check(t, err)
+			set, err := p.get(Sem, 5, ipcCreat|0o666, 3)
+			check(t, err)
+			_, err = p.call(abi.MsgSend, []byte("hello"), queue, 1, 0)
+			check(t, err)
+			_, err = p.call(abi.MsgSemCtl, nil, set, 1, semSetVal, 7)
+			check(t, err)
+			qbytes := binary.LittleEndian.AppendUint64(nil, 16384)
+			if _, err := d.again(p, abi.MsgCtl, qbytes, int64(Msg), queue, ipcSet, 0, 0, 0o600); err != nil {
+				t.Errorf("%s: %v", kill, err)
+			}
+			d.kill()
+			d.start(kill)
+			p.resume(t)
+			if _, err := d.again(p, abi.MsgCtl, nil, int64(Sem), set, ipcSet, 0, 0, 0o600); err != nil {
+				t.Errorf("%s: %v", kill, err)
+			}
+			for f, id := range map[Family]int64{Msg: queue, Sem: set} {
+				st, err := p.stat(f, id)
+				check(t, err)
+				if st.Mode != 0o600 {
+					t.Errorf("%s, %s: mode %o", kill, f, st.Mode)
+				}
+			}
+			a, err := p.call(abi.MsgReceive, nil, queue, 10, 0, ipcNowait)
+			if err != nil || string(a.body) != "hello" {
+				t.Errorf("%s: received %v %v", kill, a, err)
+			}
+			a, err = p.call(abi.MsgSemCtl, nil, set, 1, semGetVal)
+			if err != nil || a.Val[0] != 7 {
+				t.Errorf("%s: value %v %v", kill, a, err)
+			}
+			_, err = p.ctl(Msg, queue, ipcRmid)
+			check(t, err)
+			_, err = p.ctl(Sem, set, ipcRmid)
+			check(t, err)
+		}
+	})
+}
+
+// Processes that end while no manager is there, and managers that are killed
+// as they see to that.
+func TestKilledInDeath(t *testing.T) {
+	eachDaemon(t, func(t *testing.T, d *daemon) {
+		d.start("")
+		p := mustPeer(t, d.dir())
+		id, err := p.get(Shm, 0, 0o600, 4096)
+		check(t, err)
+		for _, kill := range []string{
+			"", "death: begun", "death: reaped", "death: folded", "recover: slots read", "recover: sessions read",
+			"recover: intent resolved", "recover: objects recovered", "recover: dead buried",
+		} {
+			child := newPuppet(t, d.dir(), nil)
+			child.do(order{Do: "attach", Args: []int64{id}})
+			d.kill()
+			child.kill()
+			if kill != "" && d.start(kill) {
+				t.Errorf("%q: not killed", kill)
+			}
+			if !d.start("") {
+				t.Fatalf("%q: no manager", kill)
+			}
+			p.resume(t)
+			st, err := p.stat(Shm, id)
+			check(t, err)
+			if st.Count[0] != 0 || st.Time[1] == 0 || st.PID[0] != uint32(child.cmd.Process.Pid) {
+				t.Errorf("%q: %+v", kill, st)
+			}
+		}
+		if pages, _ := filepath.Glob(filepath.Join(d.root, "private/a/page-*")); len(pages) != 1 {
+			t.Errorf("pages left over: %v", pages)
+		}
+	})
+}
+
+func TestKilledInHello(t *testing.T) {
+	eachDaemon(t, func(t *testing.T, d *daemon) {
+		for _, kill := range []string{"session: pulse made", "session: page made", "session: spare", "session: bound"} {
+			d.start(kill)
+			if _, err := newPeer(d.dir()); err == nil {
+				t.Errorf("%s: not killed", kill)
+			}
+			d.wait()
+			d.start("")
+			p := mustPeer(t, d.dir())
+			if _, err := p.get(Shm, 0, 0o600, 1); err != nil {
+				t.Error(err)
+			}
+			d.kill()
+		}
+	})
+}
+
+// A space is there as a whole or not at all.
+func TestKilledInSpace(t *testing.T) {
+	eachDaemon(t, func(t *testing.T, d *daemon) {
+		for _, kill := range []string{"space: folders made", "space: private made", "space: public made", "space: table made"} {
+			if d.start(kill) {
+				t.Errorf("%s: not killed", kill)
+			}
+		}
+		for _, kill := range []string{"destroy: ended", "destroy: table gone"} {
+			d.start(kill)
+			if _, err := mustPeer(t, d.dir()).get(Shm, 0, 0o600, 2<<20); err != nil {
+				t.Error(err)
+			}
+			_, err := io.WriteString(d.in, "remove\n")
+			check(t, err)
+			d.wait()
+		}
+		m, err := New(Config{Root: d.root, Unprivileged: d.plain})
+		check(t, err)
+		defer m.Close()
+		if spaces := m.Spaces(); len(spaces) != 0 {
+			t.Errorf("spaces %v", spaces)
+		}
+		mounts, err := os.ReadFile("/proc/self/mounts")
+		check(t, err)
+		if strings.Contains(string(mounts), d.root) {
+			t.Errorf("mounts left over:\n%s", mounts)
+		}
+	})
+}
