@@ -64,7 +64,9 @@ func (s *Set) ejectAll(t *transaction, session uint32) error {
 	of := func(st state) bool { return st.session() == session }
 	return t.ejectAll(waiters, of, unix.EINTR, s.catchUp, func(cells []int) error {
 		for _, cell := range cells {
-			s.touch(t, s.sleeperOps(t, cell))
+			if t.limit == roomy { // SLOW for longer does no harm
+				s.touch(t, s.sleeperOps(t, cell))
+			}
 		}
 		return s.commit(t, false)
 	})
@@ -214,6 +216,10 @@ func (t *transaction) ejectAll(l list, which func(st state) bool, errno unix.Err
 			}
 			return commit(cells)
 		})
+		if err == unix.ENOMEM && t.limit > abi.LogEntries {
+			t.limit = abi.LogEntries // one at a time fits the log cell that there is
+			continue
+		}
 		if err != nil || len(cells) == 0 {
 			return err
 		}

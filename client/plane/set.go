@@ -131,7 +131,7 @@ func (s *Set) All() ([]uint16, error) {
 			same = s.load(semOff(i))&^abi.SemSlow == words[i]
 		}
 		if same && s.load(offLock) == lock {
-			return values(words)
+			return s.values(words)
 		}
 	}
 	err := s.locked(func(t *transaction) error {
@@ -151,14 +151,14 @@ func (s *Set) All() ([]uint16, error) {
 	if err != nil {
 		return nil, err
 	}
-	return values(words)
+	return s.values(words)
 }
 
-func values(words []uint64) ([]uint16, error) {
+func (s *Set) values(words []uint64) ([]uint16, error) {
 	vals := make([]uint16, len(words))
 	for i, w := range words {
 		if w&abi.SemDead != 0 {
-			return nil, ErrStale
+			return nil, s.gone()
 		}
 		vals[i] = uint16(w)
 	}
