@@ -19,14 +19,10 @@ uint32_t pieces_live;
 
 struct piece *piece_new(void)
 {
-	if (pieces == NULL) {
-		long p = SYS6(__NR_mmap, 0, PIECES_ROOM * sizeof *pieces, PROT_READ | PROT_WRITE,
-			      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-
-		if (is_error(p))
-			return NULL;
-		pieces = (struct piece *)p;
-	}
+	if (pieces == NULL)
+		pieces = room_anonymous(PIECES_ROOM * sizeof *pieces);
+	if (pieces == NULL)
+		return NULL;
 	for (uint32_t i = 0; i < pieces_end; i++)
 		if (pieces[i].length == 0)
 			return &pieces[i];

@@ -254,9 +254,7 @@ static void close_fds(struct exchange *x)
 /* Maps a page of its own file. */
 static struct abi_session_page *map_page(int fd)
 {
-	long p = SYS6(__NR_mmap, 0, ABI_PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-
-	return is_error(p) ? NULL : (struct abi_session_page *)p;
+	return room_map(ABI_PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd);
 }
 
 /* Says HELLO on fd, for the present session if there is one. */
@@ -297,7 +295,7 @@ int channel_open(void)
 			SYS1(__NR_close, fd);
 		if (r == -ESRCH && session.page != NULL) {
 			/* The manager took this process for dead: a new session. */
-			SYS2(__NR_munmap, session.page, ABI_PAGE_SIZE);
+			room_give_page(session.page);
 			session.page = NULL;
 			session.number = 0;
 			continue;
@@ -315,7 +313,7 @@ int channel_open(void)
 		return -ENOMEM;
 	}
 	if (session.page != NULL && x.reply.val[0] == session.number) {
-		SYS2(__NR_munmap, page, ABI_PAGE_SIZE);
+		room_give_page(page);
 	} else {
 		session.page = page;
 		session.number = (uint32_t)x.reply.val[0];

@@ -66,7 +66,7 @@ static void prepare(void)
 static void parent(void)
 {
 	if (control.used_spare != 0) {
-		SYS2(__NR_munmap, control.spare, ABI_PAGE_SIZE);
+		room_give_page(control.spare);
 		control.spare = NULL;
 		channel_ask_spare(control.used_spare);
 	}
@@ -93,7 +93,7 @@ static void child(void)
 		if (page != NULL) {
 			store32(&page->pid, (uint32_t)SYS0(__NR_getpid));
 			store32(&page->state, ABI_PAGE_CLAIMED);
-			SYS2(__NR_munmap, session.page, ABI_PAGE_SIZE);
+			room_give_page(session.page);
 			session.page = page;
 			session.number = page->session;
 			control.spare = NULL;
@@ -115,7 +115,7 @@ void fork_adopt(void)
 	if (load32(session.alive) != 1) {
 		forget_parent();
 		if (control.spare != NULL)
-			SYS2(__NR_munmap, control.spare, ABI_PAGE_SIZE);
+			room_give_page(control.spare);
 		control.spare = NULL;
 		session.page = NULL;
 		session.number = 0;
@@ -130,7 +130,7 @@ void fork_adopt(void)
 			session.page = inherited;
 			store32(&session.mode, MODE_REFUSED);
 		}
-		SYS2(__NR_munmap, inherited, ABI_PAGE_SIZE);
+		room_give_page(inherited);
 	}
 	control_unlock();
 }

@@ -9,18 +9,10 @@ static struct handle *free_handles;
 /* Superseded handles that a call of another thread may still be using. */
 static struct handle *retired;
 
-static void *map_anonymous(size_t size)
-{
-	long p = SYS6(__NR_mmap, 0, size, PROT_READ | PROT_WRITE,
-		      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-
-	return is_error(p) ? NULL : (void *)p;
-}
-
 static struct handle *handle_alloc(void)
 {
 	if (free_handles == NULL) {
-		struct handle *arena = map_anonymous(ARENA_HANDLES * sizeof *arena);
+		struct handle *arena = room_anonymous(ARENA_HANDLES * sizeof *arena);
 
 		for (int i = 0; arena != NULL && i < ARENA_HANDLES; i++) {
 			arena[i].next = free_handles;
@@ -157,7 +149,7 @@ static struct handle *open_locked(int family, uint32_t id, uint32_t access, int 
 
 	if (handle_index[family] == NULL)
 		__atomic_store_n(&handle_index[family],
-				 map_anonymous(ABI_MAX_OBJECTS * sizeof(struct handle *)),
+				 room_anonymous(ABI_MAX_OBJECTS * sizeof(struct handle *)),
 				 __ATOMIC_RELEASE);
 	if (handle_index[family] == NULL) {
 		*error = -ENOMEM;
@@ -185,8 +177,11 @@ static struct handle *open_locked(int family, uint32_t id, uint32_t access, int 
 			continue;
 		}
 		__atomic_store_n(place, h, __ATOMIC_RELEASE);
-		if (old != NULL)
+		if (old != NULL) {
+			if (old->fd == h->fd) /* it was closed and given out again */
+				old->fd = -1;
 			retire(old);
+		}
 		return h;
 	}
 }

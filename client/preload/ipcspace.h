@@ -100,6 +100,14 @@ static inline void call_end(struct call *c)
 	c->thread->active = c->outer;
 }
 
+/* --- room.c ------------------------------------------------------------ */
+
+/* Maps size bytes in the library's own room. NULL: not possible. */
+void *room_map(size_t size, int prot, int flags, int fd);
+void *room_anonymous(size_t size);
+/* Gives back a mapping of one page, with the control lock held. */
+void room_give_page(void *page);
+
 /* --- user.c ------------------------------------------------------------ */
 
 /* Whether n bytes at p can be read, or written (which may store the same

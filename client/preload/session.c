@@ -122,13 +122,12 @@ static uint32_t count_cpus(void)
 /* A page that reads 1 here and 0 in every child. */
 static const uint32_t *make_alive(void)
 {
-	long p = SYS6(__NR_mmap, 0, ABI_PAGE_SIZE, PROT_READ | PROT_WRITE,
-		      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	uint32_t *p = room_anonymous(ABI_PAGE_SIZE);
 
-	if (is_error(p) || SYS3(__NR_madvise, p, ABI_PAGE_SIZE, MADV_WIPEONFORK) < 0)
+	if (p == NULL || SYS3(__NR_madvise, p, ABI_PAGE_SIZE, MADV_WIPEONFORK) < 0)
 		return NULL;
-	store32((uint32_t *)p, 1);
-	return (const uint32_t *)p;
+	store32(p, 1);
+	return p;
 }
 
 static long open_in_dir(const char *name, int flags)

@@ -47,13 +47,12 @@ struct thread *thread_make(void)
 
 		if (__atomic_load_n(chunk, __ATOMIC_ACQUIRE) == NULL) {
 			size_t size = CHUNK_THREADS * sizeof *t;
-			long p = SYS6(__NR_mmap, 0, size, PROT_READ | PROT_WRITE,
-				      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+			struct thread *p = room_anonymous(size);
 
-			if (is_error(p))
+			if (p == NULL)
 				return this_thread = &shared;
-			if (!__sync_bool_compare_and_swap(chunk, NULL, (struct thread *)p))
-				SYS2(__NR_munmap, p, size);
+			/* If another thread was faster, this chunk is lost. */
+			__sync_bool_compare_and_swap(chunk, NULL, p);
 		}
 		t = &(*chunk)[n % CHUNK_THREADS];
 		store32(&t->tid, tid);

@@ -308,11 +308,10 @@ void pulse_arm(void)
 	uint32_t tid = (uint32_t)SYS0(__NR_gettid);
 
 	if (own_session != session.number || own_page == NULL) {
-		long p = SYS6(__NR_mmap, 0, 2 * ABI_PAGE_SIZE, PROT_READ | PROT_WRITE,
-			      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		void *p = room_anonymous(2 * ABI_PAGE_SIZE);
 
-		if (!is_error(p) && pulse_map(session.number, 1, (void *)p) != NULL) {
-			own_page = (uint8_t *)p;
+		if (p != NULL && pulse_map(session.number, 1, p) != NULL) {
+			own_page = p;
 			own_session = session.number;
 			own_tid = 0;
 		}

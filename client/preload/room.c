@@ -1,0 +1,65 @@
+/*
+ * Address room for the library's own small mappings: one stretch, taken at
+ * the first call. Without it they would land wherever the program has just
+ * unmapped something, and it may have plans for that place (shmat at a
+ * chosen address).
+ */
+#include "ipcspace.h"
+
+#define ROOM (24UL << 20)
+#define PAGE 4096UL
+
+static uintptr_t room, room_used; /* its beginning; bytes given out */
+static uintptr_t free_page;	  /* given back; its first word leads to the next */
+
+static uintptr_t take(size_t size)
+{
+	size = (size + PAGE - 1) & ~(PAGE - 1);
+	if (load64(&room) == 0) {
+		long p = SYS6(__NR_mmap, 0, ROOM, 0, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+			      -1, 0);
+
+		if (is_error(p))
+			return 0;
+		if (!cas64(&room, 0, (uintptr_t)p))
+			SYS2(__NR_munmap, p, ROOM);
+	}
+	uintptr_t at = __atomic_fetch_add(&room_used, size, __ATOMIC_ACQ_REL);
+
+	return at + size <= ROOM ? room + at : 0;
+}
+
+void *room_map(size_t size, int prot, int flags, int fd)
+{
+	uintptr_t at = 0;
+
+	if (size == PAGE && free_page != 0) {
+		at = free_page;
+		free_page = *(uintptr_t *)at;
+	}
+	if (at == 0)
+		at = take(size);
+	long p = SYS6(__NR_mmap, at, size, prot, flags | (at ? MAP_FIXED : 0), fd, 0);
+
+	return is_error(p) ? NULL : (void *)p;
+}
+
+void *room_anonymous(size_t size)
+{
+	return room_map(size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+			-1);
+}
+
+void room_give_page(void *page)
+{
+	uintptr_t at = (uintptr_t)page;
+
+	if (at < room || at >= room + ROOM) {
+		SYS2(__NR_munmap, page, PAGE);
+		return;
+	}
+	SYS6(__NR_mmap, page, PAGE, PROT_READ | PROT_WRITE,
+	     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+	*(uintptr_t *)at = free_page;
+	free_page = at;
+}
