@@ -12,9 +12,9 @@
 // clamped, and no content whatever makes a call panic or run for ever; a call
 // that makes no progress for too long fails with EIO.
 //
-// There is no Go mutex in here: any number of goroutines may use one Set or
-// Queue at once, and the lock that they share with other processes is the
-// revocable lock word of the object.
+// Any number of goroutines may use one Set or Queue at once: they share the
+// revocable lock word of the object with other processes, and no Go mutex
+// guards any of it.
 //
 // Errors are unix.Errno values, ErrStale among them.
 package plane
