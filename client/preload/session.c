@@ -72,8 +72,17 @@ void control_lock(void)
 	}
 	SYS4(__NR_rt_sigprocmask, SIG_SETMASK, &all, &mask, 8);
 	if (!cas32(&lock_word, 0, 1))
-		while (__atomic_exchange_n(&lock_word, 2, __ATOMIC_ACQUIRE) != 0)
-			SYS4(__NR_futex, &lock_word, FUTEX_WAIT | FUTEX_PRIVATE_FLAG, 2, NULL);
+		while (__atomic_exchange_n(&lock_word, 2, __ATOMIC_ACQUIRE) != 0) {
+			const struct timespec64 while_ = {0, 50000000};
+			uint32_t owner = load32(&lock_owner);
+
+			/* A raw clone copied it from a thread that is not here. */
+			if (SYS4(__NR_futex, &lock_word, FUTEX_WAIT | FUTEX_PRIVATE_FLAG, 2,
+				 &while_) == -ETIMEDOUT &&
+			    owner != 0 && owner == load32(&lock_owner) &&
+			    SYS3(__NR_tgkill, SYS0(__NR_getpid), owner, 0) == -ESRCH)
+				control_reset();
+		}
 	lock_mask = mask;
 	lock_depth = 1;
 	store32(&lock_owner, tid);
@@ -198,6 +207,8 @@ static int register_process(void)
 	memcpy(control.dir, dir_wanted, sizeof dir_wanted);
 	long r = map_table();
 
+	fork_watch();
+
 	if (r == -ENOENT && !dir_named && !required) {
 		store32(&session.mode, MODE_KERNEL);
 		return -ENOSYS;
@@ -212,7 +223,6 @@ static int register_process(void)
 		r = channel_open();
 	}
 	if (r == 0) {
-		fork_watch();
 		home = ipc_namespace();
 		store32(&session.mode, MODE_SPACE);
 		return 0;
