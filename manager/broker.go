@@ -95,6 +95,7 @@ func (s *space) begin(x *session, b *brokered) (*object, error) {
 		return nil, unix.ENOMEM
 	}
 	x.opened[o] = struct{}{}
+	o.shared = true
 	return o, nil
 }
 

@@ -1,12 +1,9 @@
 package manager
 
 import (
-	"os"
-
 	"golang.org/x/sys/unix"
 
 	"github.com/ipcspace/ipcspace/client/abi"
-	"github.com/ipcspace/ipcspace/client/plane"
 )
 
 // Flags of the *get calls, ipc.h and shm.h.
@@ -152,9 +149,9 @@ func (s *space) checkNew(c *caller, f Family, flags uint32, size uint64) (abi.Re
 		if h.Sems+size > h.SemMns {
 			return abi.Record{}, unix.ENOSPC
 		}
-		return abi.Record{Size: size, Cells: startCells}, nil
+		return abi.Record{Size: size, Cells: startCells(int(size))}, nil
 	}
-	return abi.Record{Size: h.MsgMnb, Cells: startCells, Chunks: startChunks}, nil
+	return abi.Record{Size: h.MsgMnb, Cells: startCells(0)}, nil
 }
 
 func (s *space) checkNewSegment(c *caller, flags uint32, size uint64) (abi.Record, error) {
@@ -212,16 +209,16 @@ func (s *space) makeFiles(o *object) error {
 		if err := s.storage.promise(o.promised, o.inner); err != nil {
 			return unix.ENOSPC
 		}
-		f, err := s.storage.createSegment(o.rec.Serial, o.rec.Size)
+		f, err := s.storage.createSegment(o.rec.Key, o.rec.Serial, o.rec.Size)
 		if err != nil {
 			s.log.Error("no file for a segment", keyError, err)
 			s.storage.release(o.promised, o.inner)
 			return unix.ENOMEM
 		}
 		o.control = f
-		return o.identify()
+		return nil
 	}
-	o.promised, o.inner = cost(o.family, o.sems(), o.rec.Cells, o.rec.Chunks), true
+	o.promised, o.inner = cost(o.sems(), o.rec.Cells, o.rec.Chunks), true
 	if err := s.storage.promise(o.promised, true); err != nil {
 		return unix.ENOMEM
 	}
@@ -234,37 +231,22 @@ func (s *space) makeFiles(o *object) error {
 	return nil
 }
 
-// makeControl makes the files of a set or queue and has them initialised.
+// makeControl makes the files of a set or queue. Zeros are a fresh object.
 func (s *space) makeControl(o *object) (err error) {
 	name := setName(o.rec.Serial)
 	if o.family == Msg {
 		name = queueName(o.rec.Serial)
-		if o.data, err = s.storage.create(s.storage.path(dataName(o.rec.Serial)), int64(abi.DataSize(abi.MaxChunks))); err != nil {
+		if o.data, err = s.storage.makeFile(s.storage.path(dataName(o.rec.Serial)), dataLength(o.rec.Chunks)); err != nil {
 			return err
 		}
 	}
-	if o.control, err = s.storage.create(s.storage.path(name), int64(controlSize(o.sems()))); err != nil {
-		return err
-	}
-	o.setCapacity(o.rec.Cells, o.rec.Chunks)
-	return o.onPlane(
-		func(p *plane.Set) error { p.Init(); return nil },
-		func(p *plane.Queue) error { p.Init(); return nil })
+	o.control, err = s.storage.makeFile(s.storage.path(name), controlLength(o.sems(), o.rec.Cells))
+	return err
 }
 
 // dropFiles takes back what makeFiles did.
 func (s *space) dropFiles(o *object) {
 	o.close()
-	_ = s.removeFiles(o.family, o.rec.Serial)
+	_ = s.removeFiles(o)
 	s.storage.release(o.promised, o.inner)
-}
-
-// identify notes how the segment's file shows in /proc/<pid>/maps.
-func (o *object) identify() error {
-	var st unix.Stat_t
-	if err := unix.Fstat(int(o.control.Fd()), &st); err != nil {
-		return &os.PathError{Op: "fstat", Path: o.control.Name(), Err: err}
-	}
-	o.dev, o.ino = st.Dev, st.Ino
-	return nil
 }

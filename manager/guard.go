@@ -18,6 +18,7 @@ import (
 type guard struct {
 	requests chan guardRequest
 	done     chan struct{}
+	window   *openWindow
 }
 
 type guardRequest struct {
@@ -35,10 +36,11 @@ var errNoGuard = errors.New("files cannot be sealed here")
 // newGuard starts the opener thread. errNoGuard: the kernel or the manager's
 // rights do not allow it.
 func newGuard() (*guard, error) {
-	g := &guard{requests: make(chan guardRequest), done: make(chan struct{})}
+	g := &guard{requests: make(chan guardRequest), done: make(chan struct{}), window: newOpenWindow()}
 	ready := make(chan error)
 	go g.run(ready)
 	if err := <-ready; err != nil {
+		g.window.close()
 		return nil, err
 	}
 	return g, nil
@@ -63,6 +65,7 @@ func (g *guard) run(ready chan<- error) {
 func (g *guard) close() {
 	close(g.requests)
 	<-g.done
+	g.window.close()
 }
 
 // forbidTruncate restricts the calling thread.
@@ -79,34 +82,58 @@ func forbidTruncate() error {
 	return nil
 }
 
-// seal opens a file that was just made and closes it against its holders.
-func (g *guard) seal(path string) (*os.File, error) {
+// open opens a file in the restricted thread.
+func (g *guard) open(path string) (*os.File, error) {
 	r := guardRequest{path, make(chan guardReply)}
 	g.requests <- r
 	reply := <-r.reply
 	if reply.err != nil {
-		return nil, fmt.Errorf("open %s under landlock: %w", path, reply.err)
-	}
-	if err := setImmutable(path, true); err != nil {
-		_ = reply.file.Close()
-		return nil, err
+		return nil, fmt.Errorf("open under landlock: %w", reply.err)
 	}
 	return reply.file, nil
 }
 
-// reseal opens a file that the manager before this one sealed. The flag must
-// be off for the time of one open, and others must not come in then: see
-// openWindow.
-func (g *guard) reseal(path string) (*os.File, error) {
-	w, err := newOpenWindow(path)
+// seal opens a file that was just made and closes it against its holders.
+func (g *guard) seal(path string) (*os.File, error) {
+	f, err := g.open(path)
 	if err != nil {
 		return nil, err
 	}
-	defer w.close()
-	if err := setImmutable(path, false); err != nil {
-		return nil, err
+	if err := setFlagsFd(int(f.Fd()), true); err != nil {
+		_ = f.Close()
+		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	return g.seal(path)
+	return f, nil
+}
+
+// unsealed runs f while the file at path, which is sealed, can be opened for
+// writing, by this process alone.
+func (g *guard) unsealed(path string, f func() error) error {
+	flags, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer flags.Close()
+	if err := g.window.mark(path, true); err != nil {
+		return err
+	}
+	if err = setFlagsFd(int(flags.Fd()), false); err == nil {
+		err = f()
+	}
+	return errors.Join(err, setFlagsFd(int(flags.Fd()), true), g.window.mark(path, false))
+}
+
+// reseal opens a file that was sealed before.
+func (g *guard) reseal(path string) (f *os.File, err error) {
+	err = g.unsealed(path, func() (err error) {
+		f, err = g.open(path)
+		return err
+	})
+	if err != nil && f != nil {
+		_ = f.Close()
+		f = nil
+	}
+	return f, err
 }
 
 // setImmutable sets or clears FS_IMMUTABLE_FL of the file at path.
@@ -122,8 +149,17 @@ func setImmutable(path string, on bool) error {
 	return nil
 }
 
+const immutable = 0x10 // FS_IMMUTABLE_FL
+
+func isImmutable(fd int) (bool, error) {
+	flags, err := unix.IoctlGetInt(fd, unix.FS_IOC_GETFLAGS)
+	if err != nil {
+		return false, fmt.Errorf("%w: FS_IOC_GETFLAGS: %w", errNoGuard, err)
+	}
+	return flags&immutable != 0, nil
+}
+
 func setFlagsFd(fd int, on bool) error {
-	const immutable = 0x10 // FS_IMMUTABLE_FL
 	flags, err := unix.IoctlGetInt(fd, unix.FS_IOC_GETFLAGS)
 	if err != nil {
 		return fmt.Errorf("%w: FS_IOC_GETFLAGS: %w", errNoGuard, err)

@@ -85,33 +85,39 @@ func (s *space) open(x *session, c *caller, req *request) reply {
 		return s.openSegment(o, c, uint32(req.Arg[2])&7)
 	}
 	x.opened[o] = struct{}{}
+	o.shared = true
 	const both = abi.AccessRead | abi.AccessWrite
 	held := rights(&o.rec, c, both)
 	r := reply{val: [6]int64{int64(o.word.Load()), int64(held), 1}}
 	if held == both {
 		r.val[2] = 0
-		if err := r.pass(o.control, o.data); err != nil {
+		if err := r.pass(o); err != nil {
+			s.log.Error("object not opened", keyFamily, f.String(), keyID, o.rec.ID, keyError, err)
 			return failed(unix.ENOMEM)
 		}
 	}
 	return r
 }
 
-// pass sends copies of files along: the object may be gone, and its
+// pass sends copies of an object's descriptors along: it may be gone, and its
 // descriptors with it, before the reply is written.
-func (r *reply) pass(files ...*os.File) error {
-	for _, f := range files {
-		if f == nil {
+func (r *reply) pass(o *object) error {
+	for _, of := range []*file{o.control, o.data} {
+		if of == nil {
 			continue
 		}
-		fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+		f, err := of.give()
+		var fd int
+		if err == nil {
+			fd, err = unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+		}
 		if err != nil {
 			for _, f := range r.closing {
 				_ = f.Close()
 			}
 			return err
 		}
-		r.closing = append(r.closing, os.NewFile(uintptr(fd), f.Name()))
+		r.closing = append(r.closing, os.NewFile(uintptr(fd), of.path))
 	}
 	r.files = r.closing
 	return nil
@@ -126,12 +132,13 @@ func (s *space) openSegment(o *object, c *caller, asked uint32) reply {
 	}
 	r := reply{val: [6]int64{int64(o.word.Load()), int64(held)}}
 	if asked&abi.AccessWrite != 0 {
-		if err := r.pass(o.control); err != nil {
+		if err := r.pass(o); err != nil {
+			s.log.Error("segment not opened", keyID, o.rec.ID, keyError, err)
 			return failed(unix.ENOMEM)
 		}
 		return r
 	}
-	f, err := s.storage.openReadOnly(s.storage.segmentPath(o.rec.Serial))
+	f, err := s.storage.openReadOnly(o.control.path)
 	if err != nil {
 		s.log.Error("segment not opened", keyID, o.rec.ID, keyError, err)
 		return failed(unix.ENOMEM)

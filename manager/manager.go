@@ -28,6 +28,9 @@ type Manager struct {
 	deaths *deaths
 	budget budget
 	calls  atomic.Int64 // brokered calls under way
+	count  atomic.Int64 // spaces served
+	// descriptors is RLIMIT_NOFILE; the Go runtime has raised it already.
+	descriptors int
 
 	mu     sync.Mutex
 	spaces map[string]*space
@@ -52,6 +55,11 @@ func New(cfg Config) (m *Manager, err error) {
 			m.release()
 		}
 	}()
+	var files unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &files); err != nil {
+		return nil, fmt.Errorf("limit of descriptors: %w", err)
+	}
+	m.descriptors = int(min(files.Cur, 1<<20))
 	if err := m.prepareRoot(); err != nil {
 		return nil, err
 	}
@@ -363,4 +371,10 @@ func (m *Manager) findLocked(name string) (*space, error) {
 		return nil, fmt.Errorf("space %q: %w; make it with: ipcspace space create NAME", name, ErrNoSpace)
 	}
 	return s, nil
+}
+
+// mostOpen is how many files of a space's objects may be open, each with two
+// descriptors: the half of what the process may have is for all spaces.
+func (m *Manager) mostOpen() int {
+	return max(m.descriptors/4/max(int(m.count.Load()), 1), 16)
 }

@@ -51,12 +51,13 @@ func (s *space) move(old *object, rec abi.Record) error {
 		s.log.Error("sleepers not woken", keyFamily, o.family.String(), keyID, rec.ID, keyError, err)
 	}
 	step("move: sleepers woken")
+	o.shared = true
 	old.gone, old.moved = true, true
+	if err := s.removeFiles(old); err != nil {
+		s.log.Error("files not removed", keyFamily, o.family.String(), keyID, rec.ID, keyError, err)
+	}
 	if old.users == 0 {
 		old.close()
-	}
-	if err := s.removeFiles(old.family, old.rec.Serial); err != nil {
-		s.log.Error("files not removed", keyFamily, o.family.String(), keyID, rec.ID, keyError, err)
 	}
 	s.storage.release(old.promised, old.inner)
 	return nil

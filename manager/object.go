@@ -3,7 +3,6 @@ package manager
 import (
 	"errors"
 	"fmt"
-	"os"
 	"sync/atomic"
 	"time"
 
@@ -23,10 +22,9 @@ type object struct {
 	rec    abi.Record
 	word   atomic.Uint64 // the slot word that rec was published with
 
-	control *os.File // segment, or control file
-	data    *os.File // data file of a queue
-	dev     uint64   // of a segment's file, for /proc/<pid>/maps
-	ino     uint64
+	control *file // segment, or control file
+	data    *file // data file of a queue
+	shared  bool  // somebody but the manager may hold it
 
 	promised uint64
 	inner    bool
@@ -39,11 +37,13 @@ type object struct {
 	doomed       time.Time // when IPC_RMID left it with an attach under way
 }
 
-// Capacity that new sets and queues begin with. They grow when they need to.
-const (
-	startCells  = 16
-	startChunks = 8
-)
+// startCells is the capacity that new sets and queues begin with: what is left
+// of a page, but enough to work with. They grow when they need to.
+func startCells(sems int) uint32 {
+	const least = abi.LogReserve + 6
+	used := abi.CellsOff(sems) + least*abi.CellSize
+	return uint32(least + (abi.PageSize-used%abi.PageSize)%abi.PageSize/abi.CellSize)
+}
 
 func (o *object) cells() int  { return int(uint32(o.capacity.Load())) }
 func (o *object) chunks() int { return int(o.capacity.Load() >> 32) }
@@ -53,11 +53,18 @@ func (o *object) setCapacity(cells, chunks uint32) {
 }
 
 // cost is the memory that may be touched of a set or queue.
-func cost(f Family, sems int, cells, chunks uint32) uint64 {
-	if f == Msg {
-		sems = 0
-	}
-	return uint64(abi.CellsOff(sems)) + uint64(cells)*abi.CellSize + uint64(abi.DataSize(int(chunks)))
+func cost(sems int, cells, chunks uint32) uint64 {
+	return uint64(controlLength(sems, cells) + dataLength(chunks))
+}
+
+// The lengths of its files.
+func controlLength(sems int, cells uint32) int64 {
+	return wholePages(abi.CellsOff(sems) + int(cells)*abi.CellSize)
+}
+func dataLength(chunks uint32) int64 { return wholePages(abi.DataSize(int(chunks))) }
+
+func wholePages(n int) int64 {
+	return int64(n+abi.PageSize-1) / abi.PageSize * abi.PageSize
 }
 
 // sems is the number of semaphores of a set, 0 for a queue.
@@ -68,19 +75,15 @@ func (o *object) sems() int {
 	return 0
 }
 
-// controlSize is the length of the file: all that it could ever need, sparse,
-// so that growing is a matter of the record alone.
-func controlSize(sems int) int { return abi.CellsOff(sems) + abi.MaxCells*abi.CellSize }
+// controlRoom is what is mapped of a control file: all that it could ever
+// become. What is beyond its end becomes memory when it grows.
+func controlRoom(sems int) int { return abi.CellsOff(sems) + abi.MaxCells*abi.CellSize }
 
 // close gives back descriptors and memory; the object stays.
 func (o *object) close() {
 	o.unmap()
-	for _, f := range []*os.File{o.control, o.data} {
-		if f != nil {
-			_ = f.Close()
-		}
-	}
-	o.control, o.data = nil, nil
+	o.control.close()
+	o.data.close()
 }
 
 func (o *object) unmap() {
@@ -99,19 +102,15 @@ const maxMapped = 4096
 
 // use maps the object's files for the data plane; release ends it.
 func (o *object) use() error {
-	if o.control == nil {
-		return unix.EIDRM
-	}
 	if o.mem == nil {
-		mem, err := unix.Mmap(int(o.control.Fd()), 0, controlSize(o.sems()), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+		mem, err := o.control.mapped(controlRoom(o.sems()))
 		if err != nil {
-			return fmt.Errorf("map control file: %w", err)
+			return err
 		}
 		if o.family == Msg {
-			o.dataMem, err = unix.Mmap(int(o.data.Fd()), 0, abi.DataSize(abi.MaxChunks), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
-			if err != nil {
+			if o.dataMem, err = o.data.mapped(abi.DataSize(abi.MaxChunks)); err != nil {
 				_ = unix.Munmap(mem)
-				return fmt.Errorf("map data file: %w", err)
+				return err
 			}
 		}
 		o.mem = mem
@@ -236,8 +235,8 @@ func (s *space) reap(o *object, session uint32) error {
 		func(p *plane.Queue) error { return p.ReapSession(session) })
 }
 
-// grow raises the capacity. The files have their full length already; what
-// grows is what may be touched, and its promise.
+// grow raises the capacity: first the promise, then the files, then the record
+// that tells of it. Cut in between, a file is longer than its record says.
 func (o *object) grow(cells, chunks int) error {
 	switch {
 	case o.moved:
@@ -259,11 +258,18 @@ func (o *object) grow(cells, chunks int) error {
 	if rec == o.rec {
 		return nil
 	}
-	more := cost(o.family, o.sems(), rec.Cells, rec.Chunks) - cost(o.family, o.sems(), o.rec.Cells, o.rec.Chunks)
+	more := cost(o.sems(), rec.Cells, rec.Chunks) - cost(o.sems(), o.rec.Cells, o.rec.Chunks)
 	if err := o.space.storage.promise(more, true); err != nil {
 		return unix.ENOMEM
 	}
-	if err := o.publish(rec); err != nil {
+	err := o.control.grow(controlLength(o.sems(), rec.Cells))
+	if err == nil && o.data != nil {
+		err = o.data.grow(dataLength(rec.Chunks))
+	}
+	if err == nil {
+		err = o.publish(rec)
+	}
+	if err != nil {
 		o.space.storage.release(more, true)
 		return err
 	}
@@ -287,7 +293,7 @@ func (s *space) removeObject(o *object) {
 	delete(s.objects[o.family], o.index)
 	if o.family == Shm {
 		delete(s.segments, o.rec.Serial)
-	} else {
+	} else if o.shared {
 		err := o.onPlane(
 			func(p *plane.Set) error { p.Remove(); return nil },
 			func(p *plane.Queue) error { p.Remove(); return nil })
@@ -300,26 +306,23 @@ func (s *space) removeObject(o *object) {
 		delete(x.opened, o)
 	}
 	o.gone = true
+	if err := s.removeFiles(o); err != nil {
+		s.log.Error("files not removed", keyFamily, o.family.String(), keyID, o.rec.ID, keyError, err)
+	}
 	if o.users == 0 {
 		o.close()
-	}
-	if err := s.removeFiles(o.family, o.rec.Serial); err != nil {
-		s.log.Error("files not removed", keyFamily, o.family.String(), keyID, o.rec.ID, keyError, err)
 	}
 	step("remove: files removed")
 	s.storage.release(o.promised, o.inner)
 }
 
-func (s *space) removeFiles(f Family, serial uint64) error {
-	switch f {
-	case Shm:
-		return s.storage.removeSegment(serial)
-	case Sem:
-		return s.storage.remove(s.storage.path(setName(serial)))
+func (s *space) removeFiles(o *object) (err error) {
+	for _, f := range []*file{o.control, o.data} {
+		if f != nil {
+			err = errors.Join(err, s.storage.removeFile(f))
+		}
 	}
-	return errors.Join(
-		s.storage.remove(s.storage.path(queueName(serial))),
-		s.storage.remove(s.storage.path(dataName(serial))))
+	return err
 }
 
 // find is ipc_obtain_object_check: the object of an id.

@@ -1,6 +1,12 @@
 package manager
 
 import (
+	"fmt"
+	"math"
+	"os"
+	"strconv"
+	"strings"
+
 	"golang.org/x/sys/unix"
 
 	"github.com/ipcspace/ipcspace/client/abi"
@@ -93,9 +99,21 @@ func checkLock(r *abi.Record, c *caller, lock bool) error {
 
 // memlockLimit is RLIMIT_MEMLOCK of the caller; 0 if it cannot be known.
 func memlockLimit(c *caller) uint64 {
-	var l unix.Rlimit
-	if err := unix.Prlimit(c.pid, unix.RLIMIT_MEMLOCK, nil, &l); err != nil || !c.alive() {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/limits", c.pid))
+	if err != nil || !c.alive() {
 		return 0
 	}
-	return l.Cur
+	_, rest, _ := strings.Cut(string(b), "Max locked memory")
+	f := strings.Fields(rest)
+	if len(f) == 0 {
+		return 0
+	}
+	if f[0] == "unlimited" {
+		return math.MaxUint64
+	}
+	limit, err := strconv.ParseUint(f[0], 10, 64)
+	if err != nil {
+		return 0
+	}
+	return limit
 }

@@ -195,6 +195,30 @@ func startTime(pid int) (uint64, error) {
 	return st.Start, err
 }
 
+// sharesMemory tells whether two processes are in one address space, as after
+// vfork. false if the kernel does not say.
+func sharesMemory(a, b int) bool {
+	const kcmpVM = 1 // KCMP_VM, kcmp(2)
+	r, _, errno := unix.Syscall6(unix.SYS_KCMP, uintptr(a), uintptr(b), kcmpVM, 0, 0, 0)
+	return errno == 0 && r == 0
+}
+
+// memoryOwner is the process that a vfork child acts for: the outermost of its
+// ancestors in the same address space.
+func memoryOwner(pid int) (owner int, start uint64, err error) {
+	for range 16 {
+		st, err := readStat(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil {
+			return 0, 0, err
+		}
+		if st.PPID <= 0 || !sharesMemory(st.PPID, pid) {
+			return pid, st.Start, nil
+		}
+		pid = st.PPID
+	}
+	return 0, 0, unix.ESRCH
+}
+
 // children lists the live children of a process, over all of its threads.
 func children(pid int) []int {
 	var out []int

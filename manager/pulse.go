@@ -55,12 +55,14 @@ func (p *pulse) died(session uint32) bool {
 	return died
 }
 
-// calm clears the hint of a session that was found alive. By compare-and-swap:
-// its process may have linked a fresh word meanwhile.
+// calm takes the hint of a session that was found alive: it has no word any
+// more, so it must be asked for until its process links a fresh one and clears
+// PulseAsk. By compare-and-swap: it may have done so meanwhile.
 func (p *pulse) calm(session uint32) {
 	_ = guarded(func() {
 		w := p.word64(session, abi.PulseAlive)
 		if v := atomic.LoadUint64(w); v&abi.PulseDied != 0 {
+			atomic.StoreUint64(p.word64(session, abi.PulseAsk), 1)
 			atomic.CompareAndSwapUint64(w, v, 0)
 		}
 	})

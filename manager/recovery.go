@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -167,10 +166,14 @@ func (s *space) readSlots() error {
 		}
 	}
 	s.table.findFreeRecords(used)
+	segments, err := s.storage.segmentFiles()
+	if err != nil {
+		return err
+	}
 	for f := range Family(abi.Families) {
 		s.table.rewriteKeys(f, keys[f])
 		for _, o := range s.objects[f] {
-			if err := s.reopenObject(o); err != nil {
+			if err := s.reenter(o, segments); err != nil {
 				return fmt.Errorf("%s %d: %w", f, o.rec.ID, err)
 			}
 		}
@@ -178,35 +181,33 @@ func (s *space) readSlots() error {
 	return nil
 }
 
-// reopenObject opens an object's files and takes its promise, which was made
-// when there was room.
-func (s *space) reopenObject(o *object) (err error) {
+// reenter finds an object's files and takes its promise, which was made when
+// there was room.
+func (s *space) reenter(o *object, segments map[uint64]string) (err error) {
 	st := &s.storage
+	o.shared = true
 	switch o.family {
 	case Shm:
-		path := st.segmentPath(o.rec.Serial)
-		if o.control, err = st.reopen(path); err != nil {
-			return err
-		}
 		o.promised = pages(o.rec.Size) * abi.PageSize
+		path := segments[o.rec.Serial]
 		o.inner = filepath.Base(path) != segmentData
-		if err := o.identify(); err != nil {
+		if o.control, err = st.findFile(path, int64(o.promised)); err != nil {
 			return err
 		}
 	case Sem:
-		if o.control, err = st.reopen(st.path(setName(o.rec.Serial))); err != nil {
+		if o.control, err = st.findFile(st.path(setName(o.rec.Serial)), controlLength(o.sems(), o.rec.Cells)); err != nil {
 			return err
 		}
 	case Msg:
-		if o.control, err = st.reopen(st.path(queueName(o.rec.Serial))); err != nil {
+		if o.control, err = st.findFile(st.path(queueName(o.rec.Serial)), controlLength(0, o.rec.Cells)); err != nil {
 			return err
 		}
-		if o.data, err = st.reopen(st.path(dataName(o.rec.Serial))); err != nil {
+		if o.data, err = st.findFile(st.path(dataName(o.rec.Serial)), dataLength(o.rec.Chunks)); err != nil {
 			return err
 		}
 	}
 	if o.family != Shm {
-		o.promised, o.inner = cost(o.family, o.sems(), o.rec.Cells, o.rec.Chunks), true
+		o.promised, o.inner = cost(o.sems(), o.rec.Cells, o.rec.Chunks), true
 		o.setCapacity(o.rec.Cells, o.rec.Chunks)
 	}
 	st.promised += o.promised
@@ -216,8 +217,6 @@ func (s *space) reopenObject(o *object) (err error) {
 	st.budget.used.Add(o.promised)
 	return nil
 }
-
-var objectFile = regexp.MustCompile(`^(shm|sem|msg)-(\d+)(\.data)?$`)
 
 // removeLitter removes files that no slot word names.
 func (s *space) removeLitter() error {
@@ -236,17 +235,12 @@ func (s *space) removeLitter() error {
 		if m == nil {
 			continue
 		}
-		serial, err := strconv.ParseUint(m[2], 10, 64)
+		serial, err := strconv.ParseUint(m[1], 10, 64)
 		if err != nil || alive[serial] {
 			continue
 		}
 		path := s.storage.path(e.Name())
-		if m[1] == "shm" {
-			err = s.storage.removeSegment(serial)
-		} else {
-			err = s.storage.remove(path)
-		}
-		if err != nil {
+		if err := s.storage.removeLitter(path); err != nil {
 			s.log.Error("litter not removed", "path", path, keyError, err)
 		}
 	}

@@ -37,6 +37,8 @@ type session struct {
 	everything bool
 	calls      map[uint32]call // brokered calls under way, by Seq
 	dead       bool
+	forked     bool      // a spare whose parent said that its fork is over
+	reserved   time.Time // when it was first seen reserved
 }
 
 const maxChannels = 64 // of one session
@@ -55,11 +57,12 @@ func (s *space) hello(c *channel, req *request) reply {
 		s.log.Warn("hello from another process than connected", keyPID, c.pid)
 		return reply{errno: unix.EPERM, hangUp: true}
 	}
-	start, err := startTime(c.pid)
+	// A vfork child acts as its parent.
+	owner, start, err := memoryOwner(c.pid)
 	if err != nil || !c.alive() {
 		return reply{errno: unix.ESRCH, hangUp: true}
 	}
-	id := processID{c.pid, start}
+	id := processID{owner, start}
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -69,11 +72,11 @@ func (s *space) hello(c *channel, req *request) reply {
 	var x *session
 	switch {
 	case number == 0:
-		x, err = s.sessionOf(c, id)
+		x, err = s.sessionOf(id)
 	case len(req.body) != 16:
 		err = unix.EINVAL
 	case claims:
-		x, err = s.claim(c, id, number, req.body)
+		x, err = s.claim(id, number, req.body)
 	default:
 		x, err = s.resume(id, number, req.body)
 	}
@@ -104,7 +107,7 @@ func (s *space) hello(c *channel, req *request) reply {
 // the one it had, with a fresh page; its undo stays, its attaches are gone.
 // A process whose page is still mapped has another copy of the library, which
 // is a session of its own.
-func (s *space) sessionOf(c *channel, id processID) (*session, error) {
+func (s *space) sessionOf(id processID) (*session, error) {
 	for _, x := range s.process[id] {
 		if !x.dead && !x.pageMapped() {
 			return x, s.renew(x)
@@ -114,7 +117,7 @@ func (s *space) sessionOf(c *channel, id processID) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.bind(x, id, int(c.pidfd.Fd())); err != nil {
+	if err := s.bind(x, id); err != nil {
 		s.dropSession(x)
 		return nil, err
 	}
@@ -142,7 +145,7 @@ func (s *space) inheritUnasked(x *session) {
 
 // claim binds a spare to the child that was forked into it. It may have been
 // found by its parent's doing before (settle).
-func (s *space) claim(c *channel, id processID, number int64, cookie []byte) (*session, error) {
+func (s *space) claim(id processID, number int64, cookie []byte) (*session, error) {
 	x, err := s.named(number, cookie)
 	if err != nil {
 		return nil, err
@@ -153,7 +156,7 @@ func (s *space) claim(c *channel, id processID, number int64, cookie []byte) (*s
 	if x.id != (processID{}) {
 		return nil, unix.EPERM
 	}
-	return x, s.bind(x, id, int(c.pidfd.Fd()))
+	return x, s.bind(x, id)
 }
 
 func (s *space) resume(id processID, number int64, cookie []byte) (*session, error) {
@@ -217,15 +220,16 @@ func (s *space) newSession(parent uint32) (*session, error) {
 	return x, nil
 }
 
-// bind makes x the session of a process. pidfd is duplicated.
-func (s *space) bind(x *session, id processID, pidfd int) error {
-	levels, err := pidLevelsOf(id.pid)
-	if err != nil || !pidAlive(pidfd) {
-		return unix.ESRCH
-	}
-	fd, err := unix.FcntlInt(uintptr(pidfd), unix.F_DUPFD_CLOEXEC, 0)
+// bind makes x the session of a process.
+func (s *space) bind(x *session, id processID) error {
+	fd, err := unix.PidfdOpen(id.pid, 0)
 	if err != nil {
-		return unix.EMFILE
+		return err
+	}
+	levels, err := pidLevelsOf(id.pid)
+	if start, err2 := startTime(id.pid); err != nil || err2 != nil || start != id.start || !pidAlive(fd) {
+		_ = unix.Close(fd)
+		return unix.ESRCH
 	}
 	x.id, x.pidfd, x.pidns = id, fd, levels[0].NS
 	x.state.Levels, x.state.Start = levels, id.start

@@ -107,9 +107,9 @@ func TestSpare(t *testing.T) {
 		count("spare", 0)
 
 		atomic.StoreUint32(&v.State, abi.PageReserved)
-		count("a fork that failed", 0)
-
+		count("a fork under way", 1)
 		number, pg = p.spare(t, number)
+		count("a fork that failed", 0)
 		v = pg.view()
 		other := newPuppet(t, info.Dir, nil)
 		v.Uses[0] = abi.Use{Serial: serial, Count: 1, ATime: time.Now().UnixNano()}
@@ -140,8 +140,8 @@ func TestReap(t *testing.T) {
 	atomic.StoreUint64(pulse.word64(uint32(n), abi.PulseAlive), 1<<30)
 	a, err := p.call(abi.MsgReap, nil, n)
 	check(t, err)
-	if a.Val[0] != 0 || pulse.died(uint32(n)) {
-		t.Errorf("alive: reaped %d, hint %t", a.Val[0], pulse.died(uint32(n)))
+	if alive, ask := *pulse.word64(uint32(n), abi.PulseAlive), *pulse.word64(uint32(n), abi.PulseAsk); a.Val[0] != 0 || alive != 0 || ask == 0 {
+		t.Errorf("alive: reaped %d, word %#x, ask %d", a.Val[0], alive, ask)
 	}
 	if a, err = p.call(abi.MsgWho, nil, n); err != nil || a.Val[0] != int64(child.cmd.Process.Pid) {
 		t.Errorf("who: %v %v", a.Val, err)

@@ -58,7 +58,7 @@ func (s *space) attaches(o *object) (attachment, error) {
 			if u.serial != o.rec.Serial {
 				return
 			}
-			n, held := x.mappings(o, u.count)
+			n, held := x.mappings(u.count)
 			a.count += uint64(n)
 			a.held = a.held || held
 			a.atime, a.dtime = max(a.atime, u.atime), max(a.dtime, u.dtime)
@@ -86,12 +86,12 @@ func (s *space) holders(serial uint64) []*session {
 	return out
 }
 
-// mappings is how many attaches a use of count stands for: the kernel counts
-// mappings, which mprotect and munmap of a part make more and munmap of the
-// whole makes fewer. What the process says is taken where its mappings cannot
-// be read. held is false only if the process surely has no attach, nor has
-// one under way: then the use is counted but nothing is mapped yet.
-func (x *session) mappings(o *object, count uint32) (n int, held bool) {
+// mappings is how many attaches a use of count stands for. The library counts
+// mappings as the kernel does, munmap, mremap and mprotect of parts included;
+// after exec the page is not mapped any more, and the count means nothing.
+// held is false only if the process surely has no attach, nor has one under
+// way: then the use is counted but nothing is mapped yet.
+func (x *session) mappings(count uint32) (n int, held bool) {
 	if count == 0 || x.id == (processID{}) {
 		return int(count), count > 0
 	}
@@ -99,11 +99,10 @@ func (x *session) mappings(o *object, count uint32) (n int, held bool) {
 	if err != nil || len(b) == 0 || !pidAlive(x.pidfd) {
 		return int(count), true
 	}
-	maps := string(b)
-	if countMaps(maps, x.page.dev, x.page.ino) == 0 {
-		return 0, false // exec
+	if countMaps(string(b), x.page.dev, x.page.ino) == 0 {
+		return 0, false
 	}
-	return countMaps(maps, o.dev, o.ino), true
+	return int(count), true
 }
 
 // foldPage keeps what a session's page says of segments, and forgets the
@@ -270,7 +269,7 @@ func (s *space) lock(o *object, c *caller, lock bool) error {
 func (s *space) resident() (rss, swapped uint64) {
 	for _, o := range s.objects[Shm] {
 		var st unix.Stat_t
-		if unix.Fstat(int(o.control.Fd()), &st) == nil {
+		if unix.Lstat(o.control.path, &st) == nil {
 			rss += uint64(st.Blocks) * 512 / abi.PageSize
 		}
 	}

@@ -73,6 +73,7 @@ func (m *Manager) newSpace(name string) *space {
 			public:  filepath.Join(m.cfg.Root, "spaces", name),
 			private: filepath.Join(m.cfg.Root, "private", name),
 			mounted: m.mounts, guard: m.guard, budget: &m.budget,
+			open: map[*file]struct{}{}, mostOpen: m.mostOpen,
 		},
 		segments: map[uint64]*object{},
 		sessions: map[uint32]*session{},
@@ -205,6 +206,7 @@ func (s *space) serve() error {
 	if s.register, err = openRegister(filepath.Join(public, abi.RegisterName)); err != nil {
 		return err
 	}
+	s.m.count.Add(1)
 	s.work.Go(s.readRegister)
 	s.table.bump(&s.table.header.Registrations)
 	return nil

@@ -18,7 +18,8 @@ import (
 // child says hello, when somebody looks at a segment, when the parent died.
 
 const (
-	maxSpares     = 4 // unused ones of one parent
+	maxSpares     = 4           // unused ones of one parent
+	longestFork   = time.Minute // of a parent that does not tell, for its manager died
 	settlePause   = 100 * time.Millisecond
 	settleLongest = 10 * time.Second
 )
@@ -26,7 +27,10 @@ const (
 // spare answers MsgSpare.
 func (s *space) spare(x *session, req *request) reply {
 	if used := s.sessions[uint32(req.Arg[0])]; used != nil && used.state.Parent == x.number {
-		s.settle(used)
+		used.forked = true
+		if !s.settle(used) {
+			s.settleLater(settlePause)
+		}
 	}
 	if r, ok := x.state.result(req.Seq); ok {
 		if y := s.sessions[uint32(r.Val[0])]; y != nil {
@@ -77,15 +81,21 @@ func (s *space) settle(y *session) bool {
 		}
 		return true
 	case abi.PageReserved:
-		// The child has not run yet, or the fork failed, or it died at once.
-		if s.mayComeTrue(y, parent) {
+		// Before the parent says so, the fork may not have happened yet.
+		// After that the child has not run yet, or the fork failed, or the
+		// child died at once.
+		if y.reserved.IsZero() {
+			y.reserved = time.Now()
+		}
+		if parent != nil && !y.forked && time.Since(y.reserved) < longestFork || s.mayComeTrue(y, parent) {
 			return false
 		}
 	default:
 		if host, pidfd, ok := s.findChild(y, parent, pid); ok {
-			defer unix.Close(pidfd)
 			start, err := startTime(host)
-			if err == nil && pidAlive(pidfd) && s.bind(y, processID{host, start}, pidfd) == nil {
+			alive := err == nil && pidAlive(pidfd)
+			_ = unix.Close(pidfd)
+			if alive && s.bind(y, processID{host, start}) == nil {
 				return true
 			}
 		}

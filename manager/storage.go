@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
@@ -29,6 +31,9 @@ type storage struct {
 	inner    uint64 // bytes promised in the private tmpfs itself
 	overhead uint64 // bytes that the space itself needs there
 	budget   *budget
+
+	open     map[*file]struct{} // those that have descriptors
+	mostOpen func() int         // how many may
 }
 
 // budget is the account of a whole node. The zero value has no bound.
@@ -77,7 +82,9 @@ func (s *storage) makeFolder(path string, mode os.FileMode, size, inodes uint64)
 	}
 	if s.mounted {
 		options := fmt.Sprintf("size=%d,nr_inodes=%d,mode=%o", size, inodes, mode)
-		if err := mountTmpfs(path, options, "within_size"); err != nil {
+		// Files here are small: huge pages are for the segments that have a
+		// tmpfs of their own.
+		if err := mountTmpfs(path, options, "never"); err != nil {
 			return err
 		}
 	}
@@ -248,12 +255,13 @@ func (s *storage) remove(path string) error {
 	return setFlagsFd(int(f.Fd()), true)
 }
 
-// createSegment makes the file of a segment and returns it with its path.
-func (s *storage) createSegment(serial uint64, size uint64) (*os.File, error) {
-	path := s.path(segmentName(serial))
+// createSegment makes the file of a segment. Its name shows the key, as the
+// kernel's does, in /proc/<pid>/maps.
+func (s *storage) createSegment(key uint32, serial uint64, size uint64) (*file, error) {
+	path := s.path(segmentName(key, serial))
 	length := int64(pages(size) * abi.PageSize)
 	if !s.mounted || size < largeSegment {
-		return s.create(path, length)
+		return s.makeFile(path, length)
 	}
 	if err := os.Mkdir(path, 0o700); err != nil {
 		return nil, err
@@ -263,7 +271,7 @@ func (s *storage) createSegment(serial uint64, size uint64) (*os.File, error) {
 		_ = os.Remove(path)
 		return nil, err
 	}
-	f, err := s.create(filepath.Join(path, segmentData), length)
+	f, err := s.makeFile(filepath.Join(path, segmentData), length)
 	if err != nil {
 		_ = unix.Unmount(path, unix.MNT_DETACH)
 		_ = os.Remove(path)
@@ -274,25 +282,59 @@ func (s *storage) createSegment(serial uint64, size uint64) (*os.File, error) {
 // segmentData is the file in a folder of a segment's own.
 const segmentData = "data"
 
-func segmentName(serial uint64) string { return fmt.Sprintf("shm-%d", serial) }
-func setName(serial uint64) string     { return fmt.Sprintf("sem-%d", serial) }
-func queueName(serial uint64) string   { return fmt.Sprintf("msg-%d", serial) }
-func dataName(serial uint64) string    { return fmt.Sprintf("msg-%d.data", serial) }
-func pageName(session uint32) string   { return fmt.Sprintf("page-%d", session) }
+func segmentName(key uint32, serial uint64) string { return fmt.Sprintf("SYSV%08x-%d", key, serial) }
+func setName(serial uint64) string                 { return fmt.Sprintf("sem-%d", serial) }
+func queueName(serial uint64) string               { return fmt.Sprintf("msg-%d", serial) }
+func dataName(serial uint64) string                { return fmt.Sprintf("msg-%d.data", serial) }
+func pageName(session uint32) string               { return fmt.Sprintf("page-%d", session) }
 
-// segmentPath is where the file of an existing segment stands.
-func (s *storage) segmentPath(serial uint64) string {
-	path := s.path(segmentName(serial))
-	if fi, err := os.Lstat(path); err == nil && fi.IsDir() {
-		return filepath.Join(path, segmentData)
+// objectFile matches the names of all files and folders of objects.
+var objectFile = regexp.MustCompile(`^(?:SYSV[0-9a-f]{8}|sem|msg)-(\d+)(?:\.data)?$`)
+
+// segmentFiles finds the segments' files by their serials.
+func (s *storage) segmentFiles() (map[uint64]string, error) {
+	found := map[uint64]string{}
+	paths, err := filepath.Glob(s.path("SYSV*-*"))
+	if err != nil {
+		return nil, err
 	}
-	return path
+	for _, path := range paths {
+		m := objectFile.FindStringSubmatch(filepath.Base(path))
+		if m == nil {
+			continue
+		}
+		serial, err := strconv.ParseUint(m[1], 10, 64)
+		if err != nil {
+			continue
+		}
+		if fi, err := os.Lstat(path); err == nil && fi.IsDir() {
+			path = filepath.Join(path, segmentData)
+		}
+		found[serial] = path
+	}
+	return found, nil
 }
 
-// removeSegment unlinks first and unmounts then: a copy of the mount in
-// somebody's mount namespace would pin the memory otherwise.
-func (s *storage) removeSegment(serial uint64) error {
-	path := s.path(segmentName(serial))
+// removeFile unlinks an object's file, and first that if it has a tmpfs of its
+// own, which is unmounted then: a copy of the mount in somebody's mount
+// namespace would pin the memory otherwise.
+func (s *storage) removeFile(f *file) error {
+	err := f.remove()
+	if filepath.Base(f.path) != segmentData {
+		return err
+	}
+	return errors.Join(err, s.removeFolder(filepath.Dir(f.path)))
+}
+
+func (s *storage) removeFolder(path string) (err error) {
+	if m, _ := isMount(path); m {
+		err = unix.Unmount(path, unix.MNT_DETACH)
+	}
+	return errors.Join(err, os.Remove(path))
+}
+
+// removeLitter unlinks what no object has, by its path.
+func (s *storage) removeLitter(path string) error {
 	fi, err := os.Lstat(path)
 	if err != nil {
 		return err
@@ -304,10 +346,7 @@ func (s *storage) removeSegment(serial uint64) error {
 	if errors.Is(err, os.ErrNotExist) {
 		err = nil
 	}
-	if m, _ := isMount(path); m {
-		err = errors.Join(err, unix.Unmount(path, unix.MNT_DETACH))
-	}
-	return errors.Join(err, os.Remove(path))
+	return errors.Join(err, s.removeFolder(path))
 }
 
 // openReadOnly opens a file through a read-only clone of its mount, so that

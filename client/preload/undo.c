@@ -42,7 +42,11 @@ bool undo_names(struct txn *t, uint32_t sem)
 {
 	EACH_CELL(t, at)
 		for (uint32_t i = 0; i < ABI_UNDO_WORDS; i++)
-			if (word_names(txn_get(t, WORD_OFF(t->handle, at, i)), sem) &&
+			/* Which semaphore a word names does not change in a
+			 * transaction that has adjustments: only look closer then. */
+			if (word_names(load64((uint64_t *)(t->handle->mem +
+							   WORD_OFF(t->handle, at, i))),
+				       sem) &&
 			    undo_adjust(txn_get(t, WORD_OFF(t->handle, at, i))) != 0)
 				return true;
 	return false;

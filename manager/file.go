@@ -1,0 +1,178 @@
+package manager
+
+import (
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// file is the file of an object: a segment, or the control or data file of a
+// set or queue. It is made short and closed; most objects are never opened by
+// anybody but the process that made them, and many by none. It is opened, and
+// sealed where that can be, when a client first gets it, and grows by the
+// descriptor that the manager opened before the seal.
+//
+// Callers hold space.mu.
+type file struct {
+	storage *storage
+	path    string
+	size    int64
+	sealed  bool     // the immutable flag is set
+	own     *os.File // opened without restriction: maps, grows
+	given   *os.File // clients get copies of this one
+}
+
+// makeFile makes a file of size bytes of zeros.
+func (s *storage) makeFile(path string, size int64) (*file, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if size > 0 {
+		if err := f.Truncate(size); err != nil {
+			_ = os.Remove(path)
+			return nil, err
+		}
+	}
+	return &file{storage: s, path: path, size: size}, nil
+}
+
+// findFile is the file of an object that an earlier manager made. A grow that
+// was cut off may have left it longer or shorter than its record says.
+func (s *storage) findFile(path string, size int64) (*file, error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return nil, &os.PathError{Op: "fstat", Path: path, Err: err}
+	}
+	f := &file{storage: s, path: path, size: st.Size}
+	if s.guard != nil {
+		if f.sealed, err = isImmutable(fd); err != nil {
+			return nil, fmt.Errorf("%s: %w", path, err)
+		}
+	}
+	return f, f.grow(size)
+}
+
+// open makes sure of the manager's own descriptor.
+func (f *file) open() (err error) {
+	if f.own != nil {
+		return nil
+	}
+	open := func() (err error) {
+		f.own, err = os.OpenFile(f.path, os.O_RDWR, 0)
+		return err
+	}
+	if !f.sealed {
+		err = open()
+	} else {
+		err = f.storage.guard.unsealed(f.path, func() (err error) {
+			if f.given == nil {
+				if f.given, err = f.storage.guard.open(f.path); err != nil {
+					return err
+				}
+			}
+			return open()
+		})
+	}
+	if err != nil {
+		f.close()
+		return fmt.Errorf("open object's file: %w", err)
+	}
+	f.storage.opened(f)
+	return nil
+}
+
+// opened keeps the descriptors of all files within what the process may have:
+// there are more objects than that. Which others are closed does not matter;
+// to open a sealed one again takes longer than a call.
+func (s *storage) opened(f *file) {
+	s.open[f] = struct{}{}
+	for other := range s.open {
+		if len(s.open) <= s.mostOpen() {
+			return
+		}
+		if other != f {
+			other.close()
+		}
+	}
+}
+
+// give returns the descriptor of which clients get copies.
+func (f *file) give() (*os.File, error) {
+	if err := f.open(); err != nil {
+		return nil, err
+	}
+	if f.storage.guard == nil {
+		return f.own, nil
+	}
+	if f.given == nil {
+		var err error
+		if f.given, err = f.storage.guard.open(f.path); err != nil {
+			return nil, err
+		}
+	}
+	if !f.sealed {
+		if err := setFlagsFd(int(f.own.Fd()), true); err != nil {
+			return nil, err
+		}
+		f.sealed = true
+	}
+	return f.given, nil
+}
+
+// grow makes the file at least size bytes long. Clients have more than that
+// mapped already; what was beyond the end becomes memory.
+func (f *file) grow(size int64) error {
+	if size <= f.size {
+		return nil
+	}
+	if err := f.open(); err != nil {
+		return err
+	}
+	if err := f.own.Truncate(size); err != nil {
+		return err
+	}
+	f.size = size
+	return nil
+}
+
+// close gives back the descriptors; the file stays.
+func (f *file) close() {
+	if f == nil {
+		return
+	}
+	delete(f.storage.open, f)
+	for _, d := range []**os.File{&f.own, &f.given} {
+		if *d != nil {
+			_ = (*d).Close()
+			*d = nil
+		}
+	}
+}
+
+// mapped maps room bytes, more than the file has.
+func (f *file) mapped(room int) ([]byte, error) {
+	if err := f.open(); err != nil {
+		return nil, err
+	}
+	mem, err := unix.Mmap(int(f.own.Fd()), 0, room, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return nil, &os.PathError{Op: "mmap", Path: f.path, Err: err}
+	}
+	return mem, nil
+}
+
+// remove unlinks the file. Who holds it still cannot shrink it.
+func (f *file) remove() error {
+	if !f.sealed {
+		return os.Remove(f.path)
+	}
+	return f.storage.remove(f.path)
+}
