@@ -121,7 +121,9 @@ void queue_serve_senders(struct txn *t)
 		uint64_t off = cell_off(h, at - 1);
 		uint32_t next = link_cell(txn_get(t, off + NEXT_OFF));
 		uint64_t state = txn_get(t, off);
-		struct abi_message_cell *m = message_at(h, load32(&s->message));
+		/* Loaded once: if we were revoked, its owner may be gone with it. */
+		uint32_t message = load32(&s->message);
+		struct abi_message_cell *m = message_at(h, message);
 
 		if (m == NULL || !waits(cell_state(state)) || !queue_fits(t, m->size) ||
 		    cell_session(load64(&m->state)) != cell_session(state)) {
@@ -130,7 +132,7 @@ void queue_serve_senders(struct txn *t)
 			no_room = true;
 			break;
 		} else if (sleeper_claim(t, at)) {
-			queue_put(t, load32(&s->message), cell_session(state));
+			queue_put(t, message, cell_session(state));
 			done(t, HEADER_OFF(send_head), HEADER_OFF(send_tail), prev, at, 0);
 		} else {
 			prev = at;
