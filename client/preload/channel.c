@@ -126,6 +126,22 @@ static long connect_to(int fd, const char *name)
 	return r;
 }
 
+/* A write without SIGPIPE, should the manager end just now. All signals are
+ * blocked (control_lock), so it is pending then, for this thread, and can be
+ * taken back, unless it was pending before. */
+static long write_quietly(int fd, const void *data, size_t n)
+{
+	const uint64_t sigpipe = UINT64_C(1) << (13 - 1);
+	const struct timespec64 now = {0, 0};
+	uint64_t before = 0;
+
+	SYS2(__NR_rt_sigpending, &before, sizeof before);
+	long r = SYS3(__NR_write, fd, data, n);
+	if (r == -EPIPE && !(before & sigpipe))
+		SYS4(__NR_rt_sigtimedwait, &sigpipe, NULL, &now, sizeof sigpipe);
+	return r;
+}
+
 /* Announces this process at the FIFO. -ENXIO: nobody reads it. */
 static long announce(const char *nonce)
 {
@@ -138,7 +154,7 @@ static long announce(const char *nonce)
 	char *end = put_string(line, "\nipcspace ");
 	end = put_number(end, ABI_LAYOUT_MAJOR);
 	end = put_string(put_string(put_string(end, " "), nonce), "\n");
-	long r = SYS3(__NR_write, fd, line, end - line);
+	long r = write_quietly((int)fd, line, (size_t)(end - line));
 	SYS1(__NR_close, fd);
 	return r < 0 ? r : 0;
 }
