@@ -53,9 +53,12 @@ func (s *storage) findFile(path string, size int64) (*file, error) {
 	}
 	f := &file{storage: s, path: path, size: st.Size}
 	if s.guard != nil {
-		if f.sealed, err = isImmutable(fd); err != nil {
+		// One that is open to all may be so because that manager was killed
+		// as it opened it.
+		if err := setFlagsFd(fd, true); err != nil {
 			return nil, fmt.Errorf("%s: %w", path, err)
 		}
+		f.sealed = true
 	}
 	return f, f.grow(size)
 }

@@ -151,14 +151,6 @@ func setImmutable(path string, on bool) error {
 
 const immutable = 0x10 // FS_IMMUTABLE_FL
 
-func isImmutable(fd int) (bool, error) {
-	flags, err := unix.IoctlGetInt(fd, unix.FS_IOC_GETFLAGS)
-	if err != nil {
-		return false, fmt.Errorf("%w: FS_IOC_GETFLAGS: %w", errNoGuard, err)
-	}
-	return flags&immutable != 0, nil
-}
-
 func setFlagsFd(fd int, on bool) error {
 	flags, err := unix.IoctlGetInt(fd, unix.FS_IOC_GETFLAGS)
 	if err != nil {
