@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ipcspace/ipcspace/client/abi"
+	"github.com/ipcspace/ipcspace/client/plane"
 )
 
 // handle answers the requests of a session. It takes space.mu, except for
@@ -47,6 +48,8 @@ func (s *space) handle(c *channel, req *request) reply {
 			b.cancel()
 		}
 		return reply{later: true}
+	case abi.MsgUndo:
+		return s.undoNow(x)
 	case abi.MsgCreds:
 		return reply{} // credentials come with each message
 	}
@@ -167,6 +170,21 @@ func (s *space) growRequest(c *caller, req *request) reply {
 		return refuse(err)
 	}
 	return reply{val: [6]int64{int64(o.word.Load())}}
+}
+
+// undoNow answers MsgUndo.
+func (s *space) undoNow(x *session) reply {
+	for _, o := range s.objects[Sem] {
+		if _, opened := x.opened[o]; !opened && !x.everything {
+			continue
+		}
+		err := o.onPlane(func(p *plane.Set) error { return p.ApplyUndo(x.number) }, nil)
+		if err != nil {
+			s.log.Error("undo not applied", keySession, x.number, keyID, o.rec.ID, keyError, err)
+			return failed(unix.ENOMEM)
+		}
+	}
+	return reply{}
 }
 
 // reapSession answers MsgReap: 1, the session's process is dead and its undo

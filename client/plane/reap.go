@@ -9,28 +9,40 @@ import (
 // applied, exactly once, its sleepers leave the queue and all its cells are
 // freed. It may be called again after a crash in the middle, or for a session
 // that never touched the set.
-func (s *Set) ReapSession(session uint32) error { return s.reap(session, true) }
+func (s *Set) ReapSession(session uint32) error { return s.reap(session, sleepers|undo) }
+
+// ApplyUndo applies the adjustments of a session that lives on
+// (unshare(CLONE_SYSVSEM)): it starts with none, as after a fork.
+func (s *Set) ApplyUndo(session uint32) error { return s.reap(session, undo) }
 
 // Abandon ends and frees all that a session holds in the set except its undo.
 // It is for the sleepers that a manager had there for a brokered session that
 // outlives it.
-func (s *Set) Abandon(session uint32) error { return s.reap(session, false) }
+func (s *Set) Abandon(session uint32) error { return s.reap(session, sleepers) }
 
 // Recover is for the start of a manager: it finishes a committed transaction,
 // takes the lock from whoever has it, frees the cells of this Host's own
 // session and goes on with a pending scan.
 func (s *Set) Recover() error {
 	s.settle(s.load(offLock))
-	return s.reap(s.host.Session(), false)
+	return s.reap(s.host.Session(), sleepers)
 }
 
-func (s *Set) reap(session uint32, undo bool) error {
+// What of a session reap ends.
+const (
+	sleepers = 1 << iota // its sleepers, and all cells but those of its undo
+	undo                 // its adjustments, and their cells
+)
+
+func (s *Set) reap(session uint32, what int) error {
 	t, err := s.beginReaping(session)
 	if err != nil {
 		return err
 	}
-	err = s.ejectAll(t, session)
-	if err == nil && undo {
+	if what&sleepers != 0 {
+		err = s.ejectAll(t, session)
+	}
+	if err == nil && what&undo != 0 {
 		err = s.applyUndo(t, session)
 	}
 	kept := map[int]bool{}
@@ -53,7 +65,9 @@ func (s *Set) reap(session uint32, undo bool) error {
 	}
 	if err == nil {
 		fail(s.host, "reaping cells")
-		s.freeAll(t, session, func(off int, _ state) bool { return !kept[off] })
+		s.freeAll(t, session, func(off int, st state) bool {
+			return !kept[off] && (what&sleepers != 0 || st.kind() == abi.KindUndo)
+		})
 	}
 	t.end()
 	return err

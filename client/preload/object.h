@@ -120,6 +120,8 @@ struct txn {
 	uint64_t epoch;
 	uint32_t served; /* sleepers: their states fit order()'s array */
 	uint32_t last_sender, last_receiver; /* queue: sessions to note after it */
+	uint32_t asked[4]; /* sessions that the manager found alive just now */
+	uint32_t n_asked;
 	uint32_t bell; /* session whose doorbell is rung after the commit */
 	uint32_t n, mark, room;
 	struct abi_log_entry *entries;
@@ -216,7 +218,9 @@ uint32_t undo_dead_holder(struct txn *t, int sem);
 bool undo_names(struct txn *t, uint32_t sem);
 /* Sets everybody's adjustment of sem (all: sem < 0) to 0. */
 void undo_clear(struct txn *t, int sem);
-int reap(uint32_t number);
+/* Has the manager look after that session. 0: look again, it is cleaned up or
+ * known to be alive. */
+int reap(struct txn *t, uint32_t number);
 
 /* --- liveness ---------------------------------------------------------- */
 

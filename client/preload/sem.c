@@ -37,7 +37,7 @@ static bool undo_settled(struct txn *t, int sem, int *error)
 	if (dead == 0)
 		return true;
 	txn_abort(t);
-	*error = reap(dead);
+	*error = reap(t, dead);
 	return false;
 }
 

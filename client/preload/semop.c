@@ -150,7 +150,7 @@ static int attempt(struct txn *t, const struct want *want, uint32_t *cell, uint3
 
 		if (dead != 0) {
 			txn_abort(t);
-			int r = reap(dead);
+			int r = reap(t, dead);
 
 			*again = r == 0;
 			return r;
@@ -281,6 +281,7 @@ static int with_lock(struct handle *h, struct call *c, const struct want *want)
 			continue;
 		}
 		spare = 0;
+		t.n_asked = 0;
 		uint64_t w = sleep_on(h, c, cell, want->deadline, &interrupted);
 		if (cell_state(w) == ABI_CELL_DONE) {
 			r = -(int)cell_errno(w);

@@ -65,6 +65,25 @@ void undo_clear(struct txn *t, int sem)
 		}
 }
 
+int reap(struct txn *t, uint32_t number)
+{
+	int64_t dead = 0;
+	int r = channel_simple(ABI_MSG_REAP, number, 0, 0, 0, &dead);
+
+	if (r == 0 && !dead)
+		t->asked[t->n_asked++ % 4] = number;
+	return r;
+}
+
+/* With many of them in doubt at once the oldest answers must do. */
+static bool asked(const struct txn *t, uint32_t number)
+{
+	for (uint32_t i = 0; i < 4 && i < t->n_asked; i++)
+		if (t->asked[i] == number)
+			return true;
+	return t->n_asked > 64;
+}
+
 uint32_t undo_dead_holder(struct txn *t, int sem)
 {
 	struct handle *h = t->handle;
@@ -80,18 +99,13 @@ uint32_t undo_dead_holder(struct txn *t, int sem)
 			if ((w & ABI_UNDO_USED) == 0 || undo_adjust(w) == 0 ||
 			    (sem >= 0 && undo_sem(w) != (uint32_t)sem))
 				continue;
-			if (pulse_died(number))
+			if (!asked(t, number) && pulse_died(number))
 				return number;
 			if (sem < 0)
 				break;
 		}
 	}
 	return 0;
-}
-
-int reap(uint32_t number)
-{
-	return channel_simple(ABI_MSG_REAP, number, 0, 0, 0, NULL);
 }
 
 /* Whether this session has a word for sem already: a look without the lock,
