@@ -111,6 +111,8 @@ func mayMount(dir string) bool {
 		return false
 	}
 	defer os.Remove(probe)
+	for unix.Unmount(probe, unix.MNT_DETACH) == nil { // of a manager killed right here
+	}
 	if err := unix.Mount("ipcspace", probe, "tmpfs", 0, "size=4096"); err != nil {
 		return false
 	}
