@@ -90,6 +90,12 @@ test-programs: build ## conformance with the kernel, and real programs
 conformance: build ## the table: row, test, kernel, space
 	CONFORMANCE_TABLE=1 $(GO) test -count=1 -timeout 40m $(TEST_FLAGS) ./test/conformance/...
 
+# CHAOS="-chaos.seed=…" repeats a run's events, if not their timing.
+CHAOS ?= -chaos.time=5m -chaos.each=3 -chaos.manager=300ms
+.PHONY: chaos
+chaos: build ## minutes of random deaths of clients and the manager; what was survived
+	$(GO) test -v -run 'TestChaos$$' -count=1 -timeout 60m $(TEST_FLAGS) ./test/chaos $(CHAOS)
+
 .PHONY: bench
 bench: build ## benchmarks; quote ratios, not numbers of one machine
 	$(GO) test -run '^$$' -bench . -benchmem $(TEST_FLAGS) ./...

@@ -1,0 +1,190 @@
+// Package chaos_test kills, stops and interrupts processes that use a space, and its manager, and
+// checks that nothing is lost: at random (TestChaos), and at each step of each operation
+// (TestFailPoints).
+//
+// It owns deaths only; what each call must do is the conformance tests' business.
+//
+// The suite has mount, IPC and process namespaces of its own: no signal of it can reach a process
+// of others, and nothing of it outlives it.
+package chaos_test
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// Set for the suite's second start, the one inside its namespaces.
+const insideVariable = "IPCSPACE_TEST_INSIDE"
+
+// scratch is the suite's folder.
+var scratch string
+
+func TestMain(m *testing.M) { os.Exit(run(m)) }
+
+func run(m *testing.M) int {
+	if os.Geteuid() != 0 {
+		fmt.Println("skipped: these tests need root, for namespaces")
+		return 0
+	}
+	if os.Getenv(insideVariable) == "" {
+		return enterNamespaces()
+	}
+	for _, name := range []string{"LD_PRELOAD", "IPCSPACE_DIR", "IPCSPACE_DIR_WRITABLE", "IPCSPACE_REQUIRED", "IPCSPACE_ROOT", "IPCSPACE_SPACE"} {
+		_ = os.Unsetenv(name) // fails for malformed names only
+	}
+	var err error
+	if scratch, err = os.MkdirTemp("", "ipcspace-chaos-"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	if err := build(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		_ = os.RemoveAll(scratch)
+		return 1
+	}
+	go reap()
+	code := m.Run()
+	if err := os.RemoveAll(scratch); err != nil {
+		fmt.Fprintln(os.Stderr, "remove the tests' folder:", err)
+		code = max(code, 1)
+	}
+	return code
+}
+
+// enterNamespaces replaces this process by unshare(1), whose child is the suite. It returns only
+// on failure.
+func enterNamespaces() int {
+	unshare, err := exec.LookPath("unshare")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "unshare (util-linux) is needed for private namespaces:", err)
+		return 1
+	}
+	self, err := os.Executable()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "the test binary's own path:", err)
+		return 1
+	}
+	argv := append([]string{"unshare", "--ipc", "--mount", "--propagation", "private",
+		"--pid", "--fork", "--kill-child", "--mount-proc", "--", self}, os.Args[1:]...)
+	err = syscall.Exec(unshare, argv, append(os.Environ(), insideVariable+"=1"))
+	fmt.Fprintf(os.Stderr, "exec %s: %v\n", unshare, err)
+	return 1
+}
+
+// build puts what the tests run into scratch: the commands from bin/ (so that a later make does not
+// change them under a test), and the C programs of testdata.
+func build() error {
+	source := os.Getenv("IPCSPACE_TEST_BIN")
+	if source == "" {
+		source = "../../bin"
+	}
+	for _, name := range []string{"ipcspace", "ipcspace-manager", "libipcspace.so"} {
+		content, err := os.ReadFile(filepath.Join(source, name))
+		if err != nil {
+			return fmt.Errorf("%w (make build makes it)", err)
+		}
+		if err := os.WriteFile(filepath.Join(scratch, name), content, 0o755); err != nil {
+			return err
+		}
+	}
+	cc := os.Getenv("CC")
+	if cc == "" {
+		cc = "gcc"
+	}
+	sources, _ := filepath.Glob("testdata/*.c")
+	for _, file := range sources {
+		program := filepath.Join(scratch, filepath.Base(file[:len(file)-2]))
+		out, err := exec.Command(cc, "-O2", "-g", "-Wall", "-Wextra", "-Werror", "-o", program, file).CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("compile %s: %w\n%s", file, err, out)
+		}
+	}
+	return nil
+}
+
+// process is a child of the suite, or a grandchild that has lost its parent.
+type process struct {
+	pid    int
+	status syscall.WaitStatus // after done
+	done   chan struct{}
+}
+
+// reaped guards the pid of every child: while it is held, none is given up.
+var reaped struct {
+	sync.Mutex
+	processes map[int]*process
+}
+
+// reap waits for all children: the suite is the first process of its namespace.
+func reap() {
+	for {
+		var status syscall.WaitStatus
+		pid, err := syscall.Wait4(-1, &status, 0, nil)
+		switch err {
+		case nil:
+		case syscall.ECHILD:
+			time.Sleep(time.Millisecond)
+			continue
+		default:
+			continue
+		}
+		reaped.Lock()
+		p := reaped.processes[pid]
+		delete(reaped.processes, pid)
+		reaped.Unlock()
+		if p != nil {
+			p.status = status
+			close(p.done)
+		}
+	}
+}
+
+// start runs a program with its output in a file.
+func start(env []string, out *os.File, argv ...string) (*process, error) {
+	reaped.Lock()
+	defer reaped.Unlock()
+	pid, err := syscall.ForkExec(argv[0], argv, &syscall.ProcAttr{
+		Env:   append(os.Environ(), env...),
+		Files: []uintptr{0, out.Fd(), out.Fd()},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("start %s: %w", argv[0], err)
+	}
+	if reaped.processes == nil {
+		reaped.processes = map[int]*process{}
+	}
+	p := &process{pid: pid, done: make(chan struct{})}
+	reaped.processes[pid] = p
+	return p, nil
+}
+
+// finish runs a program to its end.
+func finish(env []string, argv ...string) (string, error) {
+	out, err := os.CreateTemp(scratch, "out-")
+	if err != nil {
+		return "", err
+	}
+	defer os.Remove(out.Name())
+	defer out.Close()
+	p, err := start(env, out, argv...)
+	if err != nil {
+		return "", err
+	}
+	select {
+	case <-p.done:
+	case <-time.After(60 * time.Second):
+		_ = syscall.Kill(p.pid, syscall.SIGKILL)
+		<-p.done
+	}
+	text, err := os.ReadFile(out.Name())
+	if err == nil && p.status != 0 {
+		err = fmt.Errorf("%v: status %#x\n%s", argv, p.status, text)
+	}
+	return string(text), err
+}
