@@ -1,6 +1,10 @@
 package manager
 
 import (
+	"fmt"
+	"os"
+	"strings"
+
 	"golang.org/x/sys/unix"
 
 	"github.com/ipcspace/ipcspace/client/abi"
@@ -177,27 +181,44 @@ func (s *space) checkNewSegment(c *caller, flags uint32, size uint64) (abi.Recor
 	return rec, nil
 }
 
-// checkHuge decides about SHM_HUGETLB. Pages of 2 MiB come from the segment's
-// own tmpfs, if the segment is large; other sizes are not to be had.
+// checkHuge decides about SHM_HUGETLB. Huge pages come from the segment's own
+// tmpfs; a program that asks for them is told whether the machine has them to
+// spare, as by the kernel.
 //
 // "EPERM: The SHM_HUGETLB flag was specified, but the caller was not
 // privileged (did not have the CAP_IPC_LOCK capability) and is not a member
 // of the sysctl_hugetlb_shm_group group."
 func checkHuge(c *caller, flags uint32, size uint64) error {
-	switch flags >> shmHugeShift & shmHugeMask {
+	free, page := hugePages()
+	switch order := flags >> shmHugeShift & shmHugeMask; order {
 	case 0, 21:
 	case 30:
-		return unix.ENOMEM
+		free, page = 0, 1<<30
 	default:
 		return unix.EINVAL
 	}
 	if !c.capable(capIPCLock) {
 		return unix.EPERM
 	}
-	if size < largeSegment {
+	if page == 0 || (size+page-1)/page > free {
 		return unix.ENOMEM
 	}
 	return nil
+}
+
+// hugePages is how many huge pages of the default size are free, and that size.
+func hugePages() (free, size uint64) {
+	b, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return 0, 0
+	}
+	for line := range strings.Lines(string(b)) {
+		_, _ = fmt.Sscanf(line, "HugePages_Free: %d", &free)
+		if n, _ := fmt.Sscanf(line, "Hugepagesize: %d kB", &size); n == 1 {
+			size <<= 10
+		}
+	}
+	return free, size
 }
 
 // makeFiles promises the memory of a new object and makes its files. ENOSPC

@@ -2,6 +2,7 @@ package manager
 
 import (
 	"math/rand/v2"
+	"os"
 	"runtime"
 	"testing"
 
@@ -32,6 +33,9 @@ func TestLimits(t *testing.T) {
 		get("shm of a negative size", Shm, 0, 0o600, -1, unix.EINVAL)
 		get("shm of shmmax", Shm, 0, 0o600, 1<<20, nil)
 		get("shm over shmall", Shm, 0, 0o600, 1<<20, unix.ENOSPC)
+		if free, _ := hugePages(); free == 0 && os.Geteuid() == 0 {
+			get("huge, none free", Shm, 0, 0o600|shmHugeTLB, 4096, unix.ENOMEM)
+		}
 		get("huge, unknown size", Shm, 0, 0o600|shmHugeTLB|5<<shmHugeShift, 4096, unix.EINVAL)
 		get("shm", Shm, 0, 0o600, 1, nil)
 		last := get("shm", Shm, 0, 0o600, 1, nil)
