@@ -70,6 +70,12 @@ $(BIN)/arm64/libipcspace.so: $(PRELOAD_SOURCES)
 
 # ---- test ----
 
+# The library with fail points, for test/chaos.
+$(BIN)/test/libipcspace-fail.so: $(PRELOAD_SOURCES)
+	@mkdir -p $(@D)
+	$(CC) $(PRELOAD_CFLAGS) -DIPCSPACE_FAIL_POINTS $(PRELOAD_LDFLAGS) -o $@.new $(PRELOAD) $(PRELOAD_LIBS)
+	@mv $@.new $@
+
 # Long tests of whole programs run after the packages' own, one package at a time: they measure
 # waiting, and two cores are soon busy. No results of earlier runs (-count=1): the tests start
 # programs and load the library, which go test does not see change.
@@ -83,7 +89,7 @@ test: vet build test-packages test-programs ## everything that must pass
 test-packages: build ## the packages' own tests, with the race detector
 	$(GO) test -race -count=1 -timeout 15m $(TEST_FLAGS) $(PACKAGES)
 
-test-programs: build ## conformance with the kernel, and real programs
+test-programs: build $(BIN)/test/libipcspace-fail.so ## conformance with the kernel, and real programs
 	$(if $(TEST_PACKAGES),$(GO) test -p 1 -count=1 -timeout 40m $(TEST_FLAGS) $(TEST_PACKAGES))
 
 .PHONY: conformance
@@ -93,7 +99,7 @@ conformance: build ## the table: row, test, kernel, space
 # CHAOS="-chaos.seed=…" repeats a run's events, if not their timing.
 CHAOS ?= -chaos.time=5m -chaos.each=3 -chaos.manager=300ms
 .PHONY: chaos
-chaos: build ## minutes of random deaths of clients and the manager; what was survived
+chaos: build $(BIN)/test/libipcspace-fail.so ## minutes of random deaths of clients and the manager; what was survived
 	$(GO) test -v -run 'TestChaos$$' -count=1 -timeout 60m $(TEST_FLAGS) ./test/chaos $(CHAOS)
 
 .PHONY: bench

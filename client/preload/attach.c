@@ -97,6 +97,7 @@ static long map_segment(struct handle *h, uintptr_t addr, int flags)
 	if (addr != 0)
 		how |= flags & SHM_REMAP ? MAP_FIXED : MAP_FIXED_NOREPLACE;
 	store32(&use->count, use->count + 1);
+	FAIL_POINT("attach: counted");
 	long p = stands(h) ? SYS6(__NR_mmap, addr, length, prot, how, h->fd, 0) : -EIDRM;
 	if (!is_error(p) && addr != 0 && (uintptr_t)p != addr) {
 		SYS2(__NR_munmap, p, length); /* a kernel without NOREPLACE */
@@ -104,6 +105,7 @@ static long map_segment(struct handle *h, uintptr_t addr, int flags)
 	}
 	if (!is_error(p) && (flags & SHM_REMAP))
 		pieces_unmapped((uintptr_t)p, length);
+	FAIL_POINT("attach: mapped");
 	struct piece *new = is_error(p) ? NULL : piece_new();
 	if (new == NULL) {
 		store32(&use->count, use->count - 1);
@@ -114,6 +116,7 @@ static long map_segment(struct handle *h, uintptr_t addr, int flags)
 	use->atime = now_real();
 	*new = (struct piece){(uintptr_t)p, length, 0, h->serial, h->size, h->id, prot, false};
 	pieces_live++;
+	FAIL_POINT("attach: noted");
 	return p;
 }
 
@@ -160,6 +163,7 @@ void piece_gone(struct piece *p)
 		use->dtime = now_real();
 		store32(&use->count, use->count - 1);
 	}
+	FAIL_POINT("detach: counted");
 	full_barrier();
 	tell_if_doomed(p->id, p->serial);
 }
@@ -181,6 +185,7 @@ static int do_shmdt(uintptr_t addr)
 	for (struct piece *p = piece_next(NULL); p != NULL; p = piece_next(p))
 		if (p->addr - p->offset == addr && p->serial == serial) {
 			SYS2(__NR_munmap, p->addr, p->length);
+			FAIL_POINT("detach: unmapped");
 			piece_gone(p);
 		}
 	control_unlock();

@@ -28,6 +28,7 @@ uint32_t cell_alloc(struct handle *h, uint32_t kind)
 		if (cell_state(w) != ABI_CELL_FREE)
 			continue;
 		if (cas64(state, w, cell_next(w, ABI_CELL_OWNED, kind, session.number, 0))) {
+			FAIL_POINT("cell: owned");
 			if (tried != 0)
 				store64(hint, i);
 			return i + 1;
@@ -42,12 +43,14 @@ void cell_free(struct handle *h, uint32_t cell)
 
 	if (state == NULL)
 		return;
+	FAIL_POINT("cell: before it is freed");
 	for (;;) {
 		uint64_t w = load64(state);
 
 		if (cell_state(w) == ABI_CELL_FREE || cell_session(w) != session.number)
 			return;
 		if (cas64(state, w, cell_next(w, ABI_CELL_FREE, ABI_KIND_NONE, 0, 0))) {
+			FAIL_POINT("cell: freed");
 			store64(&header_of(h)->hint, cell - 1);
 			return;
 		}

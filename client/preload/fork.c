@@ -58,13 +58,16 @@ static void prepare(void)
 	}
 	if (control.spare != NULL) {
 		copy_uses(control.spare);
+		FAIL_POINT("fork: attaches copied");
 		store32(&control.spare->state, ABI_PAGE_RESERVED);
+		FAIL_POINT("fork: reserved");
 		control.used_spare = control.spare->session;
 	}
 }
 
 static void parent(void)
 {
+	FAIL_POINT("fork: parent goes on");
 	if (control.used_spare != 0) {
 		room_give_page(control.spare);
 		control.spare = NULL;
@@ -89,10 +92,13 @@ static void child(void)
 	struct abi_session_page *page = control.used_spare ? control.spare : NULL;
 
 	control_inherit();
+	FAIL_POINT("fork: child begins");
 	if (session.mode == MODE_SPACE) {
 		if (page != NULL) {
 			store32(&page->pid, (uint32_t)SYS0(__NR_getpid));
+			FAIL_POINT("fork: child named");
 			store32(&page->state, ABI_PAGE_CLAIMED);
+			FAIL_POINT("fork: page claimed");
 			room_give_page(session.page);
 			session.page = page;
 			session.number = page->session;

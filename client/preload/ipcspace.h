@@ -14,6 +14,7 @@
 #define IPCSPACE_H
 
 #include "abi.h"
+#include "fail.h"
 #include "sys.h"
 
 /* --- thread.c ---------------------------------------------------------- */

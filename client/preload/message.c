@@ -24,6 +24,7 @@ static uint32_t chunk_alloc(struct handle *h, uint32_t cell)
 
 	for (uint32_t tried = 0; tried < chunks; tried++, i = i + 1 < chunks ? i + 1 : 0)
 		if (load64(chunk_word(h, i)) == 0 && cas64(chunk_word(h, i), 0, cell)) {
+			FAIL_POINT("message: chunk owned");
 			store64(hint, i + 1);
 			return i;
 		}
@@ -98,6 +99,7 @@ uint32_t message_make(struct handle *h, int64_t type, const void *text, size_t s
 	uint32_t chunks = chunk_count(size), index = 0;
 
 	m->type = type;
+	FAIL_POINT("message: half filled");
 	m->size = size;
 	m->more = 0;
 	if (chunks == 0) {
@@ -121,6 +123,7 @@ uint32_t message_make(struct handle *h, int64_t type, const void *text, size_t s
 			goto fail;
 		memcpy(h->data + chunk_off(chunk), (const char *)text + done, n);
 		store32(place, chunk);
+		FAIL_POINT("message: chunk filled");
 	}
 	return cell;
 fail:
@@ -145,6 +148,7 @@ void message_copy(struct handle *h, uint32_t cell, void *to, size_t size)
 		uint32_t *place = chunk_place(h, m, k, &index);
 		uint32_t chunk = place ? load32(place) : UINT32_MAX;
 
+		FAIL_POINT("message: copy");
 		if (chunk < h->chunks)
 			memcpy((char *)to + done, h->data + chunk_off(chunk), n);
 		else
@@ -169,6 +173,7 @@ static void free_index(struct handle *h, struct abi_message_cell *m)
 			      cell_next(w, ABI_CELL_OWNED, ABI_KIND_INDEX, session.number, 0));
 		at = link_cell(load64(&c->next));
 	}
+	FAIL_POINT("message: index cells owned");
 	store32(&m->more, 0);
 	for (uint32_t at = first, n = 0; at != 0 && n < h->cells; n++) {
 		struct abi_index_cell *c = cell_at(h, at - 1);
@@ -189,6 +194,7 @@ void message_free(struct handle *h, uint32_t cell)
 		return;
 	uint32_t chunks = chunk_count(m->size), index = 0;
 
+	FAIL_POINT("message: before it is freed");
 	for (uint32_t k = 0; k < chunks && k < ABI_MAX_CHUNKS; k++) {
 		uint32_t *place = chunk_place(h, m, k, &index);
 		uint32_t chunk = place ? load32(place) : UINT32_MAX;
@@ -197,6 +203,7 @@ void message_free(struct handle *h, uint32_t cell)
 			break;
 		if (chunk < h->chunks && cas64(chunk_word(h, chunk), cell, 0))
 			store64(&header_of(h)->chunk_hint, chunk);
+		FAIL_POINT("message: chunk freed");
 	}
 	if (load32(&m->more) != 0)
 		free_index(h, m);

@@ -49,6 +49,7 @@ static void done(struct txn *t, uint64_t head, uint64_t tail, uint32_t prev, uin
 	struct abi_sender_cell *s = cell_at(t->handle, cell - 1);
 	uint64_t off = cell_off(t->handle, cell - 1);
 
+	FAIL_POINT("queue: one served");
 	list_remove(t, head, tail, prev, cell);
 	txn_put(t, off, cell_turn(txn_get(t, off), ABI_CELL_DONE, error));
 	if (s->flags & ABI_SLEEPER_DOORBELL)

@@ -117,6 +117,7 @@ static enum served serve(struct txn *t, const struct ops *o, uint32_t prev)
 	if (s->flags & ABI_SLEEPER_DOORBELL)
 		t->bell = cell_session(txn_get(t, off));
 	txn_keep_tentative(t);
+	FAIL_POINT("scan: one served");
 	t->served++;
 	return verdict == PROCEED ? SERVED : FAILED;
 }

@@ -15,6 +15,7 @@ static uint64_t frozen(struct txn *t, uint32_t sem)
 		if (w & (ABI_SEM_SLOW | ABI_SEM_DEAD))
 			return w;
 		cas64(word, w, w | ABI_SEM_SLOW);
+		FAIL_POINT("freeze: SLOW set");
 	}
 }
 
@@ -108,6 +109,7 @@ static int fill_sleeper(struct handle *h, uint32_t cell, const struct want *want
 	s->count = want->count;
 	s->more = 0;
 	memcpy(s->ops, want->ops, n * sizeof *want->ops);
+	FAIL_POINT("sleeper: filled");
 	for (uint32_t done = n; done < want->count; done += n) {
 		int error;
 		uint32_t c = cell_alloc_grow(h, ABI_KIND_OPS, &error);
@@ -164,6 +166,7 @@ static int attempt(struct txn *t, const struct want *want, uint32_t *cell, uint3
 	}
 	t->mark = 0;
 	int verdict = ops_apply(t, &ops, session.number, &blocking);
+	FAIL_POINT("semop: evaluated");
 
 	if (verdict != PROCEED)
 		t->n = 0;

@@ -53,6 +53,7 @@ static void apply(struct handle *h, const struct abi_log_entry *e, uint32_t n)
 	for (uint32_t i = 0; i < n; i++) {
 		uint64_t *word = (uint64_t *)(h->mem + e[i].off);
 
+		FAIL_POINT("apply: next entry");
 		if (!off_valid(h, e[i].off) || cas64(word, e[i].old, e[i].new))
 			continue;
 		/* The manager marks a word DEAD without a new version, so that
@@ -106,11 +107,13 @@ static void help(struct handle *h, uint64_t w)
 			copy[i].old = load64(&log->entries[i].old);
 			copy[i].new = load64(&log->entries[i].new);
 		}
+		FAIL_POINT("help: entries copied");
 		if (load64(lock) != w)
 			return;
 		apply(h, copy, (uint32_t)n);
 		next = following;
 	}
+	FAIL_POINT("help: applied");
 	cas64(lock, w, lock_word(lock_epoch(w) + 1, 0, ABI_LOCK_FREE));
 }
 
@@ -154,6 +157,7 @@ static uint32_t keep_log(struct thread *t, struct handle *h)
 		cell_free(other, t->log[slot].cell);
 	}
 	t->log[slot].cell = cell_alloc(h, ABI_KIND_LOG);
+	FAIL_POINT("log: cell kept");
 	t->log[slot].handle = h;
 	t->log[slot].serial = h->serial;
 	return t->log[slot].cell;
@@ -230,6 +234,7 @@ int txn_lock(struct txn *t)
 			if (cas64(lock, w, lock_word(lock_epoch(w), t->log, ABI_LOCK_HELD))) {
 				t->epoch = lock_epoch(w);
 				t->held = true;
+				FAIL_POINT("lock: taken");
 				handle_room(t->handle);
 				/* Looked at under the lock: a mover marks the
 				 * object first and takes the lock then. */
@@ -275,6 +280,7 @@ int txn_lock(struct txn *t)
 
 bool txn_abort(struct txn *t)
 {
+	FAIL_POINT("abort: before");
 	bool held = t->held && cas64(&header_of(t->handle)->lock,
 				     lock_word(t->epoch, t->log, ABI_LOCK_HELD),
 				     lock_word(t->epoch + 1, 0, ABI_LOCK_FREE));
@@ -310,6 +316,7 @@ static bool write_log(struct txn *t, uint32_t *chain)
 		for (uint32_t i = 0; i < n; i++)
 			log->entries[i] = t->entries[done + i];
 		store64(&log->count, n);
+		FAIL_POINT("log: cell written");
 		done += n;
 		if (done == t->n) {
 			set_next(log, 0);
@@ -360,11 +367,14 @@ int txn_commit(struct txn *t, bool keep)
 	} else {
 		struct abi_log_cell *log = cell_at(h, t->log - 1);
 
-		for (uint32_t i = 0; i < t->n; i++)
+		for (uint32_t i = 0; i < t->n; i++) {
+			FAIL_POINT("log: next entry");
 			log->entries[i] = t->entries[i];
+		}
 		set_next(log, 0);
 		store64(&log->count, t->n);
 	}
+	FAIL_POINT("commit: log written");
 	if (!cas64(lock, held, committed)) {
 		t->held = false;
 		free_chain(h, chain);
@@ -373,6 +383,7 @@ int txn_commit(struct txn *t, bool keep)
 	/* From here on it has happened; helpers may do the rest. The private
 	 * entries are applied, not the log: a handler may have reused that. */
 	apply(h, t->entries, t->n);
+	FAIL_POINT("commit: applied");
 	if (keep) {
 		t->held = cas64(lock, committed, lock_word(t->epoch + 1, t->log, ABI_LOCK_HELD));
 		t->epoch++;
@@ -380,6 +391,7 @@ int txn_commit(struct txn *t, bool keep)
 		cas64(lock, committed, lock_word(t->epoch + 1, 0, ABI_LOCK_FREE));
 		t->held = false;
 	}
+	FAIL_POINT("commit: released");
 	t->n = t->mark = 0;
 	free_chain(h, chain);
 	if (unlikely(t->bell != 0))
@@ -512,6 +524,7 @@ bool txn_claim(struct txn *t, uint32_t cell, uint64_t *claimed)
 	if (load64(&header_of(t->handle)->lock) != lock_word(t->epoch, t->log, ABI_LOCK_HELD))
 		return false;
 	*claimed = cell_turn(w, ABI_CELL_CLAIMED, 0);
+	FAIL_POINT("claim: before");
 	return cas64(state, w, *claimed);
 }
 

@@ -162,6 +162,7 @@ static int reserve(struct txn *t, uint32_t sem, uint32_t *spare)
 	txn_put(t, WORD_OFF(h, *spare, 0),
 		undo_next(txn_get(t, WORD_OFF(h, *spare, 0)), sem, 0));
 	h->undo = *spare;
+	FAIL_POINT("undo: word ready");
 	h->owner = session.number;
 	*spare = 0;
 	return 0;
@@ -303,11 +304,13 @@ static bool link_word(uint32_t tid)
 	store64(own_word(ABI_PULSE_ALIVE), 0);
 	store32((uint32_t *)((uint8_t *)entry + head->futex_offset), tid);
 	store64(own_word(ABI_PULSE_ASK), 0);
+	FAIL_POINT("pulse: word named");
 	entry[0] = first;
 	entry[-1] = &head->next;
 	if ((void *)first != (void *)head)
 		first[-1] = entry;
 	__atomic_signal_fence(__ATOMIC_SEQ_CST);
+	FAIL_POINT("pulse: entry filled");
 	head->next = entry;
 	return true;
 }

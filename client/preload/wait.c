@@ -55,6 +55,7 @@ uint64_t sleep_on(struct handle *h, struct call *c, uint32_t cell, int64_t deadl
 	t->wait_handle = h;
 	t->wait_cell = cell;
 	*interrupted = 0;
+	FAIL_POINT("sleep: noted");
 	/* Pairs with the barrier between removing the slot word and looking
 	 * for sleepers: either the remover sees this one, or this one the
 	 * removal. */
@@ -81,6 +82,7 @@ uint64_t sleep_on(struct handle *h, struct call *c, uint32_t cell, int64_t deadl
 		bool cancel_point = cell_kind(w) != ABI_KIND_SLEEPER && pthread_setcanceltype;
 		int type;
 
+		FAIL_POINT("sleep: before");
 		store32(&t->asleep, 1);
 		if (cancel_point)
 			pthread_setcanceltype(CANCEL_ASYNCHRONOUS, &type);
@@ -88,6 +90,7 @@ uint64_t sleep_on(struct handle *h, struct call *c, uint32_t cell, int64_t deadl
 		if (cancel_point)
 			pthread_setcanceltype(type, &type);
 		store32(&t->asleep, 0);
+		FAIL_POINT("sleep: woken");
 		if (r == -EINTR)
 			*interrupted = -EINTR;
 		else if (r == -ETIMEDOUT && deadline >= 0)
@@ -95,7 +98,9 @@ uint64_t sleep_on(struct handle *h, struct call *c, uint32_t cell, int64_t deadl
 		else if (r == 0 && cell_state(load64(state)) == ABI_CELL_WAITING)
 			break; /* woken by one who died then: serve itself */
 	}
+	FAIL_POINT("sleep: over");
 	w = *interrupted ? cancel(state) : load64(state);
+	FAIL_POINT("sleep: looked at");
 	if (cell_state(w) == ABI_CELL_DONE)
 		*interrupted = 0;
 	return w;
@@ -166,6 +171,7 @@ void wait_leave(struct handle *h, struct call *c, uint32_t cell)
 		r = txn_commit(&t, false);
 	} while (r == -EAGAIN);
 	txn_done(&t);
+	FAIL_POINT("leave: off the list");
 	cell_release(h, cell);
 }
 
@@ -221,12 +227,15 @@ bool sleeper_claim(struct txn *t, uint32_t cell)
 	if (!txn_claim(t, cell, &claimed))
 		return false;
 	struct abi_sleeper_cell *s = (struct abi_sleeper_cell *)state;
+	FAIL_POINT("claim: claimed");
 	if (s->flags & ABI_SLEEPER_DOORBELL) {
 		if (!pulse_died(cell_session(claimed)))
 			return true;
 	} else if (futex_wake((uint32_t *)state, 1) == 1) {
+		FAIL_POINT("claim: woken");
 		return true;
 	}
+	FAIL_POINT("claim: awake already");
 	cas64(state, claimed, cell_turn(claimed, ABI_CELL_RETRY, 0));
 	return false;
 }
