@@ -154,3 +154,42 @@ func TestReap(t *testing.T) {
 		t.Errorf("who was it: %v %v", a.Val, err) // sempid of the dead
 	}
 }
+
+// Many processes come and go at once.
+func TestCrowd(t *testing.T) {
+	inBothWays(t, func(t *testing.T, cfg Config) {
+		m, info := newManager(t, cfg, SpaceConfig{})
+		p := mustPeer(t, info.Dir)
+		id, err := p.get(Shm, 0, 0o600, 4096)
+		check(t, err)
+		var crowd []*puppet
+		for range 60 {
+			crowd = append(crowd, newPuppet(t, info.Dir, nil))
+		}
+		for _, c := range crowd {
+			c.start(order{Do: "attach", Args: []int64{id}})
+		}
+		for _, c := range crowd {
+			if out := c.finish(); out.Errno != 0 {
+				t.Error(unix.Errno(out.Errno))
+			}
+		}
+		st, err := p.stat(Shm, id)
+		check(t, err)
+		if st.Count[0] != 60 {
+			t.Errorf("nattch %d", st.Count[0])
+		}
+		for _, c := range crowd {
+			_ = c.cmd.Process.Kill()
+		}
+		for _, c := range crowd {
+			c.kill()
+		}
+		if st, err = p.stat(Shm, id); err != nil || st.Count[0] != 0 {
+			t.Errorf("nattch %d %v after all died", st.Count[0], err)
+		}
+		if n := m.Spaces()[0].Sessions; n != 1 {
+			t.Errorf("%d sessions", n)
+		}
+	})
+}

@@ -1,6 +1,7 @@
 package manager
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -149,8 +150,19 @@ func (s *space) findChild(y, parent *session, pid uint32) (host, pidfd int, ok b
 		}
 		return false
 	}
-	if parent != nil && try(children(parent.id.pid), true) {
-		return host, pidfd, true
+	if parent != nil {
+		// The kernel itself translates, mostly; and a pid that it does not
+		// know is nobody's any more.
+		p, err := pidOutside(parent.id.pid, int(pid))
+		switch {
+		case err == nil:
+			return host, pidfd, try([]int{p}, false)
+		case errors.Is(err, unix.ESRCH):
+			return 0, 0, false
+		}
+		if try(children(parent.id.pid), true) {
+			return host, pidfd, true
+		}
 	}
 	return host, pidfd, try(processes(), false)
 }
