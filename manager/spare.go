@@ -156,7 +156,11 @@ func (s *space) findChild(y, parent *session, pid uint32) (host, pidfd int, ok b
 		p, err := pidOutside(parent.id.pid, int(pid))
 		switch {
 		case err == nil:
-			return host, pidfd, try([]int{p}, false)
+			// Its own child is it, also after exec, when the page is gone.
+			st, err := readStat(fmt.Sprintf("/proc/%d/stat", p))
+			if try([]int{p}, err == nil && st.PPID == parent.id.pid) {
+				return host, pidfd, true
+			}
 		case errors.Is(err, unix.ESRCH):
 			return 0, 0, false
 		}
