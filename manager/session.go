@@ -351,6 +351,8 @@ func (s *space) dropSession(x *session) {
 	} else {
 		atomic.StoreUint32(&x.public.State, abi.SessionFree)
 	}
+	// Lists made before may have it still: a spare of a spare, at a start.
+	x.dead = true
 }
 
 func without(list []*session, x *session) []*session {
