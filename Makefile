@@ -103,8 +103,8 @@ chaos: build $(BIN)/test/libipcspace-fail.so ## minutes of random deaths of clie
 	$(GO) test -v -run 'TestChaos$$' -count=1 -timeout 60m $(TEST_FLAGS) ./test/chaos $(CHAOS)
 
 .PHONY: bench
-bench: build ## benchmarks; quote ratios, not numbers of one machine
-	$(GO) test -run '^$$' -bench . -benchmem $(TEST_FLAGS) ./...
+bench: build ## one program on the kernel and in a space in turn, as ratios; QUICK=1: under a minute
+	$(GO) run ./test/bench $(if $(QUICK),-pairs 1 -scale 0.02,-json $(BIN)/bench.json)
 
 .PHONY: demo
 demo: ## two isolated spaces with PostgreSQL in each, in about a minute

@@ -18,9 +18,11 @@ type difference struct {
 var knownDifferences = []difference{
 	{"124", "", "a futex does not return from SIGSTOP and SIGCONT"},
 	{"238", "", "a futex does not return from SIGSTOP, so a stopped sleeper stays in the queue"},
-	{"75", "VMA splits", "only the kernel sees a mapping being split by mprotect or a hole"},
+	{"70", "with the id for an inode", "the inode is the file's; the key stands in the name"},
 	{"83", "MADV_REMOVE", "the immutable flag that protects the objects' files refuses hole punching"},
-	{"241", "", "raw system calls do not pass through a library; --strict refuses them"},
+	{"229", "after putting another file on every descriptor", "to open an object takes a free descriptor for a moment"},
+	{"230", "", "to open an object takes a free descriptor for a moment"},
+	{"241", "", "calls made by libc's syscall() are served; a system call of the program's own passes by"},
 }
 
 func knownDifference(r result) *difference {
