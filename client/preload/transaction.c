@@ -147,20 +147,26 @@ static uint32_t keep_log(struct thread *t, struct handle *h)
 {
 	unsigned slot = log_slot(h);
 	struct handle *other = t->log[slot].handle;
+	uint32_t cell = t->log[slot].cell;
 
+	/* siglongjmp may end this anywhere: the place is empty while it changes. */
+	t->log[slot].cell = 0;
+	__atomic_signal_fence(__ATOMIC_SEQ_CST);
 	if (t->session != session.number) {
 		memset(t->log, 0, sizeof t->log);
 		t->session = session.number;
-	} else if (t->log[slot].cell != 0 && t->log[slot].serial == other->serial &&
-		   handle_valid(other)) {
+	} else if (cell != 0 && t->log[slot].serial == other->serial && handle_valid(other)) {
 		lock_help(other); /* siglongjmp may have left it committed */
-		cell_free(other, t->log[slot].cell);
+		cell_free(other, cell);
 	}
-	t->log[slot].cell = cell_alloc(h, ABI_KIND_LOG);
-	FAIL_POINT("log: cell kept");
+	cell = cell_alloc(h, ABI_KIND_LOG);
+	FAIL_POINT("log: cell found");
 	t->log[slot].handle = h;
 	t->log[slot].serial = h->serial;
-	return t->log[slot].cell;
+	__atomic_signal_fence(__ATOMIC_SEQ_CST);
+	t->log[slot].cell = cell;
+	FAIL_POINT("log: cell kept");
+	return cell;
 }
 
 int txn_init(struct txn *t, struct handle *h, struct call *c, uint32_t more)
