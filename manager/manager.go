@@ -120,11 +120,11 @@ func probeGuard(g *guard, dir string) error {
 	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return err
 	}
-	defer os.Remove(dir)
+	defer func() { _ = os.Remove(dir) }()
 	if err := mountTmpfs(dir, "size=65536", "never"); err != nil {
 		return err
 	}
-	defer unix.Unmount(dir, unix.MNT_DETACH)
+	defer func() { _ = unix.Unmount(dir, unix.MNT_DETACH) }()
 	s := storage{guard: g}
 	f, err := s.create(filepath.Join(dir, "file"), abi.PageSize)
 	if err != nil {
@@ -257,7 +257,7 @@ func (c *SpaceConfig) complete() error {
 		if err := unix.Sysinfo(&si); err != nil {
 			return fmt.Errorf("sysinfo: %w", err)
 		}
-		c.Size = uint64(si.Totalram) * uint64(si.Unit) / 2
+		c.Size = si.Totalram * uint64(si.Unit) / 2
 	}
 	if c.Sessions == 0 {
 		c.Sessions = 8192

@@ -45,9 +45,6 @@ func startCells(sems int) uint32 {
 	return uint32(least + (abi.PageSize-used%abi.PageSize)%abi.PageSize/abi.CellSize)
 }
 
-func (o *object) cells() int  { return int(uint32(o.capacity.Load())) }
-func (o *object) chunks() int { return int(o.capacity.Load() >> 32) }
-
 func (o *object) setCapacity(cells, chunks uint32) {
 	o.capacity.Store(uint64(cells) | uint64(chunks)<<32)
 }

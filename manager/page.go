@@ -113,16 +113,17 @@ func (p *page) free(i int) {
 }
 
 // guarded runs f, which touches memory that a client may have cut short or
-// that the file system may have no room for. A fault becomes an error.
+// that the file system may have no room for. A fault becomes an error, and so
+// does whatever else what stands there may have led to.
 func guarded(f func()) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if r := recover(); r != nil {
-			e, ok := r.(interface{ Addr() uintptr })
-			if !ok {
-				panic(r)
+			if e, ok := r.(interface{ Addr() uintptr }); ok {
+				err = fmt.Errorf("fault at %#x: %w", e.Addr(), unix.EFAULT)
+			} else {
+				err = fmt.Errorf("%v: %w", r, unix.EIO)
 			}
-			err = fmt.Errorf("fault at %#x: %w", e.Addr(), unix.EFAULT)
 		}
 	}()
 	f()

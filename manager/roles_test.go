@@ -3,6 +3,7 @@ package manager
 import (
 	"bufio"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -137,7 +138,8 @@ func puppetMain() {
 		default:
 			a, err = p.call(o.Kind, o.Body, o.Args...)
 		}
-		if errno, ok := err.(unix.Errno); ok {
+		var errno unix.Errno
+		if errors.As(err, &errno) {
 			out.Errno = int(errno)
 		} else if err != nil {
 			fmt.Fprintln(os.Stderr, "puppet:", err)
@@ -148,6 +150,6 @@ func puppetMain() {
 			a.close()
 		}
 		b, _ := json.Marshal(out)
-		os.Stdout.Write(append(b, '\n'))
+		fmt.Println(string(b))
 	}
 }

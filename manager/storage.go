@@ -110,7 +110,7 @@ func mayMount(dir string) bool {
 	if err := os.Mkdir(probe, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return false
 	}
-	defer os.Remove(probe)
+	defer func() { _ = os.Remove(probe) }()
 	for unix.Unmount(probe, unix.MNT_DETACH) == nil { // of a manager killed right here
 	}
 	if err := unix.Mount("ipcspace", probe, "tmpfs", 0, "size=4096"); err != nil {
