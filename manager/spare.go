@@ -118,7 +118,8 @@ func (s *space) mayComeTrue(y, parent *session) bool {
 		candidates = func() []int { return children(parent.id.pid) }
 	}
 	for _, pid := range candidates() {
-		if !s.isSession(pid) && mapsPage(pid, y.page) && !exited(pid) {
+		// This process has all pages mapped.
+		if pid != os.Getpid() && !s.isSession(pid) && mapsPage(pid, y.page) && !exited(pid) {
 			return true
 		}
 	}
