@@ -9,6 +9,7 @@
 #define SO_SNDTIMEO_NEW 67
 #define SCM_RIGHTS 1
 #define SCM_CREDENTIALS 2
+#define MSG_DONTWAIT 0x40
 #define MSG_NOSIGNAL 0x4000
 #define MSG_CMSG_CLOEXEC 0x40000000
 #define O_WRONLY 1
@@ -46,6 +47,11 @@ struct sockaddr_un {
 /* How long a call waits for a manager that is away, in ns. A manager that is
  * restarted or upgraded is back long before. */
 #define MANAGER_PATIENCE INT64_C(30000000000)
+
+/* How long a wait for the manager does not sleep, in ns. It answers long before.
+ * A process that sleeps is taken to be blocked in its call: programs and
+ * debuggers look at its state, then send the signal or remove the object. */
+#define AWAKE INT64_C(50000000)
 
 struct control control = {.channel = -1, .pulse = -1};
 
@@ -201,6 +207,9 @@ static long rendezvous(void)
 		if (round % 16 == 15)
 			announced = false; /* a manager that came back knows no old line */
 		const struct timespec64 pause = {0, 20000000};
+		while (load32(&session.table->registrations) == seen &&
+		       now_monotonic() - begun < AWAKE)
+			SYS0(__NR_sched_yield);
 		futex_wait((uint32_t *)&session.table->registrations, seen, &pause);
 	}
 }
@@ -232,7 +241,7 @@ static long send_request(int fd, const struct abi_request *req, const void *data
 }
 
 /* One packet. Returns its length, 0 at the end of the connection. */
-static long receive_reply(int fd, struct exchange *x)
+static long receive_packet(int fd, struct exchange *x, int flags)
 {
 	struct iovec iov[2] = {{&x->reply, sizeof x->reply}, {x->reply_data, x->reply_room}};
 	struct {
@@ -240,7 +249,7 @@ static long receive_reply(int fd, struct exchange *x)
 		int fds[4];
 	} c;
 	struct msghdr m = {NULL, 0, iov, x->reply_room ? 2 : 1, &c, sizeof c, 0};
-	long r = SYS3(__NR_recvmsg, fd, &m, MSG_CMSG_CLOEXEC);
+	long r = SYS3(__NR_recvmsg, fd, &m, MSG_CMSG_CLOEXEC | flags);
 
 	x->nfds = 0;
 	if (r < (long)sizeof x->reply)
@@ -257,6 +266,21 @@ static long receive_reply(int fd, struct exchange *x)
 		}
 	}
 	return r;
+}
+
+/* Waits for the packet, the first while without sleeping. */
+static long receive_reply(int fd, struct exchange *x)
+{
+	int64_t begun = now_monotonic();
+
+	do {
+		long r = receive_packet(fd, x, MSG_DONTWAIT);
+
+		if (r != -EAGAIN)
+			return r;
+		SYS0(__NR_sched_yield);
+	} while (now_monotonic() - begun < AWAKE);
+	return receive_packet(fd, x, 0);
 }
 
 static void close_fds(struct exchange *x)
@@ -466,8 +490,12 @@ int channel_brokered(struct exchange *x)
 	struct timespec64 hour = {3600, 0};
 	SYS5(__NR_setsockopt, fd, SOL_SOCKET, SO_RCVTIMEO_NEW, &hour, sizeof hour);
 	r = send_request((int)fd, &x->request, x->data);
+	if (r == 0 && call_disturbed()) {
+		r = send_request((int)fd, &cancel, NULL);
+		cancelled = true;
+	}
 	while (r == 0) {
-		long got = receive_reply((int)fd, x);
+		long got = receive_packet((int)fd, x, 0);
 
 		if (got == -EAGAIN)
 			continue;

@@ -139,6 +139,7 @@ void fork_adopt(void)
 		room_give_page(inherited);
 	}
 	control_unlock();
+	session_look_home(); /* a raw clone may have had CLONE_NEWIPC */
 }
 
 void fork_watch(void)

@@ -33,6 +33,7 @@ struct thread {
 	struct handle *wait_handle;
 	uint32_t wait_cell; /* index + 1, 0: none */
 	uint32_t asleep;    /* in the kernel: touches wait_handle alone */
+	uintptr_t disturbed; /* active, of the call in which call_disturbed() is true */
 	uint32_t tid;
 	uint32_t creds;	  /* of its own, 0: the process's */
 	uint32_t session; /* whose cells the log cache has */
@@ -64,6 +65,14 @@ void threads_forked(void);
 /* Whether no thread but the calling one is using handle. */
 bool threads_left(const struct handle *h);
 void call_interrupt_wait(struct call *c);
+/* Whether a handler ran while this call waited for the manager: it must not go
+ * to sleep then. A call that may sleep begins with call_calm(). */
+bool call_disturbed(void);
+static inline void call_calm(struct call *c)
+{
+	if (c->thread->disturbed == c->thread->active)
+		c->thread->disturbed = 0;
+}
 
 static inline uintptr_t stack_pointer(void)
 {

@@ -311,6 +311,7 @@ static int64_t do_msgrcv(struct call *c, int id, struct user_message *to, size_t
 			return -EFAULT;
 		w.type = type;
 	}
+	call_calm(c);
 	for (;;) {
 		int r = 0;
 		uint32_t message;

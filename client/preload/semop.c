@@ -339,6 +339,7 @@ static long slow(int id, struct call *c, struct want *want, int64_t timeout)
 {
 	unsigned tries = 0;
 
+	call_calm(c);
 	for (;;) {
 		int r = 0;
 		struct handle *h = handle_get(ABI_SEM, id, &r);

@@ -148,6 +148,7 @@ static int do_msgsnd(struct call *c, int id, const struct user_message *msg, siz
 		return -EINVAL;
 	if (!user_readable(c->thread, msg->text, size))
 		return -EFAULT;
+	call_calm(c);
 	for (;;) {
 		int r = 0;
 		struct handle *h = handle_get(ABI_MSG, id, &r);

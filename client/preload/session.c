@@ -34,6 +34,18 @@ static bool equal(const char *a, const char *b)
 	return *a == *b;
 }
 
+/* Inode of the IPC namespace in which the program began, 0: unknown. */
+static uint64_t home;
+
+static uint64_t ipc_namespace(void)
+{
+	uint64_t st[18];
+
+	if (SYS4(__NR_newfstatat, AT_FDCWD, "/proc/self/ns/ipc", st, 0) < 0)
+		return 0;
+	return st[1];
+}
+
 /* Read when the library is loaded: programs overwrite or clear their
  * environment later. */
 __attribute__((constructor)) static void configure(void)
@@ -53,6 +65,7 @@ __attribute__((constructor)) static void configure(void)
 	required = value != NULL && equal(value, "1");
 	value = getenv ? getenv("IPCSPACE_DIR_WRITABLE") : NULL;
 	writable_ok = value != NULL && equal(value, "ok");
+	home = ipc_namespace();
 }
 
 /* --- the control lock -------------------------------------------------- */
@@ -88,12 +101,38 @@ void control_lock(void)
 	store32(&lock_owner, tid);
 }
 
+/* Whether a handler will run as soon as mask is set. */
+static bool handler_waits(uint64_t mask)
+{
+	uint64_t pending = 0;
+
+	if (SYS2(__NR_rt_sigpending, &pending, sizeof pending) < 0)
+		return false;
+	for (uint64_t left = pending & ~mask; left != 0; left &= left - 1) {
+		uint64_t action[4] = {0}; /* struct sigaction begins with the handler */
+
+		SYS4(__NR_rt_sigaction, __builtin_ctzll(left) + 1, NULL, action, sizeof mask);
+		if (action[0] > 1) /* neither SIG_DFL nor SIG_IGN */
+			return true;
+	}
+	return false;
+}
+
+bool call_disturbed(void)
+{
+	struct thread *t = this_thread;
+
+	return t != NULL && t->active != 0 && t->disturbed == t->active;
+}
+
 void control_unlock(void)
 {
 	uint64_t mask = lock_mask;
 
 	if (--lock_depth > 0)
 		return;
+	if (this_thread != NULL && this_thread->active != 0 && handler_waits(mask))
+		this_thread->disturbed = this_thread->active;
 	store32(&lock_owner, 0);
 	if (__atomic_exchange_n(&lock_word, 0, __ATOMIC_RELEASE) == 2)
 		SYS3(__NR_futex, &lock_word, FUTEX_WAKE | FUTEX_PRIVATE_FLAG, 1);
@@ -179,18 +218,6 @@ static long map_table(void)
 	return 0;
 }
 
-/* Inode of the IPC namespace in which the process registered, 0: unknown. */
-static uint64_t home;
-
-static uint64_t ipc_namespace(void)
-{
-	uint64_t st[18];
-
-	if (SYS4(__NR_newfstatat, AT_FDCWD, "/proc/self/ns/ipc", st, 0) < 0)
-		return 0;
-	return st[1];
-}
-
 void session_look_home(void)
 {
 	uint64_t here = ipc_namespace();
@@ -198,12 +225,18 @@ void session_look_home(void)
 	if (session.mode == MODE_SPACE && here != 0 && here != home)
 		store32(&session.mode, MODE_AWAY);
 	else if (session.mode == MODE_AWAY && here == home)
-		store32(&session.mode, MODE_SPACE);
+		store32(&session.mode, session.page ? MODE_SPACE : MODE_UNKNOWN);
 }
 
 /* Finds the space and registers. With control held. */
 static int register_process(void)
 {
+	uint64_t here = ipc_namespace();
+
+	if (home != 0 && here != 0 && here != home) { /* a child by a raw clone, CLONE_NEWIPC */
+		store32(&session.mode, MODE_AWAY);
+		return -ENOSYS;
+	}
 	memcpy(control.dir, dir_wanted, sizeof dir_wanted);
 	long r = map_table();
 
@@ -223,7 +256,6 @@ static int register_process(void)
 		r = channel_open();
 	}
 	if (r == 0) {
-		home = ipc_namespace();
 		store32(&session.mode, MODE_SPACE);
 		return 0;
 	}
@@ -240,7 +272,7 @@ int session_start(void)
 	int r = 0;
 
 	if ((session.mode == MODE_SPACE || session.mode == MODE_AWAY) &&
-	    load32(session.alive) != 1)
+	    session.alive != NULL && load32(session.alive) != 1)
 		fork_adopt();
 	switch (load32(&session.mode)) {
 	case MODE_SPACE:

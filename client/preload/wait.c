@@ -62,13 +62,20 @@ uint64_t sleep_on(struct handle *h, struct call *c, uint32_t cell, int64_t deadl
 	full_barrier();
 	if (unlikely(load64(h->table_word) != h->slot) && removed(h))
 		*interrupted = -EIDRM;
+	else if (unlikely(call_disturbed()))
+		*interrupted = -EINTR;
 	for (unsigned spins = 0; *interrupted == 0;) {
 		struct timespec64 ts = far_future;
 		long r;
 
 		w = load64(state);
-		if (cell_state(w) == ABI_CELL_CLAIMED && spins++ < 2000) {
-			cpu_relax();
+		/* The claimer commits in a moment, unless it lost its CPU to this
+		 * very thread when it woke it. */
+		if (cell_state(w) == ABI_CELL_CLAIMED && spins++ < 100) {
+			if (spins < 50 && session.cpus > 1)
+				cpu_relax();
+			else
+				SYS0(__NR_sched_yield);
 			continue;
 		}
 		if (cell_state(w) == ABI_CELL_CANCELLED)

@@ -211,6 +211,45 @@ ROW(199, "a handler ends the sleep with EINTR, SA_RESTART or not")
 	EXPECT_EQ(queue_stat(q).msg_qnum, 1);
 }
 
+/* What a process must do before it can sleep on an object that it never used must not look like
+ * that sleep, nor swallow the signal. */
+ROWS("123,199", "one signal to a first use that looks asleep is enough")
+{
+	for (int i = 0; i < 20; i++) {
+		int id = i % 2 ? new_set(1) : new_queue();
+		pid_t p;
+		on_signal(SIGUSR1, no_op, SA_RESTART);
+		CHILD(p) {
+			struct message m;
+			if (i % 2)
+				EXPECT_ERR(op1(id, 0, -1, 0), EINTR);
+			else
+				EXPECT_ERR(receive(id, &m, 0, 0), EINTR);
+		}
+		UNTIL(thread_state(p) == 'S');
+		kill(p, SIGUSR1);
+		JOIN(p);
+	}
+}
+
+ROWS("122,198", "removal under a first use that looks asleep is EIDRM")
+{
+	for (int i = 0; i < 20; i++) {
+		int id = i % 2 ? new_set(1) : new_queue();
+		pid_t p;
+		CHILD(p) {
+			struct message m;
+			if (i % 2)
+				EXPECT_ERR(op1(id, 0, -1, 0), EIDRM);
+			else
+				EXPECT_ERR(receive(id, &m, 0, 0), EIDRM);
+		}
+		UNTIL(thread_state(p) == 'S');
+		MUST(ctl(i % 2 ? SEM : MSG, id, IPC_RMID, NULL));
+		JOIN(p);
+	}
+}
+
 ROW(199, "SIGSTOP with SIGCONT, or an ignored signal: it sleeps on")
 {
 	int q = new_queue(), status;
