@@ -102,6 +102,10 @@ CHAOS ?= -chaos.time=5m -chaos.each=3 -chaos.manager=300ms
 chaos: build $(BIN)/test/libipcspace-fail.so ## minutes of random deaths of clients and the manager; what was survived
 	$(GO) test -v -run 'TestChaos$$' -count=1 -timeout 60m $(TEST_FLAGS) ./test/chaos $(CHAOS)
 
+.PHONY: failpoints
+failpoints: build $(BIN)/test/libipcspace-fail.so ## the table: operation, point, death or interruption, result
+	$(GO) test -v -run TestFailPoints -count=1 -timeout 20m $(TEST_FLAGS) ./test/chaos -failpoints.table
+
 .PHONY: bench
 bench: build ## one program on the kernel and in a space in turn, as ratios; QUICK=1: under a minute
 	$(GO) run ./test/bench $(if $(QUICK),-pairs 1 -scale 0.02,-json $(BIN)/bench.json)

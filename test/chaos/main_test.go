@@ -84,12 +84,12 @@ func build() error {
 	if source == "" {
 		source = "../../bin"
 	}
-	for _, name := range []string{"ipcspace", "ipcspace-manager", "libipcspace.so"} {
+	for _, name := range []string{"ipcspace", "ipcspace-manager", "libipcspace.so", "test/libipcspace-fail.so"} {
 		content, err := os.ReadFile(filepath.Join(source, name))
 		if err != nil {
-			return fmt.Errorf("%w (make build makes it)", err)
+			return fmt.Errorf("%w (make test-programs makes it)", err)
 		}
-		if err := os.WriteFile(filepath.Join(scratch, name), content, 0o755); err != nil {
+		if err := os.WriteFile(command(filepath.Base(name)), content, 0o755); err != nil {
 			return err
 		}
 	}
@@ -178,7 +178,7 @@ func finish(env []string, argv ...string) (string, error) {
 	}
 	select {
 	case <-p.done:
-	case <-time.After(60 * time.Second):
+	case <-time.After(5 * time.Minute):
 		_ = syscall.Kill(p.pid, syscall.SIGKILL)
 		<-p.done
 	}

@@ -1,0 +1,90 @@
+package chaos_test
+
+import (
+	"flag"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+var failTable = flag.Bool("failpoints.table", false, "print each case")
+
+// TestFailPoints kills, stops, siglongjmps out of and calls from a handler at each step of each
+// operation: others go on, nothing is lost, doubled or half seen, and nothing is left over.
+func TestFailPoints(t *testing.T) {
+	m := newManager(t)
+	env := m.space(t, "failpoints", command("libipcspace-fail.so"))
+	text, err := finish(env, command("failpoints"))
+	if err != nil {
+		t.Error(err)
+	}
+	type row struct{ operation, action string }
+	type result struct {
+		cases, failed int
+		worst         float64
+		points        map[string]bool
+	}
+	results := map[row]*result{}
+	var order []row
+	points := map[string]bool{}
+	for line := range strings.Lines(text) {
+		// Columns of testdata/failpoints.c.
+		if len(line) < 81 || !strings.Contains(line, " ms  ") {
+			if strings.HasPrefix(line, "FAILED") {
+				t.Log(strings.TrimSpace(line))
+			}
+			continue
+		}
+		key := row{strings.TrimSpace(line[:26]), strings.TrimSpace(line[27:35])}
+		point, verdict := strings.TrimSpace(line[40:68]), strings.TrimSpace(line[strings.Index(line, " ms  ")+5:])
+		var worst float64
+		_, _ = fmt.Sscan(line[69:], &worst)
+		r := results[key]
+		if r == nil {
+			r = &result{points: map[string]bool{}}
+			results[key] = r
+			order = append(order, key)
+		}
+		r.cases++
+		r.worst = max(r.worst, worst)
+		r.points[point], points[point] = true, true
+		if verdict != "ok" {
+			r.failed++
+			t.Error(strings.TrimSpace(line))
+		}
+	}
+	if len(points) < 40 || len(order) < 4*25 {
+		t.Errorf("only %d points in %d operations and actions", len(points), len(order))
+	}
+	if *failTable {
+		t.Logf("operation, action, pass, point, longest call of others, result:\n%s", text)
+	}
+	var table strings.Builder
+	fmt.Fprintf(&table, "%-26s %-8s %6s %6s %7s %s\n", "operation", "action", "cases", "points", "failed", "longest call of others")
+	total := 0
+	for _, key := range order {
+		r := results[key]
+		total += r.cases
+		fmt.Fprintf(&table, "%-26s %-8s %6d %6d %7d %6.1f ms\n", key.operation, key.action, r.cases, len(r.points), r.failed, r.worst)
+	}
+	names := make([]string, 0, len(points))
+	for name := range points {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	t.Logf("%d cases at %d points (%s)\n%s", total, len(points), strings.Join(names, "; "), table.String())
+	// A part of the objects is still there: nothing of the dead is in them.
+	var checked int
+	for range 100 {
+		if checked, err = m.verify("failpoints"); err == nil {
+			break
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	if err != nil {
+		t.Error(err)
+	}
+	t.Logf("%d objects verified", checked)
+}
