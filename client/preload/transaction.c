@@ -269,7 +269,7 @@ int txn_lock(struct txn *t)
 			cas64(lock, w, lock_word(lock_epoch(w) + 1, 0, ABI_LOCK_FREE));
 			continue;
 		}
-		if (session.cpus > 1 && spins < 200) {
+		if (session.cpus > 1 && spins < 60) {
 			cpu_relax();
 			continue;
 		}
