@@ -1,0 +1,146 @@
+// Package library_test checks the built library: what it needs of the process
+// that it is loaded into, and what it costs that process at rest.
+package library_test
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// weak is all that the library may take from the process's libc, if it has it.
+var weak = []string{
+	"__errno_location", "__register_atfork", "pthread_atfork", "getenv", "getauxval",
+	"clock_gettime", "dlsym", "pthread_setcanceltype", "pthread_testcancel",
+}
+
+func readelf(t *testing.T, args ...string) string {
+	t.Helper()
+	out, err := exec.Command("readelf", args...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("readelf %v: %v\n%s", args, err, out)
+	}
+	return string(out)
+}
+
+// One file has to serve images of glibc and musl of any age: it binds to no
+// library, and to no version of any symbol.
+func TestFreestanding(t *testing.T) {
+	for _, lib := range []string{"../../bin/libipcspace.so", "../../bin/arm64/libipcspace.so"} {
+		if _, err := os.Stat(lib); err != nil {
+			if lib == "../../bin/libipcspace.so" || os.Getenv("CI") != "" {
+				t.Errorf("%s: run make build first: %v", lib, err)
+			}
+			continue
+		}
+		if d := readelf(t, "-dW", lib); strings.Contains(d, "(NEEDED)") || strings.Contains(d, "(VERNEED)") || strings.Contains(d, "(TEXTREL)") {
+			t.Errorf("%s needs other libraries, versions or text relocations:\n%s", lib, d)
+		}
+		for line := range strings.Lines(readelf(t, "--dyn-syms", "-W", lib)) {
+			f := strings.Fields(line)
+			if len(f) < 8 || f[6] != "UND" {
+				continue
+			}
+			if f[4] != "WEAK" || !slices.Contains(weak, f[7]) {
+				t.Errorf("%s: undefined %s %s", lib, f[4], f[7])
+			}
+		}
+	}
+}
+
+const sleeper = `
+#include <sys/msg.h>
+#include <sys/sem.h>
+#include <unistd.h>
+int main(void)
+{
+	int set = semget(IPC_PRIVATE, 1, 0600), queue = msgget(IPC_PRIVATE, 0600);
+	struct sembuf p = {0, -1, 0};
+	struct { long type; char text[8]; } m;
+
+	for (int i = 0; i < 8; i++)
+		if (fork() == 0)
+			return i % 2 ? semop(set, &p, 1) : msgrcv(queue, &m, 8, 0, 0) < 0;
+	sleep(1);
+	write(1, "asleep\n", 7);
+	pause();
+}
+`
+
+// An idle manager and idle clients use no CPU.
+func TestRest(t *testing.T) {
+	program := filepath.Join(t.TempDir(), "sleeper")
+	gcc := exec.Command("gcc", "-w", "-x", "c", "-", "-o", program)
+	gcc.Stdin = strings.NewReader(sleeper)
+	if out, err := gcc.CombinedOutput(); err != nil {
+		t.Fatalf("gcc: %v\n%s", err, out)
+	}
+	cmd := exec.Command("../../bin/ipcspace", "run", "--", program)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM)
+		_ = cmd.Wait()
+	}()
+	if _, err := out.Read(make([]byte, 16)); err != nil {
+		t.Fatalf("the sleepers did not start: %v", err)
+	}
+	time.Sleep(time.Second)
+	before := ticks(t, cmd.Process.Pid)
+	const rest = 4 * time.Second
+	time.Sleep(rest)
+	// The Go runtime's own housekeeping may take a tick of 10 ms.
+	if used := ticks(t, cmd.Process.Pid) - before; used > 2 {
+		t.Errorf("%d ticks of 10 ms in %v at rest", used, rest)
+	}
+}
+
+// ticks is the CPU time of a process and its descendants.
+func ticks(t *testing.T, pid int) (sum int) {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := bytes.Fields(b[bytes.LastIndexByte(b, ')')+2:])
+	for _, i := range []int{11, 12} { // utime, stime
+		n, err := strconv.Atoi(string(f[i]))
+		if err != nil {
+			t.Fatal(err)
+		}
+		sum += n
+	}
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, task := range tasks {
+		b, err := os.ReadFile(task)
+		if err != nil {
+			continue
+		}
+		for _, child := range strings.Fields(string(b)) {
+			n, err := strconv.Atoi(child)
+			if err != nil {
+				t.Fatal(err)
+			}
+			sum += ticks(t, n)
+		}
+	}
+	return sum
+}
