@@ -163,11 +163,15 @@ func newListeners(s *space) (*listeners, error) {
 		_ = l.dir.Close()
 		return nil, err
 	}
-	s.work.Go(func() {
+	return l, nil
+}
+
+// open serves the permanent socket, once the space has its listeners.
+func (l *listeners) open() {
+	l.space.work.Go(func() {
 		for l.accept(l.any) {
 		}
 	})
-	return l, nil
 }
 
 // listen binds a socket under a hidden name, opens it to all and renames it,

@@ -207,6 +207,7 @@ func (s *space) serve() error {
 		return err
 	}
 	s.m.count.Add(1)
+	s.channels.open()
 	s.work.Go(s.readRegister)
 	s.table.bump(&s.table.header.Registrations)
 	return nil
