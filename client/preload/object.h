@@ -119,6 +119,7 @@ struct txn {
 	bool full;	/* an entry found no room */
 	uint64_t epoch;
 	uint32_t served; /* sleepers: their states fit order()'s array */
+	bool completed;	 /* one of them went on, rather than failed */
 	uint32_t last_sender, last_receiver; /* queue: sessions to note after it */
 	uint32_t asked[4]; /* sessions that the manager found alive just now */
 	uint32_t n_asked;

@@ -119,6 +119,7 @@ static enum served serve(struct txn *t, const struct ops *o, uint32_t prev)
 	txn_keep_tentative(t);
 	FAIL_POINT("scan: one served");
 	t->served++;
+	t->completed |= verdict == PROCEED;
 	return verdict == PROCEED ? SERVED : FAILED;
 }
 

@@ -232,6 +232,7 @@ int txn_lock(struct txn *t)
 	t->full = false;
 	t->bell = 0;
 	t->served = 0;
+	t->completed = false;
 	for (unsigned spins = 0;; spins++) {
 		uint64_t w = load64(lock);
 
@@ -404,6 +405,7 @@ int txn_commit(struct txn *t, bool keep)
 		doorbell_ring(t->bell);
 	t->bell = 0;
 	t->served = 0;
+	t->completed = false;
 	return 0;
 }
 

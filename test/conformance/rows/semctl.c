@@ -141,6 +141,19 @@ ROW(159, "a bad pointer is EFAULT and changes nothing")
 	EXPECT_EQ(end[-4], 6);
 }
 
+ROW(160, "a sleeper that SETALL lets fail leaves otime alone")
+{
+	int set = new_set(2);
+	unsigned short one[] = { 1, 1 };
+	pid_t p;
+	CHILD(p)
+		EXPECT_ERR(SEMOP(set, { 1, -1, 0 }, { 0, 32767, 0 }), ERANGE);
+	UNTIL_COUNT(set, 1, GETNCNT, 1);
+	EXPECT_OK(semctl(set, 0, SETALL, (union semun){ .array = one }));
+	JOIN(p);
+	EXPECT_EQ(set_stat(set).sem_otime, 0);
+}
+
 ROW(160, "SETVAL and SETALL set ctime and sempid, otime only if a sleeper went on")
 {
 	int set = new_set(3);
