@@ -97,7 +97,7 @@ conformance: build ## the table: row, test, kernel, space
 	CONFORMANCE_TABLE=1 $(GO) test -count=1 -timeout 40m $(TEST_FLAGS) ./test/conformance/...
 
 # CHAOS="-chaos.seed=…" repeats a run's events, if not their timing.
-CHAOS ?= -chaos.time=5m -chaos.each=3 -chaos.manager=300ms
+CHAOS ?= -chaos.time=3m -chaos.manager=200ms
 .PHONY: chaos
 chaos: build $(BIN)/test/libipcspace-fail.so ## minutes of random deaths of clients and the manager; what was survived
 	$(GO) test -v -run 'TestChaos$$' -count=1 -timeout 60m $(TEST_FLAGS) ./test/chaos $(CHAOS)
