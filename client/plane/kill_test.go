@@ -17,10 +17,9 @@ import (
 // and leaves everything as it stands. Only goroutines in a session's own calls
 // are counted.
 type killer struct {
-	mu      sync.Mutex
-	steps   map[uint32]int // steps a session has left to live
-	victims map[uint32]bool
-	f       *file
+	mu    sync.Mutex
+	steps map[uint32]int // steps a session has left to live
+	f     *file
 }
 
 func (k *killer) step(session uint32, _ string) {

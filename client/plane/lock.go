@@ -147,7 +147,7 @@ func pause(step int) {
 	case step < 256:
 		runtime.Gosched()
 	default:
-		time.Sleep(20 * time.Microsecond)
+		time.Sleep(20 * time.Microsecond) //nolint:forbidigo // a lock has no event: its holder may be stopped
 	}
 }
 

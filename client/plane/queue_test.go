@@ -127,7 +127,7 @@ func TestLowestTypeFirst(t *testing.T) {
 func TestLongMessages(t *testing.T) {
 	f := newFile(t, 0, 4, 0)
 	f.qbytes.Store(1 << 24)
-	a, b := f.queue(7), f.queue(8)
+	a := f.queue(7)
 	var total uint64
 	var texts [][]byte
 	for _, n := range []int{0, 1, 208, 209, 2048, 2049, 8192, 106496, 106497, 500_000} {
@@ -146,7 +146,7 @@ func TestLongMessages(t *testing.T) {
 	ok(t, a.CopyTo(fresh))
 	fresh.verify(t, uint64(len(texts)), total)
 	ok(t, fresh.ReapSession(7)) // the sender dies, its messages stay
-	b = g.queue(8)
+	b := g.queue(8)
 	for _, text := range texts {
 		got := b.get(t, len(text), 0, 0)
 		if got.err != nil || !bytes.Equal([]byte(got.text), text) {

@@ -133,5 +133,5 @@ func print(results []result) {
 	for _, r := range results {
 		fmt.Fprintf(w, "%s\t%.1f\t%.1f\t%.2f\t%.2f\t\n", r.Row, r.Kernel, r.Space, r.Ratio, r.Least)
 	}
-	w.Flush()
+	_ = w.Flush()
 }
