@@ -131,6 +131,10 @@ func TestKillProcesses(t *testing.T) {
 		c, n := spawn()
 		alive[i] = process{c, n}
 	}
+	// On a busy machine none of the short lives may have got so far.
+	for end := time.Now().Add(time.Minute); time.Now().Before(end) && (s.OTime() == 0 || q.Stat().SendTime == 0); {
+		time.Sleep(10 * time.Millisecond)
+	}
 	otime := s.OTime()
 	for _, p := range alive {
 		kill(p)
