@@ -178,7 +178,7 @@ func finish(env []string, argv ...string) (string, error) {
 	}
 	select {
 	case <-p.done:
-	case <-time.After(3 * time.Minute):
+	case <-time.After(8 * time.Minute):
 		_ = syscall.Kill(p.pid, syscall.SIGKILL)
 		<-p.done
 	}
