@@ -142,6 +142,19 @@ void fork_adopt(void)
 	session_look_home(); /* a raw clone may have had CLONE_NEWIPC */
 }
 
+/* A fork by number, through libc's syscall(): libc's handlers do not see it. */
+long fork_by_number(long number, const long *a)
+{
+	prepare();
+	long pid = SYS6(number, a[0], a[1], a[2], a[3], a[4], a[5]);
+
+	if (pid == 0)
+		child();
+	else
+		parent();
+	return pid;
+}
+
 void fork_watch(void)
 {
 	static bool watched;

@@ -196,6 +196,8 @@ int channel_brokered(struct exchange *x);
 /* Looks whether the process is still in the IPC namespace in which it
  * registered: in another one, the kernel's calls are what it asked for. */
 void session_look_home(void);
+/* Makes a child by a system call that returns in it on the same stack. */
+long fork_by_number(long number, const long *args);
 
 /* --- table.c ----------------------------------------------------------- */
 

@@ -21,6 +21,35 @@ EXPORT int shmctl(int, int, void *);
 /* A bit that libc adds to commands for old kernels (linux/ipc.h). */
 #define IPC_64 0x100
 
+#define CLONE_VM 0x100
+#define CLONE_NEWIPC 0x08000000
+
+/* Whether the call makes a process with a copy of this one's memory, attaches
+ * and all, in this space. */
+static bool makes_child(long number, const long *a)
+{
+	uint64_t flags = (uint64_t)a[0], stack = (uint64_t)a[1];
+
+#ifdef __NR_fork
+	if (number == __NR_fork)
+		return true;
+#endif
+	if (number == __NR_clone3) { /* struct clone_args: flags first, stack the sixth */
+		const uint64_t *args = (const uint64_t *)a[0];
+		struct call c = call_begin();
+		bool readable = user_readable(c.thread, args, 7 * sizeof *args);
+
+		call_end(&c);
+		if (!readable)
+			return false;
+		flags = args[0];
+		stack = args[5];
+	} else if (number != __NR_clone) {
+		return false;
+	}
+	return stack == 0 && !(flags & (CLONE_VM | CLONE_NEWIPC));
+}
+
 EXPORT long syscall(long number, ...)
 {
 	__builtin_va_list ap;
@@ -56,7 +85,8 @@ EXPORT long syscall(long number, ...)
 	case __NR_shmctl:
 		return shmctl((int)a[0], (int)a[1] & ~IPC_64, (void *)a[2]);
 	}
-	long r = SYS6(number, a[0], a[1], a[2], a[3], a[4], a[5]);
+	long r = makes_child(number, a) ? fork_by_number(number, a)
+					: SYS6(number, a[0], a[1], a[2], a[3], a[4], a[5]);
 
 	switch (number) {
 	case __NR_setuid:

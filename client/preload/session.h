@@ -46,7 +46,4 @@ void fork_watch(void);
 /* In a child that fork_watch did not see being made. */
 void fork_adopt(void);
 
-
-
-
 #endif

@@ -195,6 +195,21 @@ ROW(77, "fork sets atime and lpid, the parent's; the child's exit sets dtime and
 	EXPECT_EQ(segment_stat(id).shm_lpid, p);
 }
 
+ROW(77, "the child of a raw clone counts before its first call, and without one")
+{
+	int id = new_segment(4096);
+	MUST((long)shmat(id, NULL, 0));
+	long p = MUST(syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0));
+	if (p == 0) {
+		pause();
+		_exit(1);
+	}
+	EXPECT_EQ(nattch(id), 2);
+	kill((pid_t)p, SIGKILL);
+	wait_for((pid_t)p);
+	EXPECT_EQ(nattch(id), 1);
+}
+
 ROW(77, "a child detaches its own attach only")
 {
 	int id = new_segment(4096);
