@@ -87,7 +87,6 @@ static bool hand_over(struct txn *t, uint32_t message, const struct abi_message_
 				return true;
 			}
 			done(t, HEADER_OFF(wait_head), HEADER_OFF(wait_tail), prev, at, E2BIG);
-			t->last_receiver = receiver;
 			served = true;
 		}
 		if (!served)

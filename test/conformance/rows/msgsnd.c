@@ -422,6 +422,8 @@ ROW(186, "or the queue, when there is no other; MSG_NOERROR takes what fits")
 	EXPECT_OK(send_text(q, 1, "too long", 0));
 	JOIN(small);
 	EXPECT_EQ(queue_stat(q).msg_qnum, 1);
+	EXPECT_EQ(queue_stat(q).msg_lrpid, 0);
+	EXPECT_EQ(queue_stat(q).msg_rtime, 0);
 	EXPECT_EQ_OR_ERRNO(receive(q, &m, 0, IPC_NOWAIT), 8);
 	pid_t cut = receiving(q, 0, 4, MSG_NOERROR, 0);
 	EXPECT_OK(send_text(q, 1, "too long", 0));
