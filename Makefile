@@ -96,6 +96,11 @@ test-programs: build $(BIN)/test/libipcspace-fail.so ## conformance with the ker
 conformance: build ## the table: row, test, kernel, space
 	CONFORMANCE_TABLE=1 $(GO) test -count=1 -timeout 40m $(TEST_FLAGS) ./test/conformance/...
 
+FOR ?= 10m
+.PHONY: differential
+differential: build ## random programs on the kernel and in a space, for FOR=10m
+	$(GO) test -v -count=1 -timeout 0 ./test/conformance/differential -differential.for=$(FOR) $(TEST_FLAGS)
+
 # CHAOS="-chaos.seed=…" repeats a run's events, if not their timing.
 CHAOS ?= -chaos.time=3m -chaos.manager=200ms
 .PHONY: chaos

@@ -1,0 +1,37 @@
+/* What the stage and its actors share. Stage and actors are one program: the stage reads programs
+ * of operations, has the actors do them one at a time, and writes down what every process could
+ * see. It makes no System V call itself, so that actors begin without any. */
+#ifndef BOARD_H
+#define BOARD_H
+#define _GNU_SOURCE
+#include <stdatomic.h>
+#include <stddef.h>
+#include <sys/types.h>
+#include <time.h>
+
+#define ACTORS 6	/* places for processes */
+#define SLOTS 3		/* objects of a family that a program names */
+#define ATTACHES 6	/* attaches that an actor remembers */
+#define TEXT 2048	/* of one line, either way */
+#define PIDS 256
+#define IDS 1024
+
+enum family { SHM, SEM, MSG };
+
+struct board {
+	int socket[ACTORS][2];		/* the stage's end, the actor's end */
+	atomic_int id[3][SLOTS];	/* -1: none yet */
+	atomic_int pids;		/* processes of this program, in order of birth */
+	atomic_int pid[PIDS];
+	atomic_int place[ACTORS];	/* pid in that place, 0: free */
+	atomic_int ids;			/* every object made, to be removed at the end */
+	struct { int family, id; } made[IDS];
+	atomic_long begun;		/* second at which the program began */
+};
+extern struct board *board;
+extern int board_fd;
+
+/* Becomes the actor of a place for good: announces itself and does what comes. */
+void act(int place, const char *greeting) __attribute__((noreturn));
+
+#endif

@@ -1,0 +1,294 @@
+/* The calls of System V IPC, with all that they show. Ids are named by slots, pids by the order of
+ * birth, times by whether they are of this program. */
+#include "actor.h"
+#include <errno.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/ipc.h>
+#include <sys/mman.h>
+#include <sys/msg.h>
+#include <sys/sem.h>
+#include <sys/shm.h>
+
+#define PAGE 4096UL
+
+union semun { int val; void *buf; unsigned short *array; };
+
+static struct { char *address; size_t size; int whole; } attach[ATTACHES];
+
+/* ---- names for what differs from run to run ---- */
+
+static void say_pid(const char *field, int pid)
+{
+	int i = atomic_load(&board->pids);
+	while (i > 0 && atomic_load(&board->pid[i - 1]) != pid)
+		i--;
+	if (pid == 0)
+		say(" %s=none", field);
+	else if (i > 0)
+		say(" %s=p%d", field, i - 1);
+	else
+		say(" %s=stranger", field);
+}
+
+static void say_time(const char *field, time_t t)
+{
+	int now = t >= atomic_load(&board->begun) - 1 && t <= time(NULL) + 1;
+	say(" %s=%s", field, t == 0 ? "0" : now ? "now" : "wrong");
+}
+
+static void say_id(int family, int id)
+{
+	for (int i = 0; i < SLOTS; i++)
+		if (atomic_load(&board->id[family][i]) == id) {
+			say(" slot%d", i);
+			return;
+		}
+	say(" another");
+}
+
+/* ---- calls ---- */
+
+static int id_of(int family) { return atomic_load(&board->id[family][arg[0]]); }
+
+/* slot key size flags */
+static void do_get(int family)
+{
+	key_t key = arg[1] ? 0x49440000 + (key_t)arg[1] : IPC_PRIVATE;
+	int flags = (int)arg[3];
+	int id = family == SHM ? shmget(key, (size_t)arg[2], flags)
+	       : family == SEM ? semget(key, (int)arg[2], flags) : msgget(key, flags);
+	if (id < 0) {
+		result(-1);
+		return;
+	}
+	int n = atomic_load(&board->ids), known = 0;
+	for (int i = 0; i < n; i++)
+		known |= board->made[i].family == family && board->made[i].id == id;
+	if (!known && n < IDS) {
+		board->made[n].family = family;
+		board->made[n].id = id;
+		atomic_store(&board->ids, n + 1);
+		say(" new");
+	} else {
+		say_id(family, id);
+	}
+	atomic_store(&board->id[family][arg[0]], id);
+}
+
+static void say_perm(const struct ipc_perm *p)
+{
+	say(" key=%x mode=%o uid=%u gid=%u cuid=%u cgid=%u", p->__key, p->mode, p->uid, p->gid, p->cuid, p->cgid);
+}
+
+union any_ds { struct shmid_ds shm; struct semid_ds sem; struct msqid_ds msg; };
+static long ctl(int family, int id, int cmd, union any_ds *d)
+{
+	return family == SHM ? shmctl(id, cmd, &d->shm)
+	     : family == SEM ? semctl(id, 0, cmd, (union semun){ .buf = d }) : msgctl(id, cmd, &d->msg);
+}
+
+static void do_stat(int family)
+{
+	static const int any[] = { 15, 20, 13 };	/* *_STAT_ANY, in the order of the families */
+	union any_ds d;
+	memset(&d, 0x5a, sizeof d);
+	long r = ctl(family, arg[1] ? id_of(family) & 0x7fff : id_of(family), arg[1] ? any[family] : IPC_STAT, &d);
+	if (r == -1) {
+		result(r);
+		return;
+	}
+	if (family == SHM) {
+		say_perm(&d.shm.shm_perm);
+		say(" segsz=%zu nattch=%lu", d.shm.shm_segsz, (unsigned long)d.shm.shm_nattch);
+		say_time("atime", d.shm.shm_atime);
+		say_time("dtime", d.shm.shm_dtime);
+		say_time("ctime", d.shm.shm_ctime);
+		say_pid("cpid", d.shm.shm_cpid);
+		say_pid("lpid", d.shm.shm_lpid);
+	} else if (family == SEM) {
+		say_perm(&d.sem.sem_perm);
+		say(" nsems=%lu", (unsigned long)d.sem.sem_nsems);
+		say_time("otime", d.sem.sem_otime);
+		say_time("ctime", d.sem.sem_ctime);
+	} else {
+		say_perm(&d.msg.msg_perm);
+		say(" cbytes=%lu qnum=%lu qbytes=%lu", (unsigned long)d.msg.__msg_cbytes,
+		    (unsigned long)d.msg.msg_qnum, (unsigned long)d.msg.msg_qbytes);
+		say_time("stime", d.msg.msg_stime);
+		say_time("rtime", d.msg.msg_rtime);
+		say_time("ctime", d.msg.msg_ctime);
+		say_pid("lspid", d.msg.msg_lspid);
+		say_pid("lrpid", d.msg.msg_lrpid);
+	}
+}
+
+/* slot uid gid mode qbytes */
+static void do_set(int family)
+{
+	union any_ds d;
+	memset(&d, 0, sizeof d);
+	struct ipc_perm *p = family == SHM ? &d.shm.shm_perm : family == SEM ? &d.sem.sem_perm : &d.msg.msg_perm;
+	p->uid = (uid_t)arg[1];
+	p->gid = (gid_t)arg[2];
+	p->mode = (unsigned short)arg[3];
+	if (family == MSG)
+		d.msg.msg_qbytes = (msglen_t)arg[4];
+	result(ctl(family, id_of(family), IPC_SET, &d));
+}
+
+/* slot timeout(ms; -1: none) {num op flags}... */
+static void do_semop(void)
+{
+	struct sembuf ops[4];
+	size_t n = 0;
+	for (int i = 2; i + 2 < args && n < 4; i += 3, n++)
+		ops[n] = (struct sembuf){ (unsigned short)arg[i], (short)arg[i + 1], (short)arg[i + 2] };
+	struct timespec t = { 0, arg[1] * 1000000 };
+	result(arg[1] < 0 ? semop(id_of(SEM), ops, n) : semtimedop(id_of(SEM), ops, n, &t));
+}
+
+static void do_semctl(int cmd)
+{
+	int num = args > 1 ? (int)arg[1] : 0;
+	unsigned short all[64] = { 0 };
+	union semun u = { .array = all };
+	if (cmd == SETVAL)
+		u.val = (int)arg[2];
+	if (cmd == SETALL)
+		for (int i = 1; i < args; i++)
+			all[i - 1] = (unsigned short)arg[i];
+	int r = semctl(id_of(SEM), num, cmd, u);
+	if (cmd == GETPID && r != -1)
+		say_pid("pid", r);
+	else if (result(r) && cmd == GETALL)
+		for (int i = 0; i < 6; i++)
+			say(" %u", all[i]);
+}
+
+struct message { long type; unsigned char text[9000]; };
+static struct message m;
+
+/* slot type size flags seed */
+static void do_send(void)
+{
+	m.type = arg[1];
+	for (size_t i = 0; i < sizeof m.text; i++)
+		m.text[i] = (unsigned char)(arg[4] * 31 + (long)(i * 7 + i / 251));
+	result(msgsnd(id_of(MSG), &m, (size_t)arg[2], (int)arg[3]));
+}
+
+/* slot type size flags */
+static void do_receive(void)
+{
+	memset(&m, 0xee, sizeof m);
+	long n = msgrcv(id_of(MSG), &m, (size_t)arg[2], arg[1], (int)arg[3]);
+	uint32_t sum = 0;
+	if (!result(n))
+		return;
+	for (size_t i = 0; i < sizeof m.text; i++)	/* what lies behind the text, too */
+		sum = sum * 31 + m.text[i];
+	say(" type=%ld sum=%08x", m.type, sum);
+}
+
+/* slot attach flags pages */
+static void do_attach(void)
+{
+	int k = (int)arg[1];
+	if (attach[k].address) {
+		say(" taken");
+		return;
+	}
+	struct shmid_ds d = { 0 };
+	char *p = shmat(id_of(SHM), NULL, (int)arg[2]);
+	if (p == (char *)-1) {
+		result(-1);
+		return;
+	}
+	/* A reader of the size may be refused where the attach was not: *_STAT_ANY is for all. */
+	shmctl(id_of(SHM) & 0x7fff, 15, &d);
+	attach[k].address = p;
+	attach[k].size = (d.shm_segsz + PAGE - 1) & ~(PAGE - 1);
+	attach[k].whole = 1;
+	say(" attached %zu%s", attach[k].size, (uintptr_t)p % PAGE ? " unaligned" : "");
+}
+
+static void do_detach(void)
+{
+	int k = (int)arg[0];
+	result(shmdt(attach[k].address));
+	attach[k].address = NULL;
+}
+
+/* attach part: 0 all, 1 the first page, 2 the last */
+static void do_unmap(void)
+{
+	int k = (int)arg[0];
+	size_t size = attach[k].size;
+	if (!attach[k].address || (arg[1] && (size < 3 * PAGE || !attach[k].whole))) {
+		say(" no");
+		return;
+	}
+	result(arg[1] == 0 ? munmap(attach[k].address, size)
+	     : munmap(attach[k].address + (arg[1] == 2 ? size - PAGE : 0), PAGE));
+	attach[k].whole = 0;
+	if (arg[1] == 0)
+		attach[k].address = NULL;
+}
+
+static sigjmp_buf fault;
+static void caught(int sig) { siglongjmp(fault, sig); }
+
+/* attach offset value (-1: only read) */
+static void do_touch(void)
+{
+	int k = (int)arg[0], sig;
+	if (!attach[k].address || !attach[k].whole || (size_t)arg[1] >= attach[k].size) {
+		say(" no");
+		return;
+	}
+	volatile char *p = attach[k].address + arg[1];
+	signal(SIGSEGV, caught);
+	signal(SIGBUS, caught);
+	if ((sig = sigsetjmp(fault, 1)) == 0) {
+		if (arg[2] >= 0)
+			*p = (char)arg[2];
+		say(" %d", *p);
+	} else {
+		say(" %s", sigabbrev_np(sig));
+	}
+}
+
+int perform_call(const char *name)
+{
+	static const char *const families[] = { "shm", "sem", "msg" };
+	static const struct { const char *name; void (*run)(void); } calls[] = {
+		{ "semop", do_semop }, { "msgsnd", do_send }, { "msgrcv", do_receive }, { "shmat", do_attach },
+		{ "shmdt", do_detach }, { "munmap", do_unmap }, { "touch", do_touch },
+	};
+	static const struct { const char *name; int cmd; } commands[] = {
+		{ "getval", GETVAL }, { "getpid", GETPID }, { "getncnt", GETNCNT }, { "getzcnt", GETZCNT },
+		{ "getall", GETALL }, { "setval", SETVAL }, { "setall", SETALL },
+	};
+	for (size_t i = 0; i < sizeof calls / sizeof *calls; i++)
+		if (strcmp(name, calls[i].name) == 0)
+			return calls[i].run(), 1;
+	for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
+		if (strcmp(name, commands[i].name) == 0)
+			return do_semctl(commands[i].cmd), 1;
+	for (int f = SHM; f <= MSG; f++) {
+		if (strncmp(name, families[f], 3) != 0)
+			continue;
+		if (strcmp(name + 3, "get") == 0)
+			return do_get(f), 1;
+		if (strcmp(name + 3, "stat") == 0)
+			return do_stat(f), 1;
+		if (strcmp(name + 3, "set") == 0)
+			return do_set(f), 1;
+		if (strcmp(name + 3, "rmid") == 0)
+			return result(ctl(f, id_of(f), IPC_RMID, NULL)), 1;
+	}
+	return 0;
+}

@@ -1,0 +1,346 @@
+/* The stage: reads programs, one step a line, ended by "end", and answers each with a transcript,
+ * ended by "end".
+ *
+ *     settle MS         how long a process must sleep to count as blocked
+ *     A NAME ARGS...    actor A does it
+ *     kill|stop|cont|signal|ignored A
+ *
+ * A step for an actor that is blocked, stopped or not there is skipped, and the transcript says
+ * so. After each step the answers of the actors that it woke are written in the order of places. */
+#include "board.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/msg.h>
+#include <sys/sem.h>
+#include <sys/shm.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#define SOCKET_SETTLE 0.3
+#define LIMIT 20.0	/* seconds in which every process is either done or asleep */
+
+struct board *board;
+int board_fd;
+
+static struct {
+	pid_t pid;
+	bool busy, stopped;
+	long asleep;	/* its count of sleeps when it was found blocked on a socket */
+} actor[ACTORS];
+static double settle = 0.003;
+
+static double now(void)
+{
+	struct timespec t;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return t.tv_sec + t.tv_nsec / 1e9;
+}
+
+static void nap(void)
+{
+	struct timespec t = { 0, 150000 };
+	nanosleep(&t, NULL);
+}
+
+/* The state of a process as ps shows it, 0 when it is gone, and how often it went to sleep. */
+static char state_of(pid_t pid, long *sleeps)
+{
+	char path[64], line[64], state = 0;
+	snprintf(path, sizeof path, "/proc/%d/status", (int)pid);
+	FILE *f = fopen(path, "re");
+	if (!f)
+		return 0;
+	while (fgets(line, sizeof line, f)) {
+		sscanf(line, "State: %c", &state);
+		sscanf(line, "voluntary_ctxt_switches: %ld", sleeps);
+	}
+	fclose(f);
+	return state == 'Z' || state == 'X' ? 0 : state;
+}
+
+/* Whether a sleeping process waits for an answer on a socket. A space's manager may need a while,
+ * and some calls sleep nowhere else: such a one is blocked only after SOCKET_SETTLE. */
+static bool on_socket(pid_t pid)
+{
+	char path[64];
+	long number = -1;
+	snprintf(path, sizeof path, "/proc/%d/syscall", (int)pid);
+	FILE *f = fopen(path, "re");
+	if (!f)
+		return false;
+	if (fscanf(f, "%ld", &number) != 1)
+		number = -1;
+	fclose(f);
+	return number == SYS_recvmsg || number == SYS_sendmsg || number == SYS_connect;
+}
+
+static void gone(int a)
+{
+	actor[a].pid = 0;
+	actor[a].asleep = -1;
+	actor[a].busy = actor[a].stopped = false;
+	atomic_store(&board->place[a], 0);
+}
+
+static void start(int a)
+{
+	if (fork() == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+		act(a, "");
+	}
+	while ((actor[a].pid = atomic_load(&board->place[a])) == 0)
+		nap();
+}
+
+/* Takes the answer of a busy actor, or finds that it died. False: neither yet. */
+static bool answered(int a)
+{
+	char text[TEXT];
+	long sleeps;
+	ssize_t n = recv(board->socket[a][0], text, sizeof text - 1, MSG_DONTWAIT);
+	if (n >= 0) {
+		text[n] = 0;
+		printf("  %d:%s\n", a, text);
+		actor[a].busy = false;
+		return true;
+	}
+	if (state_of(actor[a].pid, &sleeps) != 0)
+		return false;
+	printf("  %d: died\n", a);
+	gone(a);
+	return true;
+}
+
+/* Waits until every busy actor has answered or sleeps, all of them for as long as settle says;
+ * timed is an actor whose sleep has an end of its own, -1: none. */
+static void quiet(int timed)
+{
+	long sleeps[ACTORS] = { 0 };
+	double end = now() + LIMIT, since = now();
+	bool done[ACTORS] = { false };
+	double enough = settle;
+
+	while (now() < end) {
+		bool still = true, busy = false;
+		for (int a = 0; a < ACTORS; a++) {
+			long n = 0;
+			if (!actor[a].busy || actor[a].stopped)
+				continue;
+			char text[1];
+			if (recv(board->socket[a][0], text, 1, MSG_DONTWAIT | MSG_PEEK) >= 0) {
+				done[a] = true;	/* written down below, in the order of places */
+				continue;
+			}
+			char state = state_of(actor[a].pid, &n);
+			if (state == 0) {
+				done[a] = true;
+				continue;
+			}
+			busy = true;
+			if (state != 'S' || n != sleeps[a] || a == timed) {
+				still = false;
+				sleeps[a] = n;
+			} else if (n != actor[a].asleep && on_socket(actor[a].pid)) {
+				enough = SOCKET_SETTLE;
+			}
+		}
+		if (!still) {
+			since = now();
+			enough = settle;
+		}
+		if (!busy || now() - since > enough)
+			break;
+		nap();
+	}
+	for (int a = 0; a < ACTORS; a++)
+		if (actor[a].busy && !actor[a].stopped && !answered(a)) {
+			actor[a].asleep = sleeps[a];
+			if (done[a])
+				printf("  %d: lost\n", a);
+		}
+	for (int a = 0; a < ACTORS; a++) {	/* who was born in this step */
+		pid_t pid = atomic_load(&board->place[a]);
+		if (pid != 0 && actor[a].pid == 0) {
+			actor[a].pid = pid;
+			actor[a].busy = true;
+			while (!answered(a))
+				nap();
+		}
+	}
+	if (now() >= end)
+		printf("  neither done nor asleep\n");
+}
+
+static void until_gone(int a)
+{
+	long sleeps;
+	double end = now() + LIMIT;
+	while (state_of(actor[a].pid, &sleeps) != 0 && now() < end)
+		nap();
+	/* An answer that it still gave. */
+	char text[TEXT];
+	recv(board->socket[a][0], text, sizeof text, MSG_DONTWAIT);
+	gone(a);
+}
+
+static void until_state(int a, bool stopped)
+{
+	long sleeps;
+	double end = now() + LIMIT;
+	while ((state_of(actor[a].pid, &sleeps) == 'T') != stopped && now() < end)
+		nap();
+	actor[a].stopped = stopped;
+}
+
+/* What is done to an actor, not by it. */
+static bool done_to(const char *name, int a)
+{
+	static const struct { const char *name; int sig; } signals[] = {
+		{ "kill", SIGKILL }, { "stop", SIGSTOP }, { "cont", SIGCONT }, { "signal", SIGUSR1 }, { "ignored", SIGUSR2 },
+	};
+	for (size_t i = 0; i < sizeof signals / sizeof *signals; i++) {
+		int sig = signals[i].sig;
+		if (strcmp(name, signals[i].name) != 0)
+			continue;
+		/* A stopped sleeper is a known difference (rows 124 and 238). */
+		if (actor[a].pid == 0 || (sig == SIGSTOP && actor[a].busy) || (sig == SIGCONT) != actor[a].stopped) {
+			if (sig != SIGKILL || actor[a].pid == 0) {
+				printf("  skipped\n");
+				return true;
+			}
+		}
+		kill(actor[a].pid, sig);
+		if (sig == SIGKILL)
+			until_gone(a);
+		if (sig == SIGSTOP || sig == SIGCONT)
+			until_state(a, sig == SIGSTOP);
+		quiet(-1);
+		return true;
+	}
+	return false;
+}
+
+static void step(char *line)
+{
+	char name[32] = "";
+	int a = 0, at = 0, timeout = -1;
+
+	if (sscanf(line, "settle %d", &a) == 1) {
+		settle = a / 1000.0;
+		return;
+	}
+	printf("%s\n", line);
+	if (sscanf(line, "%31s %d", name, &a) == 2 && a >= 0 && a < ACTORS && done_to(name, a))
+		return;
+	if (sscanf(line, "%d %31s%n", &a, name, &at) < 2 || a < 0 || a >= ACTORS) {
+		printf("  not understood\n");
+		return;
+	}
+	if (actor[a].pid == 0 || actor[a].busy || actor[a].stopped) {
+		printf("  skipped\n");
+		return;
+	}
+	const char *text = strchr(line, ' ') + 1;
+	if (strcmp(name, "semop") == 0)
+		sscanf(line + at, "%*d %d", &timeout);
+	actor[a].busy = true;
+	send(board->socket[a][0], text, strlen(text), MSG_NOSIGNAL);
+	quiet(timeout >= 0 ? a : -1);
+}
+
+/* Ends all actors and removes what they made. */
+static void clear(void)
+{
+	for (int a = 0; a < ACTORS; a++)
+		if (actor[a].pid != 0) {
+			kill(actor[a].pid, SIGKILL);
+			until_gone(a);
+		}
+	for (int a = 0; a < ACTORS; a++) {
+		char text[TEXT];
+		while (recv(board->socket[a][1], text, sizeof text, MSG_DONTWAIT) >= 0)
+			;
+		while (recv(board->socket[a][0], text, sizeof text, MSG_DONTWAIT) >= 0)
+			;
+	}
+	int n = atomic_load(&board->ids);
+	pid_t janitor = n ? fork() : 0;
+	if (n && janitor == 0) {
+		for (int i = 0; i < n; i++)
+			switch (board->made[i].family) {
+			case SHM: shmctl(board->made[i].id, IPC_RMID, NULL); break;
+			case SEM: semctl(board->made[i].id, 0, IPC_RMID); break;
+			case MSG: msgctl(board->made[i].id, IPC_RMID, NULL); break;
+			}
+		_exit(0);
+	}
+	long sleeps;
+	while (janitor > 0 && state_of(janitor, &sleeps) != 0)
+		nap();
+	atomic_store(&board->ids, 0);
+	atomic_store(&board->pids, 0);
+	for (int f = 0; f < 3; f++)
+		for (int i = 0; i < SLOTS; i++)
+			atomic_store(&board->id[f][i], -1);
+}
+
+static void open_board(int fd)
+{
+	board_fd = fd;
+	board = mmap(NULL, sizeof *board, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (board == MAP_FAILED) {
+		perror("actor: the board");
+		exit(2);
+	}
+}
+
+int main(int argc, char **argv)
+{
+	char line[TEXT];
+	bool playing = false;
+
+	if (argc == 3) {	/* an actor after its exec */
+		open_board(atoi(argv[2]));
+		act(atoi(argv[1]), " executed");
+	}
+	int fd = memfd_create("board", 0);
+	if (fd < 0 || ftruncate(fd, sizeof *board) < 0) {
+		perror("stage: memfd");
+		return 2;
+	}
+	open_board(fd);
+	for (int a = 0; a < ACTORS; a++)
+		if (socketpair(AF_UNIX, SOCK_SEQPACKET, 0, board->socket[a]) < 0) {
+			perror("stage: socketpair");
+			return 2;
+		}
+	signal(SIGCHLD, SIG_IGN);
+	clear();
+	while (fgets(line, sizeof line, stdin)) {
+		line[strcspn(line, "\n")] = 0;
+		if (!playing) {
+			atomic_store(&board->begun, time(NULL));
+			for (int a = 0; a < ACTORS / 2; a++)
+				start(a);
+			playing = true;
+		}
+		if (strcmp(line, "end") == 0) {
+			clear();
+			printf("end\n");
+			fflush(stdout);
+			playing = false;
+		} else {
+			step(line);
+		}
+	}
+	clear();
+	return 0;
+}
