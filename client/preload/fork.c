@@ -111,6 +111,18 @@ static void child(void)
 	control_unlock();
 }
 
+/* Counts what is mapped here. (The parent's page is the parent's: it may have
+ * attached and detached since.) */
+static void count_pieces(void)
+{
+	for (struct piece *p = piece_next(NULL); p != NULL; p = piece_next(p)) {
+		struct abi_use *use = use_of(p->serial);
+
+		if (use != NULL)
+			store32(&use->count, use->count + 1);
+	}
+}
+
 /* With the control lock held in the parent or not: only this thread is left. */
 void fork_adopt(void)
 {
@@ -126,11 +138,7 @@ void fork_adopt(void)
 		session.page = NULL;
 		session.number = 0;
 		if (channel_open() == 0) {
-			struct abi_session_page *own = session.page;
-
-			session.page = inherited;
-			copy_uses(own);
-			session.page = own;
+			count_pieces();
 			store32((uint32_t *)session.alive, 1);
 		} else {
 			session.page = inherited;

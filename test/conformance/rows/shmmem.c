@@ -210,6 +210,24 @@ ROW(77, "the child of a raw clone counts before its first call, and without one"
 	EXPECT_EQ(nattch(id), 1);
 }
 
+ROW(77, "what the parent attaches after the fork is not the child's")
+{
+	int id = new_segment(4096), begin[2];
+	MUST(pipe(begin));
+	pid_t p;
+	CHILD(p) {
+		char c;
+		(void)!read(begin[0], &c, 1);
+		EXPECT_EQ(nattch(id), 1);	/* its first call */
+		MUST((long)shmat(id, NULL, 0));
+		EXPECT_EQ(nattch(id), 2);
+	}
+	MUST((long)shmat(id, NULL, 0));
+	MUST(write(begin[1], "", 1));
+	JOIN(p);
+	EXPECT_EQ(nattch(id), 1);
+}
+
 ROW(77, "a child detaches its own attach only")
 {
 	int id = new_segment(4096);
