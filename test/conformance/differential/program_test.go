@@ -2,6 +2,7 @@ package differential
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"pgregory.net/rapid"
@@ -80,9 +81,13 @@ var (
 
 const maxSteps = 70
 
-// generators are weighted by how often they stand here.
-var generators = [][]*rapid.Generator[step]{
-	repeat(3, makes()), repeat(6, calls()), repeat(2, others()),
+// themes are what programs are about: one family, so that its processes meet more often, or all of
+// them. In each, a generator is drawn as often as it stands there.
+var themes = []*rapid.Generator[step]{
+	rapid.OneOf(slices.Concat(repeat(4, makes()), repeat(6, semCalls()), repeat(6, msgCalls()), repeat(6, shmCalls()), repeat(2, others()))...),
+	rapid.OneOf(slices.Concat(makes(), repeat(4, semCalls()), others())...),
+	rapid.OneOf(slices.Concat(makes(), repeat(5, msgCalls()), others())...),
+	rapid.OneOf(slices.Concat(makes(), repeat(4, shmCalls()), others())...),
 }
 
 func repeat(n int, g []*rapid.Generator[step]) []*rapid.Generator[step] {
@@ -94,11 +99,6 @@ func repeat(n int, g []*rapid.Generator[step]) []*rapid.Generator[step] {
 }
 
 func programs() *rapid.Generator[program] {
-	var all []*rapid.Generator[step]
-	for _, g := range generators {
-		all = append(all, g...)
-	}
-	one := rapid.OneOf(all...)
 	return rapid.Custom(func(t *rapid.T) program {
 		// Most programs begin with objects that exist.
 		p := program{
@@ -109,8 +109,9 @@ func programs() *rapid.Generator[program] {
 		if rapid.IntRange(0, 9).Draw(t, "bare") == 9 {
 			p = nil
 		}
+		theme := themes[rapid.IntRange(0, len(themes)-1).Draw(t, "theme")]
 		for range maxSteps {
-			s := one.Draw(t, "step")
+			s := theme.Draw(t, "step")
 			if rapid.Bool().Draw(t, "kept") { // a slice would be short most of the time
 				p = append(p, s)
 			}
@@ -141,7 +142,7 @@ func makes() []*rapid.Generator[step] {
 	}
 }
 
-func calls() []*rapid.Generator[step] {
+func semCalls() []*rapid.Generator[step] {
 	semaphores := choice{0, 1, 0, 1, 2, -1}
 	return []*rapid.Generator[step]{
 		semop(), semop(), semop(), semop(), semop(), semop(),
@@ -149,24 +150,34 @@ func calls() []*rapid.Generator[step] {
 		op("getncnt", slots, semaphores), op("getzcnt", slots, semaphores),
 		op("getall", slots), op("semstat", slots, choice{0, 1}),
 		op("setval", slots, semaphores, values), op("setall", slots, values, values, values),
+		op("semrmid", slots), op("semset", slots, ids, ids, modes),
+	}
+}
+
+func msgCalls() []*rapid.Generator[step] {
+	return []*rapid.Generator[step]{
 		op("msgsnd", slots, types, sizes, choice{0, ipcNowait}, choice{1, 2, 3}),
 		op("msgsnd", slots, types, sizes, choice{0, ipcNowait}, choice{4, 5, 6}),
 		op("msgrcv", slots, wanted, rooms, choice{0, 0, ipcNowait, msgNoerror, msgExcept, msgNoerror | msgExcept}),
 		op("msgrcv", slots, wanted, rooms, choice{0, ipcNowait}),
 		op("msgrcv", slots, choice{0, 1, 2, -1}, rooms, choice{msgCopy | ipcNowait, msgCopy | ipcNowait | msgNoerror, msgCopy, msgCopy | msgExcept | ipcNowait}),
-		op("msgstat", slots, choice{0, 1}),
+		op("msgstat", slots, choice{0, 1}), op("msgrmid", slots),
+		op("msgset", slots, ids, ids, modes, qbytes), op("msgset", slots, choice{0}, choice{0}, choice{0o666}, qbytes),
+	}
+}
+
+func shmCalls() []*rapid.Generator[step] {
+	return []*rapid.Generator[step]{
 		op("shmat", slots, choice{0, 1, 2}, choice{0, 0, shmRdonly, shmExec}),
 		op("shmdt", choice{0, 1, 2}), op("munmap", choice{0, 1, 2}, choice{0, 1, 2}),
 		op("touch", choice{0, 1, 2}, choice{0, 5000, 12287}, choice{7, 9, -1}),
 		op("shmstat", slots, choice{0, 1}), op("shmstat", slots, choice{0, 1}),
+		op("shmrmid", slots), op("shmset", slots, ids, ids, modes),
 	}
 }
 
 func others() []*rapid.Generator[step] {
 	return []*rapid.Generator[step]{
-		op("semrmid", slots), op("msgrmid", slots), op("shmrmid", slots),
-		op("semset", slots, ids, ids, modes), op("shmset", slots, ids, ids, modes),
-		op("msgset", slots, ids, ids, modes, qbytes), op("msgset", slots, ids, ids, modes, qbytes),
 		op("become", ids, ids, ids), op("become", ids, ids, ids),
 		op("adopt", ids, ids),
 		op("capability", caps, choice{0, 1}),
