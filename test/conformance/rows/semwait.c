@@ -142,6 +142,48 @@ ROW(130, "one that cannot go on does not hold up those behind it")
 	JOIN(next);
 }
 
+ROWS("30,130", "sleepers outlive an IPC_SET that takes rights away: one without them sleeps on")
+{
+	NEED_ROOT();
+	int set = new_set(1);
+	struct semid_ds d = set_stat(set);
+	d.sem_perm.mode = 0666;
+	EXPECT_OK(semctl(set, 0, IPC_SET, (union semun){ .buf = &d }));
+	pid_t p;
+	CHILD(p) {
+		become(STRANGER, STRANGER);
+		EXPECT_OK(op1(set, 0, -1, 0));
+	}
+	UNTIL_COUNT(set, 0, GETNCNT, 1);
+	d.sem_perm.mode = 0600;
+	EXPECT_OK(semctl(set, 0, IPC_SET, (union semun){ .buf = &d }));
+	EXPECT_STILL_ASLEEP(p);
+	EXPECT_OK(op1(set, 0, 1, 0));
+	JOIN(p);
+}
+
+ROWS("30,130", "sleepers outlive an IPC_SET that takes rights away: others keep their order")
+{
+	NEED_ROOT();
+	for (int round = 0; round < 8; round++) {
+		int set = new_set(1);
+		struct semid_ds d = set_stat(set);
+		d.sem_perm.mode = 0666;
+		EXPECT_OK(semctl(set, 0, IPC_SET, (union semun){ .buf = &d }));
+		pid_t first = sleeper(set, 1, 0), second = sleeper(set, 1, 1);
+		d.sem_perm.mode = 0600;
+		EXPECT_OK(semctl(set, 0, IPC_SET, (union semun){ .buf = &d }));
+		UNTIL_COUNT(set, 0, GETNCNT, 2);
+		EXPECT_OK(op1(set, 0, 1, 0));
+		UNTIL(atomic_load(&board->n[0]) == 1);
+		EXPECT_OK(op1(set, 0, 1, 0));
+		JOIN(first);
+		JOIN(second);
+		EXPECT_EQ(board->n[1], 0);
+		atomic_store(&board->n[0], 0);
+	}
+}
+
 ROW(131, "a new caller that can go on overtakes sleepers")
 {
 	int set = new_set(1);
