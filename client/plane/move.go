@@ -112,12 +112,13 @@ func (s *Set) CopyTo(fresh *Set) error {
 	return nil
 }
 
-// takeUndo copies an undo cell of another file, if it has any adjustment.
+// takeUndo copies an undo cell of another file, if any of it is in use. That an
+// adjustment is 0 does not matter: its process's end sets otime all the same.
 func (s *Set) takeUndo(from *Set, old int, session uint32) error {
 	cell := 0
 	for i := range abi.UndoWords {
 		w := from.load(old + offUndoWords + 8*i)
-		if undoAdj(w) == 0 || undoSem(w) >= s.sems {
+		if !undoUsed(w) || undoSem(w) >= s.sems {
 			continue
 		}
 		if cell == 0 {
@@ -134,8 +135,10 @@ func (s *Set) takeUndo(from *Set, old int, session uint32) error {
 			s.store(offUndoHead, link(s.load(offUndoHead), s.number(cell)))
 		}
 		s.store(cell+offUndoWords+8*i, undoWord(0, undoSem(w), undoAdj(w)))
-		sem := semOff(undoSem(w))
-		s.store(sem, s.load(sem)|abi.SemSlow)
+		if undoAdj(w) != 0 {
+			sem := semOff(undoSem(w))
+			s.store(sem, s.load(sem)|abi.SemSlow)
+		}
 	}
 	return nil
 }

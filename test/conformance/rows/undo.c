@@ -340,6 +340,30 @@ ROW(147, "undo wakes sleepers, and sets sempid and otime")
 	JOIN(s);
 }
 
+ROW(147, "an undo that was asked for and never came about sets otime, also after an IPC_SET")
+{
+	for (int changed = 0; changed < 2; changed++) {
+		int set = new_set(1), ends[2];
+		struct semid_ds d = set_stat(set);
+		pid_t p;
+		MUST(pipe(ends));
+		CHILD(p) {
+			EXPECT_ERR(op1(set, 0, -1, SEM_UNDO | IPC_NOWAIT), EAGAIN);
+			MUST(write(ends[1], "", 1));
+			pause();
+		}
+		char c;
+		MUST(read(ends[0], &c, 1));
+		d.sem_perm.mode = 0400;	/* less than before */
+		if (changed)
+			EXPECT_OK(semctl(set, 0, IPC_SET, (union semun){ .buf = &d }));
+		EXPECT_EQ(set_stat(set).sem_otime, 0);
+		kill(p, SIGKILL);
+		wait_for(p);
+		UNTIL(set_stat(set).sem_otime != 0);
+	}
+}
+
 ROW(147, "sempid is the dead process")
 {
 	int set = new_set(2);
