@@ -83,6 +83,13 @@ func (p *page) state() (state, pid uint32) {
 	return state, pid
 }
 
+// claimed is when the page's process claimed it, in ns of CLOCK_BOOTTIME; 0 if
+// its library does not say.
+func (p *page) claimed() (t uint64) {
+	_ = guarded(func() { t = atomic.LoadUint64(&p.view().Claimed) })
+	return t
+}
+
 // uses copies the uses that name a segment. Memory order: a Use.Count that
 // was incremented before the slot word was seen open is seen here after the
 // slot word was closed.

@@ -189,6 +189,9 @@ func exited(pid int) bool {
 	return true
 }
 
+// nsPerTick: the clock ticks of proc(5) are USER_HZ, 100 a second everywhere.
+const nsPerTick = 10_000_000
+
 // startTime is the start time of a process.
 func startTime(pid int) (uint64, error) {
 	st, err := readStat(fmt.Sprintf("/proc/%d/stat", pid))
@@ -270,7 +273,7 @@ func pidOutside(member, pid int) (int, error) {
 	const nsGetTgidFromPidns = 0x8004b707 // NS_GET_TGID_FROM_PIDNS
 	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/pid", member))
 	if err != nil {
-		return 0, err
+		return 0, unix.ENOTTY // whoever is gone is not the one asked about
 	}
 	defer ns.Close()
 	p, _, errno := unix.Syscall(unix.SYS_IOCTL, ns.Fd(), nsGetTgidFromPidns, uintptr(pid))

@@ -275,9 +275,9 @@ func (s *space) readSessions() error {
 			return err
 		}
 		s.sessions[n] = x
+		x.pidns = public.PidNS
 		if pid := int(st.PID); pid != 0 {
 			x.id = processID{pid, st.Start}
-			x.pidns = public.PidNS
 			s.process[x.id] = append(s.process[x.id], x)
 		}
 	}

@@ -213,7 +213,10 @@ func (s *space) newSession(parent uint32) (*session, error) {
 		channels: map[*channel]struct{}{}, opened: map[*object]struct{}{}, calls: map[uint32]call{},
 	}
 	step("session: page made")
-	x.public.PID, x.public.PidNS, x.public.Start = 0, 0, 0
+	if p := s.sessions[parent]; p != nil {
+		x.pidns = p.pidns
+	}
+	x.public.PID, x.public.PidNS, x.public.Start = 0, x.pidns, 0
 	atomic.StoreUint32(&x.public.State, abi.SessionSpare)
 	s.sessions[number] = x
 	step("session: spare")

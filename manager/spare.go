@@ -75,13 +75,13 @@ func (s *space) settle(y *session) bool {
 	}
 	state, pid := y.page.state()
 	parent := s.sessions[y.state.Parent]
-	switch state {
-	case abi.PageSpare:
+	if state == abi.PageSpare {
 		if parent == nil {
 			s.dropSession(y)
 		}
 		return true
-	case abi.PageReserved:
+	}
+	if state == abi.PageReserved {
 		// Before the parent says so, the fork may not have happened yet.
 		// After that the child has not run yet, or the fork failed, or the
 		// child died at once.
@@ -91,7 +91,11 @@ func (s *space) settle(y *session) bool {
 		if parent != nil && !y.forked && time.Since(y.reserved) < longestFork || s.mayComeTrue(y, parent) {
 			return false
 		}
-	default:
+		// Nobody maps the page any more who could claim it; but a child
+		// that claimed it and called exec while we looked has done so.
+		state, pid = y.page.state()
+	}
+	if state == abi.PageClaimed {
 		if host, pidfd, ok := s.findChild(y, parent, pid); ok {
 			start, err := startTime(host)
 			alive := err == nil && pidAlive(pidfd)
@@ -114,7 +118,7 @@ func (s *space) settle(y *session) bool {
 // reserved spare: one that has the page mapped and is nobody's session yet.
 func (s *space) mayComeTrue(y, parent *session) bool {
 	candidates := processes
-	if parent != nil {
+	if parent != nil && !s.isDead(parent) { // the children of the dead are others'
 		candidates = func() []int { return children(parent.id.pid) }
 	}
 	for _, pid := range candidates() {
@@ -131,45 +135,41 @@ func (s *space) isSession(pid int) bool {
 	return err == nil && len(s.process[processID{pid, start}]) > 0
 }
 
-// findChild finds the process that stored its pid in the page. Its pid is one
-// of its own pid namespace; that it has the page mapped proves that it
-// descends from the parent and did not call exec.
+// findChild finds the process that stored its pid in the page: of that pid in
+// the parent's pid namespace, and started before the page was claimed, since
+// whoever has the pid after its death started later. That holds when the child
+// called exec, which takes the page, and when its parent is gone.
+//
+// The page is the client's own word: it could name another process of its
+// namespace. All that follows is that the session ends with that one.
 func (s *space) findChild(y, parent *session, pid uint32) (host, pidfd int, ok bool) {
-	try := func(candidates []int, proven bool) bool {
-		for _, p := range candidates {
-			fd, err := unix.PidfdOpen(p, 0)
-			if err != nil {
-				continue
-			}
-			st, err := readStatus(fmt.Sprintf("/proc/%d/status", p))
-			if err == nil && len(st.NSpid) > 0 && st.NSpid[len(st.NSpid)-1] == int(pid) &&
-				(proven || mapsPage(p, y.page)) && pidAlive(fd) {
-				host, pidfd = p, fd
-				return true
-			}
-			_ = unix.Close(fd)
-		}
-		return false
-	}
+	claimed := y.page.claimed()
+	candidates := processes
 	if parent != nil {
 		// The kernel itself translates, mostly; and a pid that it does not
 		// know is nobody's any more.
 		p, err := pidOutside(parent.id.pid, int(pid))
-		switch {
-		case err == nil:
-			// Its own child is it, also after exec, when the page is gone.
-			st, err := readStat(fmt.Sprintf("/proc/%d/stat", p))
-			if try([]int{p}, err == nil && st.PPID == parent.id.pid) {
-				return host, pidfd, true
-			}
-		case errors.Is(err, unix.ESRCH):
+		if errors.Is(err, unix.ESRCH) {
 			return 0, 0, false
 		}
-		if try(children(parent.id.pid), true) {
-			return host, pidfd, true
+		if err == nil {
+			candidates = func() []int { return []int{p} }
 		}
 	}
-	return host, pidfd, try(processes(), false)
+	for _, p := range candidates() {
+		fd, err := unix.PidfdOpen(p, 0)
+		if err != nil {
+			continue
+		}
+		levels, err := pidLevelsOf(p)
+		start, err2 := startTime(p)
+		if err == nil && err2 == nil && levels[0].PID == pid && levels[0].NS == y.pidns &&
+			start*nsPerTick <= claimed && pidAlive(fd) {
+			return p, fd, true
+		}
+		_ = unix.Close(fd)
+	}
+	return 0, 0, false
 }
 
 func mapsPage(pid int, p *page) bool {

@@ -13,7 +13,12 @@ type SessionPage struct {
 	Parent  uint32   // session mapped ahead for, 0: registered by itself
 	State   uint32   // Page*, written by the session
 	PID     uint32   // tgid of the claiming process in its own pid namespace
-	_       [4]uint64
+	// Claimed is when a child claimed the page: ns of CLOCK_BOOTTIME, stored
+	// before PID and State. A process of that pid that started later is
+	// another one; one that started before is the child, whatever became of
+	// its parent and its memory (exec) since.
+	Claimed uint64
+	_       [3]uint64
 	Uses    [PageUses]Use
 }
 

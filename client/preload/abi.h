@@ -405,7 +405,8 @@ struct abi_session_page {
 	uint32_t parent;
 	uint32_t state;
 	uint32_t pid;
-	uint64_t reserved32[4];
+	uint64_t claimed;
+	uint64_t reserved40[3];
 	struct abi_use uses[126];
 };
 _Static_assert(offsetof(struct abi_session_page, cookie) == 0, "abi_session_page.cookie");
@@ -413,6 +414,7 @@ _Static_assert(offsetof(struct abi_session_page, session) == 16, "abi_session_pa
 _Static_assert(offsetof(struct abi_session_page, parent) == 20, "abi_session_page.parent");
 _Static_assert(offsetof(struct abi_session_page, state) == 24, "abi_session_page.state");
 _Static_assert(offsetof(struct abi_session_page, pid) == 28, "abi_session_page.pid");
+_Static_assert(offsetof(struct abi_session_page, claimed) == 32, "abi_session_page.claimed");
 _Static_assert(offsetof(struct abi_session_page, uses) == 64, "abi_session_page.uses");
 _Static_assert(sizeof(struct abi_session_page) == 4096, "abi_session_page");
 

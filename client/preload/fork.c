@@ -95,6 +95,7 @@ static void child(void)
 	FAIL_POINT("fork: child begins");
 	if (session.mode == MODE_SPACE) {
 		if (page != NULL) {
+			store64(&page->claimed, (uint64_t)now_boot());
 			store32(&page->pid, (uint32_t)SYS0(__NR_getpid));
 			FAIL_POINT("fork: child named");
 			store32(&page->state, ABI_PAGE_CLAIMED);

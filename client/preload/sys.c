@@ -6,6 +6,7 @@
 #define CLOCK_REALTIME 0
 #define CLOCK_MONOTONIC 1
 #define CLOCK_REALTIME_COARSE 5
+#define CLOCK_BOOTTIME 7
 
 const struct timespec64 far_future = {INT64_C(1) << 40, 0};
 
@@ -28,18 +29,26 @@ int64_t now_seconds(void)
 	return now(CLOCK_REALTIME_COARSE).tv_sec;
 }
 
-int64_t now_real(void)
+static int64_t nanoseconds(int clock)
 {
-	struct timespec64 ts = now(CLOCK_REALTIME);
+	struct timespec64 ts = now(clock);
 
 	return ts.tv_sec * INT64_C(1000000000) + ts.tv_nsec;
 }
 
+int64_t now_real(void)
+{
+	return nanoseconds(CLOCK_REALTIME);
+}
+
 int64_t now_monotonic(void)
 {
-	struct timespec64 ts = now(CLOCK_MONOTONIC);
+	return nanoseconds(CLOCK_MONOTONIC);
+}
 
-	return ts.tv_sec * INT64_C(1000000000) + ts.tv_nsec;
+int64_t now_boot(void)
+{
+	return nanoseconds(CLOCK_BOOTTIME);
 }
 
 /* Sixteen bytes at any address. */

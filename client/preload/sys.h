@@ -156,5 +156,7 @@ int64_t now_seconds(void);
 /* Nanoseconds since 1970, and of CLOCK_MONOTONIC. */
 int64_t now_real(void);
 int64_t now_monotonic(void);
+/* Nanoseconds of CLOCK_BOOTTIME, by which processes' start times count. */
+int64_t now_boot(void);
 
 #endif
