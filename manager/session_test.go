@@ -113,6 +113,9 @@ func TestSpare(t *testing.T) {
 		v = pg.view()
 		other := newPuppet(t, info.Dir, nil)
 		v.Uses[0] = abi.Use{Serial: serial, Count: 1, ATime: time.Now().UnixNano()}
+		var now unix.Timespec
+		check(t, unix.ClockGettime(unix.CLOCK_BOOTTIME, &now))
+		v.Claimed = uint64(now.Nano())
 		v.PID = uint32(other.cmd.Process.Pid)
 		atomic.StoreUint32(&v.State, abi.PageClaimed)
 		a, err := p.call(abi.MsgReap, nil, int64(number))
