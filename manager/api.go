@@ -50,6 +50,8 @@ type SpaceConfig struct {
 	Sessions int
 	// Limits are those of System V IPC. nil: DefaultLimits.
 	Limits *Limits
+	// Closed: nobody may register before Admit says who.
+	Closed bool
 }
 
 // Limits are the sysctls kernel.shm*, kernel.sem and kernel.msg* of a space:

@@ -28,6 +28,9 @@ func (s *space) recover() error {
 	if err := s.openState(); err != nil {
 		return err
 	}
+	if err := s.door.open(s.storage.path(podsName)); err != nil {
+		return err
+	}
 	if err := s.openTable(); err != nil {
 		return err
 	}

@@ -57,6 +57,10 @@ func (s *space) hello(c *channel, req *request) reply {
 		s.log.Warn("hello from another process than connected", keyPID, c.pid)
 		return reply{errno: unix.EPERM, hangUp: true}
 	}
+	if err := s.door.refuses(c.pid); err != nil {
+		s.log.Warn("stranger refused", keyPID, c.pid, keyError, err)
+		return reply{errno: unix.EACCES, hangUp: true}
+	}
 	// A vfork child acts as its parent.
 	owner, start, err := memoryOwner(c.pid)
 	if err != nil || !c.alive() {

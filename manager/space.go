@@ -33,6 +33,7 @@ type space struct {
 	tableRead *os.File // O_RDONLY, what clients get
 	pulse     *pulse
 	channels  *listeners
+	door      door
 
 	// mu guards everything below and the memory of table and state.
 	mu       sync.Mutex
@@ -120,6 +121,11 @@ func (s *space) create(cfg SpaceConfig) (err error) {
 	}
 	if err := s.pulse.prepare(abi.ManagerSession); err != nil {
 		return err
+	}
+	if cfg.Closed {
+		if err := s.door.admit(s.storage.path(podsName), []string{}); err != nil {
+			return err
+		}
 	}
 	step("space: private made")
 	if err := s.createPublic(); err != nil {

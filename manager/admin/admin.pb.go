@@ -770,8 +770,10 @@ type CreateSpaceRequest struct {
 	// Files of the space; 0: enough for the limits.
 	Inodes uint64 `protobuf:"varint,3,opt,name=inodes,proto3" json:"inodes,omitempty"`
 	// Processes registered at one time; 0: the manager's default.
-	Sessions      uint32  `protobuf:"varint,4,opt,name=sessions,proto3" json:"sessions,omitempty"`
-	Limits        *Limits `protobuf:"bytes,5,opt,name=limits,proto3" json:"limits,omitempty"`
+	Sessions uint32  `protobuf:"varint,4,opt,name=sessions,proto3" json:"sessions,omitempty"`
+	Limits   *Limits `protobuf:"bytes,5,opt,name=limits,proto3" json:"limits,omitempty"`
+	// Nobody may register before Admit says who.
+	Closed        bool `protobuf:"varint,6,opt,name=closed,proto3" json:"closed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -839,6 +841,13 @@ func (x *CreateSpaceRequest) GetLimits() *Limits {
 		return x.Limits
 	}
 	return nil
+}
+
+func (x *CreateSpaceRequest) GetClosed() bool {
+	if x != nil {
+		return x.Closed
+	}
+	return false
 }
 
 type CreateSpaceResponse struct {
@@ -1158,6 +1167,96 @@ func (*RemoveSpaceResponse) Descriptor() ([]byte, []int) {
 	return file_admin_proto_rawDescGZIP(), []int{13}
 }
 
+type AdmitRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Space string                 `protobuf:"bytes,1,opt,name=space,proto3" json:"space,omitempty"`
+	// Kubernetes pods by uid: all of them, each time. A process belongs to the
+	// pod that its cgroup names. Processes registered already stay.
+	Pods          []string `protobuf:"bytes,2,rep,name=pods,proto3" json:"pods,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AdmitRequest) Reset() {
+	*x = AdmitRequest{}
+	mi := &file_admin_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AdmitRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AdmitRequest) ProtoMessage() {}
+
+func (x *AdmitRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AdmitRequest.ProtoReflect.Descriptor instead.
+func (*AdmitRequest) Descriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *AdmitRequest) GetSpace() string {
+	if x != nil {
+		return x.Space
+	}
+	return ""
+}
+
+func (x *AdmitRequest) GetPods() []string {
+	if x != nil {
+		return x.Pods
+	}
+	return nil
+}
+
+type AdmitResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AdmitResponse) Reset() {
+	*x = AdmitResponse{}
+	mi := &file_admin_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AdmitResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AdmitResponse) ProtoMessage() {}
+
+func (x *AdmitResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AdmitResponse.ProtoReflect.Descriptor instead.
+func (*AdmitResponse) Descriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{15}
+}
+
 type ListObjectsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Space         string                 `protobuf:"bytes,1,opt,name=space,proto3" json:"space,omitempty"`
@@ -1167,7 +1266,7 @@ type ListObjectsRequest struct {
 
 func (x *ListObjectsRequest) Reset() {
 	*x = ListObjectsRequest{}
-	mi := &file_admin_proto_msgTypes[14]
+	mi := &file_admin_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1179,7 +1278,7 @@ func (x *ListObjectsRequest) String() string {
 func (*ListObjectsRequest) ProtoMessage() {}
 
 func (x *ListObjectsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[14]
+	mi := &file_admin_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1192,7 +1291,7 @@ func (x *ListObjectsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListObjectsRequest.ProtoReflect.Descriptor instead.
 func (*ListObjectsRequest) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{14}
+	return file_admin_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ListObjectsRequest) GetSpace() string {
@@ -1211,7 +1310,7 @@ type ListObjectsResponse struct {
 
 func (x *ListObjectsResponse) Reset() {
 	*x = ListObjectsResponse{}
-	mi := &file_admin_proto_msgTypes[15]
+	mi := &file_admin_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1223,7 +1322,7 @@ func (x *ListObjectsResponse) String() string {
 func (*ListObjectsResponse) ProtoMessage() {}
 
 func (x *ListObjectsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[15]
+	mi := &file_admin_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1236,7 +1335,7 @@ func (x *ListObjectsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListObjectsResponse.ProtoReflect.Descriptor instead.
 func (*ListObjectsResponse) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{15}
+	return file_admin_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ListObjectsResponse) GetObjects() []*Object {
@@ -1257,7 +1356,7 @@ type RemoveObjectRequest struct {
 
 func (x *RemoveObjectRequest) Reset() {
 	*x = RemoveObjectRequest{}
-	mi := &file_admin_proto_msgTypes[16]
+	mi := &file_admin_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1269,7 +1368,7 @@ func (x *RemoveObjectRequest) String() string {
 func (*RemoveObjectRequest) ProtoMessage() {}
 
 func (x *RemoveObjectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[16]
+	mi := &file_admin_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1282,7 +1381,7 @@ func (x *RemoveObjectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveObjectRequest.ProtoReflect.Descriptor instead.
 func (*RemoveObjectRequest) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{16}
+	return file_admin_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *RemoveObjectRequest) GetSpace() string {
@@ -1314,7 +1413,7 @@ type RemoveObjectResponse struct {
 
 func (x *RemoveObjectResponse) Reset() {
 	*x = RemoveObjectResponse{}
-	mi := &file_admin_proto_msgTypes[17]
+	mi := &file_admin_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1326,7 +1425,7 @@ func (x *RemoveObjectResponse) String() string {
 func (*RemoveObjectResponse) ProtoMessage() {}
 
 func (x *RemoveObjectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[17]
+	mi := &file_admin_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1339,7 +1438,7 @@ func (x *RemoveObjectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveObjectResponse.ProtoReflect.Descriptor instead.
 func (*RemoveObjectResponse) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{17}
+	return file_admin_proto_rawDescGZIP(), []int{19}
 }
 
 var File_admin_proto protoreflect.FileDescriptor
@@ -1426,13 +1525,14 @@ const file_admin_proto_rawDesc = "" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12!\n" +
 	"\flayout_major\x18\x02 \x01(\rR\vlayoutMajor\x12!\n" +
 	"\flayout_minor\x18\x03 \x01(\rR\vlayoutMinor\x12\x10\n" +
-	"\x03pid\x18\x04 \x01(\x05R\x03pid\"\xa3\x01\n" +
+	"\x03pid\x18\x04 \x01(\x05R\x03pid\"\xbb\x01\n" +
 	"\x12CreateSpaceRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04size\x18\x02 \x01(\x04R\x04size\x12\x16\n" +
 	"\x06inodes\x18\x03 \x01(\x04R\x06inodes\x12\x1a\n" +
 	"\bsessions\x18\x04 \x01(\rR\bsessions\x121\n" +
-	"\x06limits\x18\x05 \x01(\v2\x19.ipcspace.admin.v1.LimitsR\x06limits\"E\n" +
+	"\x06limits\x18\x05 \x01(\v2\x19.ipcspace.admin.v1.LimitsR\x06limits\x12\x16\n" +
+	"\x06closed\x18\x06 \x01(\bR\x06closed\"E\n" +
 	"\x13CreateSpaceResponse\x12.\n" +
 	"\x05space\x18\x01 \x01(\v2\x18.ipcspace.admin.v1.SpaceR\x05space\"\x13\n" +
 	"\x11ListSpacesRequest\"F\n" +
@@ -1447,7 +1547,11 @@ const file_admin_proto_rawDesc = "" +
 	"\x12RemoveSpaceRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05force\x18\x02 \x01(\bR\x05force\"\x15\n" +
-	"\x13RemoveSpaceResponse\"*\n" +
+	"\x13RemoveSpaceResponse\"8\n" +
+	"\fAdmitRequest\x12\x14\n" +
+	"\x05space\x18\x01 \x01(\tR\x05space\x12\x12\n" +
+	"\x04pods\x18\x02 \x03(\tR\x04pods\"\x0f\n" +
+	"\rAdmitResponse\"*\n" +
 	"\x12ListObjectsRequest\x12\x14\n" +
 	"\x05space\x18\x01 \x01(\tR\x05space\"J\n" +
 	"\x13ListObjectsResponse\x123\n" +
@@ -1464,14 +1568,15 @@ const file_admin_proto_rawDesc = "" +
 	"\n" +
 	"FAMILY_SEM\x10\x02\x12\x0e\n" +
 	"\n" +
-	"FAMILY_MSG\x10\x032\x90\x05\n" +
+	"FAMILY_MSG\x10\x032\xdc\x05\n" +
 	"\x05Admin\x12P\n" +
 	"\aVersion\x12!.ipcspace.admin.v1.VersionRequest\x1a\".ipcspace.admin.v1.VersionResponse\x12\\\n" +
 	"\vCreateSpace\x12%.ipcspace.admin.v1.CreateSpaceRequest\x1a&.ipcspace.admin.v1.CreateSpaceResponse\x12Y\n" +
 	"\n" +
 	"ListSpaces\x12$.ipcspace.admin.v1.ListSpacesRequest\x1a%.ipcspace.admin.v1.ListSpacesResponse\x12_\n" +
 	"\fInspectSpace\x12&.ipcspace.admin.v1.InspectSpaceRequest\x1a'.ipcspace.admin.v1.InspectSpaceResponse\x12\\\n" +
-	"\vRemoveSpace\x12%.ipcspace.admin.v1.RemoveSpaceRequest\x1a&.ipcspace.admin.v1.RemoveSpaceResponse\x12\\\n" +
+	"\vRemoveSpace\x12%.ipcspace.admin.v1.RemoveSpaceRequest\x1a&.ipcspace.admin.v1.RemoveSpaceResponse\x12J\n" +
+	"\x05Admit\x12\x1f.ipcspace.admin.v1.AdmitRequest\x1a .ipcspace.admin.v1.AdmitResponse\x12\\\n" +
 	"\vListObjects\x12%.ipcspace.admin.v1.ListObjectsRequest\x1a&.ipcspace.admin.v1.ListObjectsResponse\x12_\n" +
 	"\fRemoveObject\x12&.ipcspace.admin.v1.RemoveObjectRequest\x1a'.ipcspace.admin.v1.RemoveObjectResponseB,Z*github.com/ipcspace/ipcspace/manager/adminb\x06proto3"
 
@@ -1488,7 +1593,7 @@ func file_admin_proto_rawDescGZIP() []byte {
 }
 
 var file_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_admin_proto_goTypes = []any{
 	(Family)(0),                   // 0: ipcspace.admin.v1.Family
 	(*Limits)(nil),                // 1: ipcspace.admin.v1.Limits
@@ -1505,23 +1610,25 @@ var file_admin_proto_goTypes = []any{
 	(*InspectSpaceResponse)(nil),  // 12: ipcspace.admin.v1.InspectSpaceResponse
 	(*RemoveSpaceRequest)(nil),    // 13: ipcspace.admin.v1.RemoveSpaceRequest
 	(*RemoveSpaceResponse)(nil),   // 14: ipcspace.admin.v1.RemoveSpaceResponse
-	(*ListObjectsRequest)(nil),    // 15: ipcspace.admin.v1.ListObjectsRequest
-	(*ListObjectsResponse)(nil),   // 16: ipcspace.admin.v1.ListObjectsResponse
-	(*RemoveObjectRequest)(nil),   // 17: ipcspace.admin.v1.RemoveObjectRequest
-	(*RemoveObjectResponse)(nil),  // 18: ipcspace.admin.v1.RemoveObjectResponse
-	(*timestamppb.Timestamp)(nil), // 19: google.protobuf.Timestamp
+	(*AdmitRequest)(nil),          // 15: ipcspace.admin.v1.AdmitRequest
+	(*AdmitResponse)(nil),         // 16: ipcspace.admin.v1.AdmitResponse
+	(*ListObjectsRequest)(nil),    // 17: ipcspace.admin.v1.ListObjectsRequest
+	(*ListObjectsResponse)(nil),   // 18: ipcspace.admin.v1.ListObjectsResponse
+	(*RemoveObjectRequest)(nil),   // 19: ipcspace.admin.v1.RemoveObjectRequest
+	(*RemoveObjectResponse)(nil),  // 20: ipcspace.admin.v1.RemoveObjectResponse
+	(*timestamppb.Timestamp)(nil), // 21: google.protobuf.Timestamp
 }
 var file_admin_proto_depIdxs = []int32{
-	19, // 0: ipcspace.admin.v1.Space.created:type_name -> google.protobuf.Timestamp
+	21, // 0: ipcspace.admin.v1.Space.created:type_name -> google.protobuf.Timestamp
 	1,  // 1: ipcspace.admin.v1.Space.limits:type_name -> ipcspace.admin.v1.Limits
 	0,  // 2: ipcspace.admin.v1.Object.family:type_name -> ipcspace.admin.v1.Family
-	19, // 3: ipcspace.admin.v1.Object.changed:type_name -> google.protobuf.Timestamp
-	19, // 4: ipcspace.admin.v1.Object.attached:type_name -> google.protobuf.Timestamp
-	19, // 5: ipcspace.admin.v1.Object.detached:type_name -> google.protobuf.Timestamp
-	19, // 6: ipcspace.admin.v1.Object.operated:type_name -> google.protobuf.Timestamp
-	19, // 7: ipcspace.admin.v1.Object.sent:type_name -> google.protobuf.Timestamp
-	19, // 8: ipcspace.admin.v1.Object.received:type_name -> google.protobuf.Timestamp
-	19, // 9: ipcspace.admin.v1.Session.started:type_name -> google.protobuf.Timestamp
+	21, // 3: ipcspace.admin.v1.Object.changed:type_name -> google.protobuf.Timestamp
+	21, // 4: ipcspace.admin.v1.Object.attached:type_name -> google.protobuf.Timestamp
+	21, // 5: ipcspace.admin.v1.Object.detached:type_name -> google.protobuf.Timestamp
+	21, // 6: ipcspace.admin.v1.Object.operated:type_name -> google.protobuf.Timestamp
+	21, // 7: ipcspace.admin.v1.Object.sent:type_name -> google.protobuf.Timestamp
+	21, // 8: ipcspace.admin.v1.Object.received:type_name -> google.protobuf.Timestamp
+	21, // 9: ipcspace.admin.v1.Session.started:type_name -> google.protobuf.Timestamp
 	1,  // 10: ipcspace.admin.v1.CreateSpaceRequest.limits:type_name -> ipcspace.admin.v1.Limits
 	2,  // 11: ipcspace.admin.v1.CreateSpaceResponse.space:type_name -> ipcspace.admin.v1.Space
 	2,  // 12: ipcspace.admin.v1.ListSpacesResponse.spaces:type_name -> ipcspace.admin.v1.Space
@@ -1535,17 +1642,19 @@ var file_admin_proto_depIdxs = []int32{
 	9,  // 20: ipcspace.admin.v1.Admin.ListSpaces:input_type -> ipcspace.admin.v1.ListSpacesRequest
 	11, // 21: ipcspace.admin.v1.Admin.InspectSpace:input_type -> ipcspace.admin.v1.InspectSpaceRequest
 	13, // 22: ipcspace.admin.v1.Admin.RemoveSpace:input_type -> ipcspace.admin.v1.RemoveSpaceRequest
-	15, // 23: ipcspace.admin.v1.Admin.ListObjects:input_type -> ipcspace.admin.v1.ListObjectsRequest
-	17, // 24: ipcspace.admin.v1.Admin.RemoveObject:input_type -> ipcspace.admin.v1.RemoveObjectRequest
-	6,  // 25: ipcspace.admin.v1.Admin.Version:output_type -> ipcspace.admin.v1.VersionResponse
-	8,  // 26: ipcspace.admin.v1.Admin.CreateSpace:output_type -> ipcspace.admin.v1.CreateSpaceResponse
-	10, // 27: ipcspace.admin.v1.Admin.ListSpaces:output_type -> ipcspace.admin.v1.ListSpacesResponse
-	12, // 28: ipcspace.admin.v1.Admin.InspectSpace:output_type -> ipcspace.admin.v1.InspectSpaceResponse
-	14, // 29: ipcspace.admin.v1.Admin.RemoveSpace:output_type -> ipcspace.admin.v1.RemoveSpaceResponse
-	16, // 30: ipcspace.admin.v1.Admin.ListObjects:output_type -> ipcspace.admin.v1.ListObjectsResponse
-	18, // 31: ipcspace.admin.v1.Admin.RemoveObject:output_type -> ipcspace.admin.v1.RemoveObjectResponse
-	25, // [25:32] is the sub-list for method output_type
-	18, // [18:25] is the sub-list for method input_type
+	15, // 23: ipcspace.admin.v1.Admin.Admit:input_type -> ipcspace.admin.v1.AdmitRequest
+	17, // 24: ipcspace.admin.v1.Admin.ListObjects:input_type -> ipcspace.admin.v1.ListObjectsRequest
+	19, // 25: ipcspace.admin.v1.Admin.RemoveObject:input_type -> ipcspace.admin.v1.RemoveObjectRequest
+	6,  // 26: ipcspace.admin.v1.Admin.Version:output_type -> ipcspace.admin.v1.VersionResponse
+	8,  // 27: ipcspace.admin.v1.Admin.CreateSpace:output_type -> ipcspace.admin.v1.CreateSpaceResponse
+	10, // 28: ipcspace.admin.v1.Admin.ListSpaces:output_type -> ipcspace.admin.v1.ListSpacesResponse
+	12, // 29: ipcspace.admin.v1.Admin.InspectSpace:output_type -> ipcspace.admin.v1.InspectSpaceResponse
+	14, // 30: ipcspace.admin.v1.Admin.RemoveSpace:output_type -> ipcspace.admin.v1.RemoveSpaceResponse
+	16, // 31: ipcspace.admin.v1.Admin.Admit:output_type -> ipcspace.admin.v1.AdmitResponse
+	18, // 32: ipcspace.admin.v1.Admin.ListObjects:output_type -> ipcspace.admin.v1.ListObjectsResponse
+	20, // 33: ipcspace.admin.v1.Admin.RemoveObject:output_type -> ipcspace.admin.v1.RemoveObjectResponse
+	26, // [26:34] is the sub-list for method output_type
+	18, // [18:26] is the sub-list for method input_type
 	18, // [18:18] is the sub-list for extension type_name
 	18, // [18:18] is the sub-list for extension extendee
 	0,  // [0:18] is the sub-list for field type_name
@@ -1563,7 +1672,7 @@ func file_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_admin_proto_rawDesc), len(file_admin_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   18,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -27,6 +27,7 @@ const (
 	Admin_ListSpaces_FullMethodName   = "/ipcspace.admin.v1.Admin/ListSpaces"
 	Admin_InspectSpace_FullMethodName = "/ipcspace.admin.v1.Admin/InspectSpace"
 	Admin_RemoveSpace_FullMethodName  = "/ipcspace.admin.v1.Admin/RemoveSpace"
+	Admin_Admit_FullMethodName        = "/ipcspace.admin.v1.Admin/Admit"
 	Admin_ListObjects_FullMethodName  = "/ipcspace.admin.v1.Admin/ListObjects"
 	Admin_RemoveObject_FullMethodName = "/ipcspace.admin.v1.Admin/RemoveObject"
 )
@@ -50,6 +51,8 @@ type AdminClient interface {
 	// RemoveSpace ends a space: sleepers get EIDRM, its files go. Memory that is
 	// attached stays mapped.
 	RemoveSpace(ctx context.Context, in *RemoveSpaceRequest, opts ...grpc.CallOption) (*RemoveSpaceResponse, error)
+	// Admit says whose processes may register with a space.
+	Admit(ctx context.Context, in *AdmitRequest, opts ...grpc.CallOption) (*AdmitResponse, error)
 	// ListObjects lists the objects of a space by family and index.
 	ListObjects(ctx context.Context, in *ListObjectsRequest, opts ...grpc.CallOption) (*ListObjectsResponse, error)
 	// RemoveObject is IPC_RMID with the manager's rights.
@@ -114,6 +117,16 @@ func (c *adminClient) RemoveSpace(ctx context.Context, in *RemoveSpaceRequest, o
 	return out, nil
 }
 
+func (c *adminClient) Admit(ctx context.Context, in *AdmitRequest, opts ...grpc.CallOption) (*AdmitResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AdmitResponse)
+	err := c.cc.Invoke(ctx, Admin_Admit_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *adminClient) ListObjects(ctx context.Context, in *ListObjectsRequest, opts ...grpc.CallOption) (*ListObjectsResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListObjectsResponse)
@@ -153,6 +166,8 @@ type AdminServer interface {
 	// RemoveSpace ends a space: sleepers get EIDRM, its files go. Memory that is
 	// attached stays mapped.
 	RemoveSpace(context.Context, *RemoveSpaceRequest) (*RemoveSpaceResponse, error)
+	// Admit says whose processes may register with a space.
+	Admit(context.Context, *AdmitRequest) (*AdmitResponse, error)
 	// ListObjects lists the objects of a space by family and index.
 	ListObjects(context.Context, *ListObjectsRequest) (*ListObjectsResponse, error)
 	// RemoveObject is IPC_RMID with the manager's rights.
@@ -181,6 +196,9 @@ func (UnimplementedAdminServer) InspectSpace(context.Context, *InspectSpaceReque
 }
 func (UnimplementedAdminServer) RemoveSpace(context.Context, *RemoveSpaceRequest) (*RemoveSpaceResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RemoveSpace not implemented")
+}
+func (UnimplementedAdminServer) Admit(context.Context, *AdmitRequest) (*AdmitResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Admit not implemented")
 }
 func (UnimplementedAdminServer) ListObjects(context.Context, *ListObjectsRequest) (*ListObjectsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListObjects not implemented")
@@ -299,6 +317,24 @@ func _Admin_RemoveSpace_Handler(srv interface{}, ctx context.Context, dec func(i
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Admin_Admit_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AdmitRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).Admit(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_Admit_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).Admit(ctx, req.(*AdmitRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Admin_ListObjects_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ListObjectsRequest)
 	if err := dec(in); err != nil {
@@ -361,6 +397,10 @@ var Admin_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "RemoveSpace",
 			Handler:    _Admin_RemoveSpace_Handler,
+		},
+		{
+			MethodName: "Admit",
+			Handler:    _Admin_Admit_Handler,
 		},
 		{
 			MethodName: "ListObjects",

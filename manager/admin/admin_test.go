@@ -21,9 +21,10 @@ import (
 
 // answers is a Manager that says what the test told it to.
 type answers struct {
-	err     error
-	created manager.SpaceConfig
-	removed struct {
+	err      error
+	created  manager.SpaceConfig
+	admitted []string
+	removed  struct {
 		family manager.Family
 		id     int
 	}
@@ -45,6 +46,10 @@ func (a *answers) Space(string) (manager.SpaceDetail, error) {
 func (a *answers) RemoveSpace(context.Context, string, bool) error { return a.err }
 func (a *answers) Objects(string) ([]manager.ObjectInfo, error) {
 	return []manager.ObjectInfo{{Family: manager.Msg, ID: 32768, Key: 0xffffffff, Mode: 0o640, Messages: 2}}, a.err
+}
+func (a *answers) Admit(_ context.Context, _ string, pods []string) error {
+	a.admitted = pods
+	return a.err
 }
 func (a *answers) RemoveObject(_ context.Context, _ string, f manager.Family, id int) error {
 	a.removed.family, a.removed.id = f, id

@@ -28,6 +28,7 @@ type Manager interface {
 	RemoveSpace(ctx context.Context, name string, force bool) error
 	Objects(space string) ([]manager.ObjectInfo, error)
 	RemoveObject(ctx context.Context, space string, f manager.Family, id int) error
+	Admit(ctx context.Context, space string, pods []string) error
 }
 
 // stopPatience is how long calls under way may take once Serve is to end.
@@ -161,6 +162,7 @@ func (s *service) CreateSpace(ctx context.Context, r *CreateSpaceRequest) (*Crea
 	info, err := s.manager.CreateSpace(ctx, manager.SpaceConfig{
 		Name: r.GetName(), Size: r.GetSize(), Inodes: r.GetInodes(),
 		Sessions: int(r.GetSessions()), Limits: LimitsFrom(r.GetLimits()),
+		Closed: r.GetClosed(),
 	})
 	if err != nil {
 		return nil, statusOf(err)
@@ -196,6 +198,13 @@ func (s *service) RemoveSpace(ctx context.Context, r *RemoveSpaceRequest) (*Remo
 		return nil, statusOf(err)
 	}
 	return &RemoveSpaceResponse{}, nil
+}
+
+func (s *service) Admit(ctx context.Context, r *AdmitRequest) (*AdmitResponse, error) {
+	if err := s.manager.Admit(ctx, r.GetSpace(), r.GetPods()); err != nil {
+		return nil, statusOf(err)
+	}
+	return &AdmitResponse{}, nil
 }
 
 func (s *service) ListObjects(_ context.Context, r *ListObjectsRequest) (*ListObjectsResponse, error) {
