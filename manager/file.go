@@ -1,8 +1,11 @@
 package manager
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -21,6 +24,11 @@ type file struct {
 	sealed  bool     // the immutable flag is set
 	own     *os.File // opened without restriction: maps, grows
 	given   *os.File // clients get copies of this one
+
+	watched  inode        // growth cuts it back to size
+	appended atomic.Int32 // writes of clients that were not looked at
+	cutting  atomic.Bool
+	growing  atomic.Bool
 }
 
 // makeFile makes a file of size bytes of zeros.
@@ -51,7 +59,8 @@ func (s *storage) findFile(path string, size int64) (*file, error) {
 	if err := unix.Fstat(fd, &st); err != nil {
 		return nil, &os.PathError{Op: "fstat", Path: path, Err: err}
 	}
-	f := &file{storage: s, path: path, size: st.Size}
+	f := &file{storage: s, path: path, size: min(st.Size, size)}
+	s.growth.watch(f, fd)
 	if s.guard != nil {
 		// One that is open to all may be so because that manager was killed
 		// as it opened it.
@@ -60,29 +69,22 @@ func (s *storage) findFile(path string, size int64) (*file, error) {
 		}
 		f.sealed = true
 	}
+	if st.Size > size {
+		s.growth.restore(f, 0)
+	}
 	return f, f.grow(size)
 }
 
 // open makes sure of the manager's own descriptor.
-func (f *file) open() (err error) {
+func (f *file) open() error {
 	if f.own != nil {
 		return nil
 	}
-	open := func() (err error) {
-		f.own, err = os.OpenFile(f.path, os.O_RDWR, 0)
-		return err
-	}
+	var err error
 	if !f.sealed {
-		err = open()
+		f.own, err = os.OpenFile(f.path, os.O_RDWR, 0)
 	} else {
-		err = f.storage.guard.unsealed(f.path, func() (err error) {
-			if f.given == nil {
-				if f.given, err = f.storage.guard.open(f.path); err != nil {
-					return err
-				}
-			}
-			return open()
-		})
+		err = f.unseal()
 	}
 	if err != nil {
 		f.close()
@@ -90,6 +92,29 @@ func (f *file) open() (err error) {
 	}
 	f.storage.opened(f)
 	return nil
+}
+
+// unseal opens a file that clients may hold.
+func (f *file) unseal() error {
+	g, path, given := f.storage.guard, f.path, f.given
+	var own *os.File
+	err := f.storage.jams.try(func() error {
+		// What is opened too late, its finalizer closes.
+		return g.unsealed(path, func() (err error) {
+			if given == nil {
+				if given, err = g.open(path); err != nil {
+					return err
+				}
+			}
+			own, err = os.OpenFile(path, os.O_RDWR, 0)
+			return err
+		})
+	})
+	if errors.Is(err, errJammed) {
+		return err
+	}
+	f.own, f.given = own, given
+	return err
 }
 
 // opened keeps the descriptors of all files within what the process may have:
@@ -112,6 +137,7 @@ func (f *file) give() (*os.File, error) {
 	if err := f.open(); err != nil {
 		return nil, err
 	}
+	f.storage.growth.watch(f, int(f.own.Fd()))
 	if f.storage.guard == nil {
 		return f.own, nil
 	}
@@ -139,11 +165,42 @@ func (f *file) grow(size int64) error {
 	if err := f.open(); err != nil {
 		return err
 	}
-	if err := f.own.Truncate(size); err != nil {
-		return err
+	own, before := f.own, f.size
+	f.size = size // who cuts from now on knows of it
+	err := f.storage.jams.try(func() error {
+		// One that hangs must not come after a later one, and shorten.
+		if !f.growing.CompareAndSwap(false, true) {
+			return errJammed
+		}
+		defer f.growing.Store(false)
+		for f.cutting.Load() {
+			time.Sleep(100 * time.Microsecond) //nolint:forbidigo // to the length of before; it has no event
+		}
+		return own.Truncate(size)
+	})
+	if err != nil {
+		f.size = before
 	}
-	f.size = size
-	return nil
+	return err
+}
+
+// cut takes back what somebody appended. Without space.mu held: it takes as
+// long as he lets it.
+func (f *file) cut() (done bool, err error) {
+	f.storage.mu.Lock()
+	err = f.open()
+	own, size := f.own, f.size
+	f.cutting.Store(true)
+	f.storage.mu.Unlock()
+	defer f.cutting.Store(false)
+	if err != nil {
+		return false, err
+	}
+	fi, err := own.Stat()
+	if err != nil || fi.Size() <= size {
+		return false, nil //nolint:nilerr // closed meanwhile: the object is gone
+	}
+	return true, f.storage.jams.within(func() error { return own.Truncate(size) })
 }
 
 // close gives back the descriptors; the file stays.
@@ -174,8 +231,10 @@ func (f *file) mapped(room int) ([]byte, error) {
 
 // remove unlinks the file. Who holds it still cannot shrink it.
 func (f *file) remove() error {
+	f.storage.growth.forget(f)
 	if !f.sealed {
 		return os.Remove(f.path)
 	}
-	return f.storage.remove(f.path)
+	s, path := f.storage, f.path
+	return s.jams.try(func() error { return s.remove(path) })
 }

@@ -25,6 +25,7 @@ type Manager struct {
 	mounts bool
 	guard  *guard // nil: files are not sealed
 	userns *userns
+	growth *growth
 	deaths *deaths
 	budget budget
 	calls  atomic.Int64 // brokered calls under way
@@ -112,6 +113,7 @@ func (m *Manager) prepareRoot() error {
 		return nil
 	}
 	m.guard = g
+	m.growth = newGrowth(m.log)
 	return nil
 }
 
@@ -162,7 +164,13 @@ func (m *Manager) adopt() error {
 		}
 		if err := s.recover(); err != nil {
 			s.end()
-			return fmt.Errorf("adopt space %q: %w", name, err)
+			err = fmt.Errorf("adopt space %q: %w", name, err)
+			if errors.Is(err, ErrVersion) || errors.Is(err, ErrInvalid) {
+				return err // the wrong manager, or the wrong rights
+			}
+			// What members can have done to their space harms no other.
+			m.log.Error("space is out of service; its files stay; remove its folders, or start the manager again", keyError, err)
+			continue
 		}
 		m.spaces[name] = s
 	}
@@ -201,6 +209,9 @@ func (m *Manager) Close() error {
 func (m *Manager) release() {
 	if m.deaths != nil {
 		m.deaths.close()
+	}
+	if m.growth != nil {
+		m.growth.close()
 	}
 	if m.guard != nil {
 		m.guard.close()

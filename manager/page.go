@@ -2,6 +2,7 @@ package manager
 
 import (
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"os"
 	"runtime/debug"
@@ -16,9 +17,10 @@ import (
 // page is a session page as the manager sees it. Its process can write all of
 // it, and where files are not sealed even cut it short: faults are caught.
 type page struct {
-	mem []byte
-	ino uint64
-	dev uint64
+	mem  []byte
+	ino  uint64
+	dev  uint64
+	file *file
 }
 
 // use is a copy of an abi.Use.
@@ -29,8 +31,13 @@ type use struct {
 }
 
 // newPage makes the file of a session's page, with memory for it.
-func newPage(path string, number, parent uint32, cookie [16]byte) (*page, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+func (s *storage) newPage(number, parent uint32, cookie [16]byte) (*page, error) {
+	path := s.path(pageName(number))
+	// A file that is there already somebody may hold: never that one.
+	if err := s.removePage(number); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return nil, err
 	}
@@ -42,19 +49,19 @@ func newPage(path string, number, parent uint32, cookie [16]byte) (*page, error)
 		_ = os.Remove(path)
 		return nil, err
 	}
-	return mapPage(f)
+	return s.mapPage(f)
 }
 
-func openPage(path string) (*page, error) {
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
+func (s *storage) openPage(number uint32) (*page, error) {
+	f, err := os.OpenFile(s.path(pageName(number)), os.O_RDWR, 0)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	return mapPage(f)
+	return s.mapPage(f)
 }
 
-func mapPage(f *os.File) (*page, error) {
+func (s *storage) mapPage(f *os.File) (*page, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
 		return nil, err
@@ -63,14 +70,27 @@ func mapPage(f *os.File) (*page, error) {
 	if err != nil {
 		return nil, fmt.Errorf("map %s: %w", f.Name(), err)
 	}
-	return &page{mem: mem, ino: st.Ino, dev: st.Dev}, nil
+	p := &page{mem: mem, ino: st.Ino, dev: st.Dev, file: &file{storage: s, path: f.Name(), size: abi.PageSize}}
+	s.growth.watch(p.file, int(f.Fd()))
+	return p, nil
 }
 
 func (p *page) close() {
 	if p != nil && p.mem != nil {
 		_ = unix.Munmap(p.mem)
 		p.mem = nil
+		p.file.storage.growth.forget(p.file)
+		p.file.close()
 	}
+}
+
+// removePage unlinks a session's page; its process may hold it.
+func (s *storage) removePage(number uint32) error {
+	path := s.path(pageName(number))
+	if _, err := os.Lstat(path); err != nil {
+		return err
+	}
+	return s.jams.try(func() error { return os.Remove(path) })
 }
 
 func (p *page) view() *abi.SessionPage { return (*abi.SessionPage)(unsafe.Pointer(&p.mem[0])) }

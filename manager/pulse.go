@@ -13,28 +13,35 @@ import (
 
 // pulse is the file of hints that all members map for writing.
 type pulse struct {
-	file *os.File
-	mem  []byte
+	file  *os.File
+	mem   []byte
+	bound *file
 }
 
-func mapPulse(f *os.File) (*pulse, error) {
+func (s *storage) mapPulse(f *os.File) (*pulse, error) {
 	mem, err := unix.Mmap(int(f.Fd()), 0, abi.PulseSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
 		return nil, fmt.Errorf("map pulse: %w", err)
 	}
-	return &pulse{f, mem}, nil
+	p := &pulse{f, mem, &file{storage: s, path: f.Name(), size: abi.PulseSize, own: f}}
+	s.growth.watch(p.bound, int(f.Fd()))
+	return p, nil
 }
 
 func (p *pulse) close() {
+	p.bound.storage.growth.forget(p.bound)
 	_ = unix.Munmap(p.mem)
 	_ = p.file.Close()
 }
 
-// prepare gives a session's page memory and clears it.
+// prepare gives a session's page memory and clears it. By stores, for a
+// write(2) would wait for every member who writes.
 func (p *pulse) prepare(session uint32) error {
-	var zero [abi.PageSize]byte
-	_, err := p.file.WriteAt(zero[:], int64(session)*abi.PageSize)
-	return err
+	return guarded(func() {
+		for off := 0; off < abi.PageSize; off += 8 {
+			atomic.StoreUint64(p.word64(session, off), 0)
+		}
+	})
 }
 
 func (p *pulse) word64(session uint32, off int) *uint64 {

@@ -133,7 +133,7 @@ func (s *space) openPulse() error {
 	if err != nil {
 		return err
 	}
-	if s.pulse, err = mapPulse(f); err != nil {
+	if s.pulse, err = s.storage.mapPulse(f); err != nil {
 		_ = f.Close()
 	}
 	return err
@@ -266,12 +266,12 @@ func (s *space) readSessions() error {
 			space: s, number: n, state: st, public: public, pidfd: -1, since: time.Now(), everything: true,
 			channels: map[*channel]struct{}{}, opened: map[*object]struct{}{}, calls: map[uint32]call{},
 		}
-		x.page, err = openPage(s.storage.path(pageName(n)))
+		x.page, err = s.storage.openPage(n)
 		if errors.Is(err, os.ErrNotExist) || err == nil && x.page.short() {
 			// Cut between the page's end and the session's, or before the
 			// page was whole: nobody has it.
 			x.page.close()
-			if x.page, err = newPage(s.storage.path(pageName(n)), n, 0, newCookie()); err != nil {
+			if x.page, err = s.storage.newPage(n, 0, newCookie()); err != nil {
 				return err
 			}
 		} else if err != nil {

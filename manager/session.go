@@ -207,7 +207,7 @@ func (s *space) newSession(parent uint32) (*session, error) {
 	}
 	step("session: pulse made")
 	*st = sessionState{Parent: parent, Cookie: newCookie()}
-	pg, err := newPage(s.storage.path(pageName(number)), number, parent, st.Cookie)
+	pg, err := s.storage.newPage(number, parent, st.Cookie)
 	if err != nil {
 		s.log.Warn("no session page", keyError, err)
 		return nil, unix.ENOSPC
@@ -271,11 +271,10 @@ func (x *session) inherit(parent *session) {
 func (s *space) renew(x *session) error {
 	s.foldPage(x, time.Now().UnixNano(), true)
 	cookie := newCookie()
-	path := s.storage.path(pageName(x.number))
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := s.storage.removePage(x.number); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("old page: %w", unix.EIO)
 	}
-	pg, err := newPage(path, x.number, 0, cookie)
+	pg, err := s.storage.newPage(x.number, 0, cookie)
 	if err != nil {
 		return unix.ENOSPC
 	}
@@ -351,7 +350,7 @@ func (s *space) dropSession(x *session) {
 		}
 	}
 	x.unmap()
-	_ = os.Remove(s.storage.path(pageName(x.number)))
+	_ = s.storage.removePage(x.number)
 	x.state.PID = 0
 	if x.dead {
 		atomic.StoreUint32(&x.public.State, abi.SessionDead)

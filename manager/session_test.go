@@ -79,7 +79,7 @@ func (p *peer) spare(t *testing.T, used uint32) (uint32, *page) {
 	f := os.NewFile(uintptr(a.fds[0]), "page")
 	a.fds = nil
 	defer f.Close()
-	pg, err := mapPage(f)
+	pg, err := (&storage{}).mapPage(f)
 	check(t, err)
 	t.Cleanup(pg.close)
 	return uint32(a.Val[0]), pg

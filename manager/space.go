@@ -74,7 +74,7 @@ func (m *Manager) newSpace(name string) *space {
 			public:  filepath.Join(m.cfg.Root, "spaces", name),
 			private: filepath.Join(m.cfg.Root, "private", name),
 			mounted: m.mounts, guard: m.guard, budget: &m.budget,
-			open: map[*file]struct{}{}, mostOpen: m.mostOpen,
+			growth: m.growth, open: map[*file]struct{}{}, mostOpen: m.mostOpen,
 		},
 		segments: map[uint64]*object{},
 		sessions: map[uint32]*session{},
@@ -83,6 +83,7 @@ func (m *Manager) newSpace(name string) *space {
 	for f := range s.objects {
 		s.objects[f] = map[uint32]*object{}
 	}
+	s.storage.mu = &s.mu
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	return s
 }
@@ -115,7 +116,7 @@ func (s *space) create(cfg SpaceConfig) (err error) {
 	if f, err = s.storage.create(s.storage.path("pulse"), abi.PulseSize); err != nil {
 		return err
 	}
-	if s.pulse, err = mapPulse(f); err != nil {
+	if s.pulse, err = s.storage.mapPulse(f); err != nil {
 		_ = f.Close()
 		return err
 	}

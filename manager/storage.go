@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
+	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
@@ -31,6 +32,10 @@ type storage struct {
 	inner    uint64 // bytes promised in the private tmpfs itself
 	overhead uint64 // bytes that the space itself needs there
 	budget   *budget
+
+	mu     *sync.Mutex // the space's
+	jams   jams
+	growth *growth
 
 	open     map[*file]struct{} // those that have descriptors
 	mostOpen func() int         // how many may
@@ -64,15 +69,18 @@ const (
 	innerStart = 64 << 20
 	innerSlack = 16 << 20
 	hugePage   = 2 << 20
-	publicRoom = 16 << 20 // beside the table: the library and small things
+	// headroom is what members may take of the private tmpfs by making files
+	// longer before they are cut back (growth): a part of the machine's memory.
+	headroomPart = 8
+	publicRoom   = 16 << 20 // beside the table: the library and small things
 )
 
 // make creates and mounts both folders.
 func (s *storage) make(inodes uint64) error {
-	if err := s.makeFolder(s.private, 0o700, innerStart, inodes); err != nil {
+	if err := s.makeFolder(s.private, 0o700, innerStart+headroom(), inodes); err != nil {
 		return err
 	}
-	s.limit = innerStart
+	s.limit = innerStart + headroom()
 	return s.makeFolder(s.public, 0o755, abi.TableSize+publicRoom, 8192)
 }
 
@@ -161,7 +169,7 @@ func (s *storage) reserve(overhead uint64) error {
 }
 
 func (s *storage) makeRoom(inner uint64) error {
-	need := inner + s.overhead + innerSlack
+	need := inner + s.overhead + innerSlack + headroom()
 	if !s.mounted {
 		var fs unix.Statfs_t
 		if err := unix.Statfs(s.private, &fs); err == nil && inner-s.inner > fs.Bavail*uint64(fs.Bsize) {
@@ -181,7 +189,16 @@ func (s *storage) makeRoom(inner uint64) error {
 	return nil
 }
 
-// adoptLimits reads back what size the private tmpfs has.
+// headroom is what members may take before growth has it back.
+func headroom() uint64 {
+	var si unix.Sysinfo_t
+	if unix.Sysinfo(&si) != nil {
+		return 0
+	}
+	return si.Totalram * uint64(si.Unit) / headroomPart
+}
+
+// adoptLimit reads back what size the private tmpfs has.
 func (s *storage) adoptLimit() {
 	var fs unix.Statfs_t
 	if s.mounted && unix.Statfs(s.private, &fs) == nil {
