@@ -327,3 +327,16 @@ func (s *Set) readOps(ops []abi.SemOp, off, n int) []abi.SemOp {
 	}
 	return ops
 }
+
+// Now does a single operation if that takes no more than a compare-and-swap,
+// or the load that shows its error. Not done: Op will. It allocates nothing.
+func (s *Set) Now(op abi.SemOp) (done bool, errno unix.Errno) {
+	if int(op.Num) >= s.sems || op.Flag&semUndo != 0 {
+		return false, 0
+	}
+	done, err := s.fast(op)
+	if err == nil {
+		return done, 0
+	}
+	return done, err.(unix.Errno)
+}
