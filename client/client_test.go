@@ -1,0 +1,180 @@
+package client_test
+
+import (
+	"context"
+	"io/fs"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ipcspace/ipcspace/client"
+)
+
+func TestSet(t *testing.T) {
+	s := open(t)
+	set := newSet(t, s, 3)
+	check(t, set.Op(bg, client.Add(0, 2)))
+	check(t, set.Op(bg, client.Sub(0, 1), client.Add(1, 5)))
+	values, err := set.Values()
+	check(t, err)
+	if values[0] != 1 || values[1] != 5 || values[2] != 0 {
+		t.Fatal(values)
+	}
+	want(t, set.Op(bg, client.Sub(0, 2).NoWait()), client.ErrWouldBlock)
+	want(t, set.Op(bg, client.Sub(0, 2).NoWait()), unix.EAGAIN)
+	want(t, set.Op(bg, client.Add(3, 1)), unix.EFBIG)
+	want(t, set.Op(bg), client.ErrInvalid)
+	check(t, set.SetValue(0, 32767))
+	want(t, set.Op(bg, client.Add(0, 1)), client.ErrRange)
+	want(t, set.SetValue(0, 32768), client.ErrRange)
+	check(t, set.SetValues([]uint16{1, 2, 3}))
+	v, err := set.Value(2)
+	check(t, err)
+	if v != 3 {
+		t.Fatal(v)
+	}
+	pid, err := set.PID(2)
+	check(t, err)
+	if pid != s.PID() {
+		t.Fatalf("pid %d, not %d", pid, s.PID())
+	}
+	st, err := set.Stat(bg)
+	check(t, err)
+	if st.Semaphores != 3 || st.Mode&0o777 != 0o600 || time.Since(st.Operated) > time.Minute {
+		t.Fatalf("%+v", st)
+	}
+	check(t, set.Remove(bg))
+	want(t, set.Op(bg, client.Add(0, 1)), client.ErrInvalid)
+}
+
+// A call that waits ends with its context, leaving no waiter.
+func TestSetContext(t *testing.T) {
+	s := open(t)
+	set := newSet(t, s, 1)
+	ctx, cancel := context.WithTimeout(bg, 30*time.Millisecond)
+	defer cancel()
+	err := set.Op(ctx, client.Sub(0, 1))
+	want(t, err, context.DeadlineExceeded)
+	want(t, err, unix.EINTR)
+	ctx, cancel = context.WithCancel(bg)
+	done := make(chan error)
+	go func() { done <- set.Op(ctx, client.Sub(0, 1)) }()
+	for n := 0; n == 0; {
+		n, err = set.WaitingForMore(0)
+		check(t, err)
+	}
+	cancel()
+	want(t, <-done, context.Canceled)
+	n, err := set.WaitingForMore(0)
+	check(t, err)
+	if n != 0 {
+		t.Fatalf("%d waiters are left", n)
+	}
+	check(t, set.Op(bg, client.Add(0, 1)))
+	if v, _ := set.Value(0); v != 1 {
+		t.Fatal(v)
+	}
+}
+
+func TestQueue(t *testing.T) {
+	s := open(t)
+	q := newQueue(t, s)
+	buf := make([]byte, 100)
+	_, _, err := q.Receive(bg, 0, buf, client.NoWait)
+	want(t, err, client.ErrNoMessage)
+	want(t, err, unix.ENOMSG)
+	check(t, q.Send(bg, 5, []byte("five")))
+	check(t, q.Send(bg, 3, []byte("three")))
+	_, _, err = q.Receive(bg, 3, buf[:2], client.NoWait)
+	want(t, err, client.ErrTooBig)
+	n, typ, err := q.Receive(bg, -4, buf)
+	check(t, err)
+	if typ != 3 || string(buf[:n]) != "three" {
+		t.Fatal(typ, string(buf[:n]))
+	}
+	n, typ, err = q.Receive(bg, 0, buf, client.Copy, client.NoWait)
+	check(t, err)
+	if typ != 5 || string(buf[:n]) != "five" {
+		t.Fatal(typ, string(buf[:n]))
+	}
+	n, typ, err = q.Receive(bg, 3, buf[:2], client.Except, client.Truncate)
+	check(t, err)
+	if typ != 5 || string(buf[:n]) != "fi" {
+		t.Fatal(typ, string(buf[:n]))
+	}
+	want(t, q.Send(bg, 0, nil), client.ErrInvalid)
+	want(t, q.Send(bg, 1, make([]byte, 8193)), client.ErrInvalid)
+	check(t, q.Send(bg, 1, make([]byte, 8192)))
+	check(t, q.Send(bg, 1, make([]byte, 8192)))
+	want(t, q.Send(bg, 1, []byte("x"), client.NoWait), client.ErrWouldBlock)
+	st, err := q.Stat(bg)
+	check(t, err)
+	if st.Messages != 2 || st.Bytes != 16384 || st.Sender != s.PID() || st.Receiver != s.PID() {
+		t.Fatalf("%+v", st)
+	}
+	ctx, cancel := context.WithTimeout(bg, 30*time.Millisecond)
+	defer cancel()
+	want(t, q.Send(ctx, 1, []byte("x")), context.DeadlineExceeded)
+	done := make(chan error)
+	go func() {
+		_, _, err := q.Receive(bg, 77, buf)
+		done <- err
+	}()
+	time.Sleep(20 * time.Millisecond)
+	check(t, q.Remove(bg))
+	want(t, <-done, client.ErrRemoved)
+	_, _, err = q.Receive(bg, 0, buf)
+	want(t, err, client.ErrInvalid)
+}
+
+func TestSegment(t *testing.T) {
+	s := open(t)
+	g, err := s.Segment(bg, client.Private, 10000, client.Create(0o600))
+	check(t, err)
+	a, err := g.Attach(bg)
+	check(t, err)
+	b, err := g.Attach(bg, client.ReadOnly())
+	check(t, err)
+	copy(a.Bytes(), "hello")
+	if len(b.Bytes()) != 10000 || string(b.Bytes()[:5]) != "hello" {
+		t.Fatal(len(b.Bytes()))
+	}
+	st, err := g.Stat(bg)
+	check(t, err)
+	if st.Attaches != 2 || st.Size != 10000 || st.Creator != s.PID() || st.Last != s.PID() {
+		t.Fatalf("%+v", st)
+	}
+	check(t, g.Remove(bg))
+	check(t, a.Close())
+	st, err = g.Stat(bg)
+	check(t, err)
+	if st.Attaches != 1 || !st.Removed {
+		t.Fatalf("%+v", st)
+	}
+	check(t, b.Close())
+	check(t, b.Close())
+	_, err = g.Stat(bg)
+	want(t, err, client.ErrInvalid)
+}
+
+func TestGet(t *testing.T) {
+	s := open(t)
+	const key = client.Key(0x1234)
+	_, err := s.Queue(bg, key)
+	want(t, err, client.ErrNotExist)
+	want(t, err, fs.ErrNotExist)
+	q, err := s.Queue(bg, key, client.CreateNew(0o600))
+	check(t, err)
+	defer q.Remove(bg)
+	_, err = s.Queue(bg, key, client.CreateNew(0o600))
+	want(t, err, client.ErrExist)
+	again, err := s.Queue(bg, key)
+	check(t, err)
+	if again.ID() != q.ID() {
+		t.Fatal(again.ID(), q.ID())
+	}
+	check(t, s.QueueByID(q.ID()).Send(bg, 1, nil))
+	_, err = s.Set(bg, key, 1)
+	want(t, err, client.ErrNotExist)
+}
