@@ -156,6 +156,11 @@ func (m *Manager) adopt() error {
 	}
 	for name := range names {
 		s := m.newSpace(name)
+		if _, err := os.Stat(filepath.Join(s.storage.shown, abi.TableName)); err == nil {
+			if m, err := isMount(s.storage.public); err != nil || !m {
+				s.storage.public = s.storage.shown // made before there were two mounts of it, or by a manager that may not mount
+			}
+		}
 		if _, err := os.Stat(filepath.Join(s.storage.public, abi.TableName)); err != nil {
 			if err := s.storage.destroy(); err != nil {
 				m.log.Error("litter not removed", keySpace, name, keyError, err)

@@ -68,11 +68,15 @@ const (
 )
 
 func (m *Manager) newSpace(name string) *space {
+	shown, private := filepath.Join(m.cfg.Root, "spaces", name), filepath.Join(m.cfg.Root, "private", name)
+	public := shown
+	if m.mounts {
+		public = private + ".public" // no name of a space has a dot
+	}
 	s := &space{
 		m: m, name: name, log: m.log.With(keySpace, name),
 		storage: storage{
-			public:  filepath.Join(m.cfg.Root, "spaces", name),
-			private: filepath.Join(m.cfg.Root, "private", name),
+			public: public, shown: shown, private: private,
 			mounted: m.mounts, guard: m.guard, budget: &m.budget,
 			growth: m.growth, open: map[*file]struct{}{}, mostOpen: m.mostOpen,
 		},
@@ -211,6 +215,9 @@ func (s *space) serve() error {
 		return err
 	}
 	if s.register, err = openRegister(filepath.Join(public, abi.RegisterName)); err != nil {
+		return err
+	}
+	if err := s.storage.show(); err != nil {
 		return err
 	}
 	s.m.count.Add(1)

@@ -20,8 +20,14 @@ import (
 //
 // The private folder is mounted without noexec: shmat with SHM_EXEC maps a
 // segment PROT_EXEC, which noexec would refuse.
+//
+// What stands in spaces/ is a read-only mount of the public folder, on the
+// host too: whoever is given it, and however, cannot write in it. The manager
+// writes through a mount that only it has. Where it may not mount, both are
+// one plain folder.
 type storage struct {
-	public  string
+	public  string // for the manager
+	shown   string // for everybody else
 	private string
 	mounted bool   // each folder is a tmpfs of its own
 	guard   *guard // nil: files are not sealed
@@ -82,6 +88,45 @@ func (s *storage) make(inodes uint64) error {
 	}
 	s.limit = innerStart + headroom()
 	return s.makeFolder(s.public, 0o755, abi.TableSize+publicRoom, 8192)
+}
+
+// show mounts the public folder where all can find it, unless it is there.
+// Attached as it shall be: a later change of its flags would not reach other
+// mount namespaces.
+func (s *storage) show() error {
+	if s.shown == s.public {
+		return nil
+	}
+	if m, err := isMount(s.shown); err == nil && m {
+		return nil
+	}
+	// Docker makes a folder for a -v whose source is not there.
+	if err := os.Mkdir(s.shown, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+		return err
+	}
+	tree, err := readOnlyClone(s.public)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(tree)
+	if err := unix.MoveMount(tree, "", unix.AT_FDCWD, s.shown, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return &os.PathError{Op: "move_mount", Path: s.shown, Err: err}
+	}
+	return nil
+}
+
+// readOnlyClone is a mount of dir that stands nowhere yet.
+func readOnlyClone(dir string) (tree int, err error) {
+	tree, err = unix.OpenTree(unix.AT_FDCWD, dir, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		return -1, &os.PathError{Op: "open_tree", Path: dir, Err: err}
+	}
+	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV}
+	if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH, &attr); err != nil {
+		_ = unix.Close(tree)
+		return -1, &os.PathError{Op: "mount_setattr", Path: dir, Err: err}
+	}
+	return tree, nil
 }
 
 func (s *storage) makeFolder(path string, mode os.FileMode, size, inodes uint64) error {
@@ -375,15 +420,11 @@ func (s *storage) openReadOnly(path string) (*os.File, error) {
 		return os.Open(path)
 	}
 	dir, base := filepath.Split(path)
-	tree, err := unix.OpenTree(unix.AT_FDCWD, dir, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	tree, err := readOnlyClone(dir)
 	if err != nil {
-		return nil, &os.PathError{Op: "open_tree", Path: dir, Err: err}
+		return nil, err
 	}
 	defer unix.Close(tree)
-	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
-	if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH, &attr); err != nil {
-		return nil, &os.PathError{Op: "mount_setattr", Path: dir, Err: err}
-	}
 	fd, err := unix.Openat(tree, base, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return nil, &os.PathError{Op: "openat", Path: path, Err: err}
@@ -407,6 +448,14 @@ func (s *storage) destroy() error {
 			errs = append(errs, unix.Unmount(dir, unix.MNT_DETACH))
 		}
 		errs = append(errs, os.Remove(dir))
+	}
+	if s.shown != s.public {
+		if m, _ := isMount(s.shown); m {
+			errs = append(errs, unix.Unmount(s.shown, unix.MNT_DETACH))
+		}
+		if err := os.Remove(s.shown); !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, err)
+		}
 	}
 	return errors.Join(errs...)
 }

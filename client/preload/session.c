@@ -259,11 +259,8 @@ static int register_process(void)
 		store32(&session.mode, MODE_SPACE);
 		return 0;
 	}
-	if (required) {
-		store32(&session.mode, MODE_REFUSED);
-		return -ENOSYS;
-	}
-	store32(&session.mode, MODE_KERNEL);
+	/* A space that is there and cannot be had is an error, never the kernel's calls instead. */
+	store32(&session.mode, required || r != -ENOENT ? MODE_REFUSED : MODE_KERNEL);
 	return -ENOSYS;
 }
 
