@@ -154,12 +154,28 @@ type LogEntry struct {
 // LogCell holds the redo record of one transaction, or a part of it.
 // Written by its session between taking the lock and committing.
 type LogCell struct {
-	State   uint64
-	Next    uint64 // link: the cell with more entries
+	State uint64
+	Next  uint64 // link: the cell with more entries
+	// Outcome of the transaction whose first log cell this is: its epoch and
+	// Outcome*, OutcomeMark always set. Only where a sleeper is to decide it.
+	Outcome uint64
 	Count   uint64 // entries in this cell
-	_       uint64
 	Entries [LogEntries]LogEntry
 }
+
+// Outcome: a transaction whose log is complete, and which wants but the proof
+// that the sleeper whom it serves really slept, is READY. The sleeper that was
+// woken is that proof, and may commit it. Whoever carries it out makes READY
+// DONE before the lock is released, so that the owner knows what happened.
+//
+// OutcomeMark keeps the word apart from what the other kinds of cells have at
+// this place, where a late compare-and-swap might meet it.
+const (
+	OutcomeReady = 1
+	OutcomeDone  = 2
+	OutcomeShift = 2
+	OutcomeMark  = 1 << 63
+)
 
 // LogEntries is how many entries one log cell has.
 const LogEntries = 9

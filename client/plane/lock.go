@@ -66,7 +66,17 @@ func (o *object) help(w uint64) {
 	}
 	fail(o.host, "helping")
 	o.apply(entries)
+	o.noteOutcome(w)
 	o.cas(offLock, w, released(w))
+}
+
+// noteOutcome tells the owner of a transaction that was offered to a sleeper
+// (abi.LogCell.Outcome) that it was carried out, before the lock is released.
+func (o *object) noteOutcome(w uint64) {
+	if off, ok := o.cell(lockCell(w)); ok {
+		mark := uint64(abi.OutcomeMark) | lockEpoch(w)<<abi.OutcomeShift
+		o.cas(off+offLogOutcome, mark|abi.OutcomeReady, mark|abi.OutcomeDone)
+	}
 }
 
 // apply changes each word that is still old, in order.

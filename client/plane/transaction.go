@@ -8,6 +8,7 @@ import (
 )
 
 const (
+	offLogOutcome = int(unsafe.Offsetof(abi.LogCell{}.Outcome))
 	offLogCount   = int(unsafe.Offsetof(abi.LogCell{}.Count))
 	offLogEntries = int(unsafe.Offsetof(abi.LogCell{}.Entries))
 	logEntrySize  = int(unsafe.Sizeof(abi.LogEntry{}))

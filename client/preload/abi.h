@@ -101,6 +101,10 @@
 #define ABI_KIND_RECEIVER 6
 #define ABI_KIND_SENDER 7
 #define ABI_KIND_INDEX 8
+#define ABI_OUTCOME_READY 1
+#define ABI_OUTCOME_DONE 2
+#define ABI_OUTCOME_SHIFT 2
+#define ABI_OUTCOME_MARK UINT64_C(0x8000000000000000)
 #define ABI_LOG_ENTRIES 9
 #define ABI_SLEEPER_OPS 36
 #define ABI_OPS_CELL_OPS 38
@@ -260,13 +264,14 @@ _Static_assert(sizeof(struct abi_log_entry) == 24, "abi_log_entry");
 struct abi_log_cell {
 	uint64_t state;
 	uint64_t next;
+	uint64_t outcome;
 	uint64_t count;
-	uint64_t reserved24;
 	struct abi_log_entry entries[9];
 };
 _Static_assert(offsetof(struct abi_log_cell, state) == 0, "abi_log_cell.state");
 _Static_assert(offsetof(struct abi_log_cell, next) == 8, "abi_log_cell.next");
-_Static_assert(offsetof(struct abi_log_cell, count) == 16, "abi_log_cell.count");
+_Static_assert(offsetof(struct abi_log_cell, outcome) == 16, "abi_log_cell.outcome");
+_Static_assert(offsetof(struct abi_log_cell, count) == 24, "abi_log_cell.count");
 _Static_assert(offsetof(struct abi_log_cell, entries) == 32, "abi_log_cell.entries");
 _Static_assert(sizeof(struct abi_log_cell) == 248, "abi_log_cell");
 

@@ -104,7 +104,7 @@ void cell_free(struct handle *h, uint32_t cell);
 /* The same, asking the manager for room; -errno in *error. */
 uint32_t cell_alloc_grow(struct handle *h, uint32_t kind, int *error);
 
-/* --- transaction.c ----------------------------------------------------- */
+/* --- transaction.c, lock.c --------------------------------------------- */
 
 #define TXN_LOCAL 40
 
@@ -124,6 +124,8 @@ struct txn {
 	uint32_t asked[4]; /* sessions that the manager found alive just now */
 	uint32_t n_asked;
 	uint32_t bell; /* session whose doorbell is rung after the commit */
+	uint32_t hand; /* sleeper to whom the transaction is offered, index + 1, 0: none */
+	uint64_t hand_state; /* its state, CLAIMED */
 	uint32_t n, mark, room;
 	struct abi_log_entry *entries;
 	size_t scratch; /* bytes of entries if they are mapped for this call */
@@ -160,12 +162,18 @@ void txn_drop_tentative(struct txn *t);
 int object_gone(struct handle *h, unsigned *tries);
 /* Finishes a commit of somebody, if one is under way. */
 void lock_help(struct handle *h);
+/* For a sleeper that was woken and finds its cell, at off, in that CLAIMED
+ * state: carries out the transaction that serves it, if that wants nothing but
+ * the proof that it slept. */
+bool offer_accept(struct handle *h, uint64_t off, uint64_t claimed);
 
 static inline uint64_t off_of(const struct handle *h, const void *p)
 {
 	return (uint64_t)((const uint8_t *)p - h->mem);
 }
 #define HEADER_OFF(field) offsetof(struct abi_control_header, field)
+
+/* --- list.c ------------------------------------------------------------ */
 
 /* A list of cells: link words at head and tail in the header. */
 void list_append(struct txn *t, uint64_t head_off, uint64_t tail_off, uint32_t cell);
@@ -176,15 +184,19 @@ bool list_find(struct txn *t, uint64_t head_off, uint32_t cell, uint32_t *prev);
 
 /* --- scan.c ------------------------------------------------------------ */
 
-/* Tries to wake what sleeps on the cell whose state word (WAITING or a stale
- * CLAIMED) is at off. True: it slept and is claimed now, serve it. False: it
+/* Claims a sleeper that is to be served. The first of a transaction is offered
+ * it by the commit; others, and those of doorbells, have to be roused. False: it
  * is awake and will serve itself, or is gone. */
 bool sleeper_claim(struct txn *t, uint32_t cell);
+/* The same by waking it at once. It waits for the commit then. */
+bool sleeper_rouse(struct txn *t, uint32_t cell);
 /* Whether somebody sleeps on the cell, without waking it. */
 bool sleeper_asleep(struct handle *h, uint32_t cell);
 /* Serves the set's sleepers that can proceed, as far as the transaction has
  * room; sets Pending if it has not. */
 void scan_sleepers(struct txn *t);
+/* Goes on with what the transaction just committed left Pending. */
+void scan_rest(struct txn *t);
 /* Whether op k of a sleeper (or of a caller's array) ... */
 struct ops {
 	const struct abi_sem_op *array; /* a caller's own, or NULL: */

@@ -128,7 +128,7 @@ void queue_serve_senders(struct txn *t)
 		if (m == NULL || !waits(cell_state(state)) || !queue_fits(t, m->size) ||
 		    cell_session(load64(&m->state)) != cell_session(state)) {
 			prev = at;
-		} else if (t->room - t->n < 2 * RESERVE || t->served >= TXN_LOCAL - 8 || t->bell) {
+		} else if (t->room - t->n < 2 * RESERVE || t->served >= TXN_LOCAL - 8 || t->bell || t->hand) {
 			no_room = true;
 			break;
 		} else if (sleeper_claim(t, at)) {
@@ -142,7 +142,7 @@ void queue_serve_senders(struct txn *t)
 	set_pending(t, no_room);
 }
 
-int queue_commit(struct txn *t)
+static int commit(struct txn *t)
 {
 	struct abi_control_header *head = header_of(t->handle);
 	uint64_t sent = load64(&head->last_send), received = load64(&head->last_recv);
@@ -153,6 +153,34 @@ int queue_commit(struct txn *t)
 		last_touch(&head->last_send, sent, sender);
 	if (r == 0 && receiver != 0)
 		last_touch(&head->last_recv, received, receiver);
+	return r;
+}
+
+static bool is_pending(const struct txn *t)
+{
+	return unlikely(load64(&header_of(t->handle)->pending) & 1);
+}
+
+/* Serves senders that an earlier transaction had no room for. */
+static int serve_rest(struct txn *t)
+{
+	t->last_sender = t->last_receiver = 0;
+	queue_serve_senders(t);
+	return commit(t);
+}
+
+int queue_commit(struct txn *t)
+{
+	int r = commit(t);
+
+	while (r == 0 && is_pending(t) && txn_lock(t) == 0) {
+		if (!is_pending(t)) {
+			txn_abort(t);
+			break;
+		}
+		if (serve_rest(t) == -ENOMEM)
+			break;
+	}
 	return r;
 }
 
@@ -176,9 +204,8 @@ int queue_lock(struct txn *t)
 				return -EIDRM;
 			continue;
 		}
-		if (likely(!(load64(&header_of(t->handle)->pending) & 1)))
+		if (likely(!is_pending(t)))
 			return 0;
-		queue_serve_senders(t);
-		queue_commit(t);
+		serve_rest(t);
 	}
 }

@@ -87,16 +87,20 @@ static enum served serve(struct txn *t, const struct ops *o, uint32_t prev)
 		return NO_ROOM;
 	t->mark = t->n;
 	verdict = ops_apply(t, o, cell_session(txn_get(t, off)), &blocking);
-	if (verdict == BLOCK) {
+	if (verdict != PROCEED)
 		txn_drop_tentative(t);
+	if (verdict == BLOCK)
 		return NOT;
-	}
-	if (verdict < 0)
+	/* One sleeper is offered the transaction, one doorbell rung after it:
+	 * the next one is for the next transaction. */
+	if (t->hand != 0 || t->bell != 0) {
 		txn_drop_tentative(t);
+		return NO_ROOM;
+	}
 	if (verdict == -ENXIO) { /* no undo word made ready: it makes one itself */
 		uint64_t claimed;
 
-		if (sleeper_claim(t, o->cell)) {
+		if (sleeper_rouse(t, o->cell)) {
 			claimed = txn_get(t, off);
 			cas64((uint64_t *)(t->handle->mem + off), claimed,
 			      cell_turn(claimed, ABI_CELL_RETRY, 0));
@@ -138,7 +142,7 @@ static bool walk(struct txn *t, bool zero, bool *no_room)
 
 		if ((state == ABI_CELL_WAITING || state == ABI_CELL_CLAIMED) &&
 		    only_zero(&o) == zero)
-			served = t->bell ? NO_ROOM : serve(t, &o, prev);
+			served = serve(t, &o, prev);
 		if (served == NO_ROOM) {
 			*no_room = true;
 			return false;
@@ -163,6 +167,22 @@ void scan_sleepers(struct txn *t)
 			walk(t, true, &no_room);
 		while (!no_room && walk(t, false, &no_room) && !no_room);
 	set_pending(t, no_room);
+}
+
+void scan_rest(struct txn *t)
+{
+	const uint64_t *pending = &header_of(t->handle)->pending;
+
+	while (unlikely(load64(pending) & 1) && txn_lock(t) == 0) {
+		if (!(load64(pending) & 1)) {
+			txn_abort(t);
+			return;
+		}
+		scan_sleepers(t);
+		words_settle(t);
+		if (txn_commit(t, false) == -ENOMEM)
+			return;
+	}
 }
 
 void words_settle(struct txn *t)

@@ -187,6 +187,8 @@ static int set_values(struct handle *h, struct call *c, uint32_t first, uint32_t
 		r = txn_commit(&t, false);
 	} while (r == -EAGAIN);
 	if (r == 0)
+		scan_rest(&t);
+	if (r == 0)
 		__atomic_store_n(&header_of(h)->ctime, now_seconds(), __ATOMIC_RELAXED);
 	txn_done(&t);
 	return r;

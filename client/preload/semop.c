@@ -209,8 +209,10 @@ static int attempt(struct txn *t, const struct want *want, uint32_t *cell, uint3
 	*again = false;
 	if (r < 0)
 		return r;
-	if (verdict == PROCEED)
+	if (verdict == PROCEED) {
 		touch(h);
+		scan_rest(t);
+	}
 	if (verdict == BLOCK && *cell == 0)
 		*cell = spare;
 	return verdict;

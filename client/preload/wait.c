@@ -64,13 +64,16 @@ uint64_t sleep_on(struct handle *h, struct call *c, uint32_t cell, int64_t deadl
 		*interrupted = -EIDRM;
 	else if (unlikely(call_disturbed()))
 		*interrupted = -EINTR;
+	bool woken = false;
 	for (unsigned spins = 0; *interrupted == 0;) {
 		struct timespec64 ts = far_future;
 		long r;
 
 		w = load64(state);
-		/* The claimer commits in a moment, unless it lost its CPU to this
-		 * very thread when it woke it. */
+		if (cell_state(w) == ABI_CELL_CLAIMED && woken &&
+		    offer_accept(h, off_of(h, state), w))
+			continue;
+		/* The claimer commits in a moment, unless it lost its CPU. */
 		if (cell_state(w) == ABI_CELL_CLAIMED && spins++ < 100) {
 			if (spins < 50 && session.cpus > 1)
 				cpu_relax();
@@ -98,6 +101,7 @@ uint64_t sleep_on(struct handle *h, struct call *c, uint32_t cell, int64_t deadl
 			pthread_setcanceltype(type, &type);
 		store32(&t->asleep, 0);
 		FAIL_POINT("sleep: woken");
+		woken = r == 0;
 		if (r == -EINTR)
 			*interrupted = -EINTR;
 		else if (r == -ETIMEDOUT && deadline >= 0)
@@ -226,7 +230,15 @@ bool sleeper_asleep(struct handle *h, uint32_t cell)
 	return false;
 }
 
-bool sleeper_claim(struct txn *t, uint32_t cell)
+/* Leaves a claimed sleeper, found awake, to itself. */
+static bool refuse(uint64_t *state, uint64_t claimed)
+{
+	FAIL_POINT("claim: awake already");
+	cas64(state, claimed, cell_turn(claimed, ABI_CELL_RETRY, 0));
+	return false;
+}
+
+bool sleeper_rouse(struct txn *t, uint32_t cell)
 {
 	uint64_t *state = cell_at(t->handle, cell - 1);
 	uint64_t claimed;
@@ -235,14 +247,23 @@ bool sleeper_claim(struct txn *t, uint32_t cell)
 		return false;
 	struct abi_sleeper_cell *s = (struct abi_sleeper_cell *)state;
 	FAIL_POINT("claim: claimed");
-	if (s->flags & ABI_SLEEPER_DOORBELL) {
-		if (!pulse_died(cell_session(claimed)))
-			return true;
-	} else if (futex_wake((uint32_t *)state, 1) == 1) {
+	if (s->flags & ABI_SLEEPER_DOORBELL ? !pulse_died(cell_session(claimed))
+					    : futex_wake((uint32_t *)state, 1) == 1) {
 		FAIL_POINT("claim: woken");
 		return true;
 	}
-	FAIL_POINT("claim: awake already");
-	cas64(state, claimed, cell_turn(claimed, ABI_CELL_RETRY, 0));
-	return false;
+	return refuse(state, claimed);
+}
+
+bool sleeper_claim(struct txn *t, uint32_t cell)
+{
+	struct abi_sleeper_cell *s = cell_at(t->handle, cell - 1);
+
+	if (t->hand != 0 || s->flags & ABI_SLEEPER_DOORBELL)
+		return sleeper_rouse(t, cell);
+	if (!txn_claim(t, cell, &t->hand_state))
+		return false;
+	FAIL_POINT("claim: claimed");
+	t->hand = cell;
+	return true;
 }

@@ -1,0 +1,100 @@
+/* Log cells: the redo record that lets others carry out a transaction. */
+#include "transaction.h"
+
+static unsigned log_slot(const struct handle *h)
+{
+	return (h->id ^ h->id >> 2) % LOG_CACHE;
+}
+
+uint32_t log_kept(const struct thread *t, const struct handle *h)
+{
+	unsigned slot = log_slot(h);
+
+	if (t->session == session.number && t->log[slot].handle == h &&
+	    t->log[slot].serial == h->serial)
+		return t->log[slot].cell;
+	return 0;
+}
+
+/* In the place of another object's. Not for nested calls: the other may be
+ * under way below. */
+uint32_t log_keep(struct thread *t, struct handle *h)
+{
+	unsigned slot = log_slot(h);
+	struct handle *other = t->log[slot].handle;
+	uint32_t cell = t->log[slot].cell;
+
+	/* siglongjmp may end this anywhere: the place is empty while it changes. */
+	t->log[slot].cell = 0;
+	__atomic_signal_fence(__ATOMIC_SEQ_CST);
+	if (t->session != session.number) {
+		memset(t->log, 0, sizeof t->log);
+		t->session = session.number;
+	} else if (cell != 0 && t->log[slot].serial == other->serial && handle_valid(other)) {
+		lock_help(other); /* siglongjmp may have left it committed */
+		cell_free(other, cell);
+	}
+	cell = cell_alloc(h, ABI_KIND_LOG);
+	FAIL_POINT("log: cell found");
+	t->log[slot].handle = h;
+	t->log[slot].serial = h->serial;
+	__atomic_signal_fence(__ATOMIC_SEQ_CST);
+	t->log[slot].cell = cell;
+	FAIL_POINT("log: cell kept");
+	return cell;
+}
+
+/* The second word of every cell is a link in one of its lives: its version
+ * never goes back. */
+static void set_next(struct abi_log_cell *log, uint32_t cell)
+{
+	uint64_t w = load64(&log->next);
+
+	if (link_cell(w) != cell)
+		store64(&log->next, link_next(w, cell));
+}
+
+bool log_write(struct txn *t, uint32_t *chain)
+{
+	struct handle *h = t->handle;
+	struct abi_log_cell *log = cell_at(h, t->log - 1);
+	uint32_t done = 0;
+
+	*chain = 0;
+	for (;;) {
+		uint32_t n = t->n - done;
+
+		if (n > ABI_LOG_ENTRIES)
+			n = ABI_LOG_ENTRIES;
+		for (uint32_t i = 0; i < n; i++)
+			log->entries[i] = t->entries[done + i];
+		store64(&log->count, n);
+		FAIL_POINT("log: cell written");
+		done += n;
+		if (done == t->n) {
+			set_next(log, 0);
+			return true;
+		}
+		uint32_t more = cell_alloc(h, ABI_KIND_LOG);
+		if (more == 0)
+			more = cell_alloc(h, KIND_LOG_RESERVE);
+		set_next(log, more);
+		if (*chain == 0)
+			*chain = more;
+		if (more == 0)
+			return false;
+		log = cell_at(h, more - 1);
+		set_next(log, 0);
+	}
+}
+
+void log_free_chain(struct handle *h, uint32_t chain)
+{
+	for (uint32_t n = 0; chain != 0 && n < ABI_MAX_CELLS; n++) {
+		struct abi_log_cell *log = cell_at(h, chain - 1);
+		uint32_t next = log ? (uint32_t)load64(&log->next) : 0;
+
+		cell_free(h, chain);
+		chain = next;
+	}
+}
