@@ -80,8 +80,10 @@ func (d *deaths) run() {
 	for {
 		var n int
 		err := d.raw.Read(func(fd uintptr) bool {
-			var err error
-			n, err = unix.EpollWait(int(fd), events, 0)
+			err := uninterrupted(func() (err error) {
+				n, err = unix.EpollWait(int(fd), events, 0)
+				return err
+			})
 			return n > 0 && err == nil
 		})
 		if err != nil {

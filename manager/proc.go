@@ -263,7 +263,11 @@ func pidAlive(pidfd int) bool {
 		return false
 	}
 	p := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
-	n, err := unix.Poll(p, 0)
+	var n int
+	err := uninterrupted(func() (err error) {
+		n, err = unix.Poll(p, 0)
+		return err
+	})
 	return err == nil && n == 0
 }
 

@@ -144,7 +144,10 @@ func (s *state) ensure(off, n int) error {
 		if s.ensured[p] {
 			continue
 		}
-		if err := unix.Fallocate(int(s.file.Fd()), 0, int64(p)*abi.PageSize, abi.PageSize); err != nil {
+		err := uninterrupted(func() error {
+			return unix.Fallocate(int(s.file.Fd()), 0, int64(p)*abi.PageSize, abi.PageSize)
+		})
+		if err != nil {
 			return fmt.Errorf("memory for the state file: %w", err)
 		}
 		s.ensured[p] = true

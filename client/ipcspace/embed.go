@@ -134,7 +134,7 @@ func (p *place) makeBase(mounts bool) error {
 		return err
 	}
 	p.onClose(lock.Close)
-	return unix.Flock(int(lock.Fd()), unix.LOCK_EX)
+	return unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB) // nobody else knows the folder yet
 }
 
 const lockName = "lock"

@@ -113,6 +113,48 @@ ROW(142, "exec keeps what is to be undone, until the new program ends")
 	EXPECT_EQ(value(set, 0), 0);
 }
 
+ROW(142, "also when the parent of the process ends before it")
+{
+	int set = new_set(1), seg = new_segment(4096);
+	MUST(prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0));
+	for (int i = 0; i < 40; i++) {
+		int ends[2], told[2];
+		MUST(semctl(set, 0, SETVAL, 1));
+		MUST(pipe2(ends, O_CLOEXEC));
+		MUST(pipe2(told, O_CLOEXEC));
+		pid_t parent, child;
+		CHILD(parent) {
+			EXPECT(shmat(seg, NULL, 0) != (void *)-1);
+			MUST(child = fork());
+			if (child == 0) {
+				MUST(dup2(ends[0], 0));
+				EXPECT_OK(op1(set, 0, -1, SEM_UNDO));
+				child = getpid();
+				MUST(write(told[1], &child, sizeof child));
+				EXEC_ACT("idle");
+			}
+			if (i % 2)
+				pause();
+			raise(SIGKILL);
+		}
+		MUST(close(told[1]));
+		EXPECT_EQ(read(told[0], &child, sizeof child), (ssize_t)sizeof child);
+		pause_ms(i % 7);
+		kill(parent, SIGKILL);
+		MUST(waitpid(parent, NULL, 0));
+		for (int j = 0; j < 10; j++) {
+			EXPECT_EQ(value(set, 0), 0);
+			pause_ms(1);
+		}
+		kill(child, SIGKILL);
+		MUST(waitpid(child, NULL, 0));
+		EXPECT_EQ(value(set, 0), 1);
+		close(ends[0]);
+		close(ends[1]);
+		close(told[0]);
+	}
+}
+
 ROW(142, "also a program that never makes a call of its own")
 {
 	int set = new_set(1), ends[2];
