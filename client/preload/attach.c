@@ -1,6 +1,13 @@
 /*
- * shmat and shmdt: mmap and munmap of a descriptor kept from the first use,
- * and a count in the session's page, which the manager reads for nattch.
+ * shmat and shmdt: a mapping, and a count in the session's page.
+ *
+ * The way of nearly all calls takes no lock and makes one system call: a second
+ * mapping of a page of the segment that this process keeps mapped, its anchor
+ * (mremap of 0 bytes; no descriptor that the program could have closed), and
+ * munmap. A handler may interrupt it anywhere, and siglongjmp may leave it
+ * there; what is left is then what the kernel leaves when the signal comes at
+ * the end of the call: an attach whose address the program never learnt, or
+ * one that is gone (and at worst still has its mapping, which nobody counts).
  */
 #include "attach.h"
 
@@ -8,68 +15,58 @@
 #define SHM_RND 020000
 #define SHM_REMAP 040000
 #define SHM_EXEC 0100000
+#define MREMAP_MAYMOVE 1
 
-/* What this process has mapped of segments. Guarded by the control lock; a
- * child of fork inherits it as it inherits the mappings. */
-static struct piece *pieces;
-static uint32_t pieces_end;
-uint32_t pieces_live;
+/* How long a thread that left shmat by siglongjmp is waited for, in ns. */
+#define PATIENCE INT64_C(2000000)
 
-#define PIECES_ROOM (1U << 16)
+/* --- without the lock -------------------------------------------------- */
 
-struct piece *piece_new(void)
+static uint32_t excluded; /* how many want nobody here */
+
+/* Whether the calling thread may go on without the lock. Its mark is a plain
+ * store: who excludes makes the barrier for both (membarrier). A handler's call
+ * leaves the mark as it was. */
+static bool enter(struct call *c, uint32_t *outer)
 {
-	if (pieces == NULL)
-		pieces = room_anonymous(PIECES_ROOM * sizeof *pieces);
-	if (pieces == NULL)
-		return NULL;
-	for (uint32_t i = 0; i < pieces_end; i++)
-		if (pieces[i].length == 0)
-			return &pieces[i];
-	return pieces_end < PIECES_ROOM ? &pieces[pieces_end++] : NULL;
+	uint32_t *mark = &c->thread->attaching;
+
+	*outer = c->nested ? *mark : 0;
+	__atomic_store_n(mark, 1, __ATOMIC_RELAXED);
+	__atomic_signal_fence(__ATOMIC_SEQ_CST);
+	if (likely(load32(&excluded) == 0))
+		return true;
+	store32(mark, *outer);
+	return false;
 }
 
-struct piece *piece_next(struct piece *p)
+static void leave(struct call *c, uint32_t outer)
 {
-	for (p = p ? p + 1 : pieces; p != NULL && p < pieces + pieces_end; p++)
-		if (p->length != 0)
-			return p;
-	return NULL;
+	store32(&c->thread->attaching, outer);
 }
 
-/* This process's count for a segment; NULL: no room for another segment. */
-struct abi_use *use_of(uint64_t serial)
+void attach_exclude(void)
 {
-	struct abi_use *uses = session.page->uses, *unused = NULL;
+	int64_t begun = 0;
 
-	for (int round = 0; round < 2; round++) {
-		for (int i = 0; i < ABI_PAGE_USES; i++) {
-			if (uses[i].serial == serial)
-				return &uses[i];
-			if (unused == NULL && uses[i].serial == 0)
-				unused = &uses[i];
-		}
-		if (unused != NULL) {
-			unused->count = 0;
-			unused->atime = unused->dtime = 0;
-			store64(&unused->serial, serial);
-			return unused;
-		}
-		/* The manager takes over the times of those used no more. */
-		if (channel_simple(ABI_MSG_FOLD, 0, 0, 0, 0, NULL) < 0)
+	__atomic_fetch_add(&excluded, 1, __ATOMIC_SEQ_CST);
+	while (threads_attaching()) {
+		if (begun == 0)
+			begun = now_monotonic();
+		if (now_monotonic() - begun > PATIENCE)
 			break;
+		SYS0(__NR_sched_yield);
 	}
-	return NULL;
 }
 
-/* The segment's handle with the descriptor that access needs. */
-static struct handle *segment(uint32_t id, uint32_t access, int *error)
+void attach_include(void)
 {
-	struct handle *h = handle_find(ABI_SHM, id);
+	__atomic_fetch_sub(&excluded, 1, __ATOMIC_SEQ_CST);
+}
 
-	if (h != NULL && (access & ~h->rights) == 0 && fd_is(h->fd, h->fd_inode))
-		return h;
-	return handle_open(ABI_SHM, id, access, error);
+void attach_alone(void)
+{
+	store32(&excluded, 0);
 }
 
 /* Whether the segment is still there, after its use was counted: the manager
@@ -84,9 +81,73 @@ static bool stands(const struct handle *h)
 	       (table_record(ABI_SHM, h->id, &r, &slot) && r.serial == h->serial);
 }
 
+static size_t length_of(const struct handle *h)
+{
+	return (h->size + PAGE - 1) & ~(PAGE - 1);
+}
+
+/* For reading and writing, at any place. 0: not this way. */
+static long attach_again(struct handle *h)
+{
+	struct abi_use *use = &session.page->uses[h->use % ABI_PAGE_USES];
+	size_t length = length_of(h);
+
+	if (use->serial != h->serial)
+		return 0;
+	use_add(use, 1);
+	FAIL_POINT("attach: counted");
+	long p = stands(h) ? SYS4(__NR_mremap, h->anchor, 0, length, MREMAP_MAYMOVE) : -EIDRM;
+	FAIL_POINT("attach: mapped");
+	struct piece *new = is_error(p) ? NULL : piece_take();
+	if (new == NULL) {
+		use_add(use, UINT32_MAX);
+		if (!is_error(p))
+			SYS2(__NR_munmap, p, length);
+		return 0;
+	}
+	use->atime = now_real();
+	*new = (struct piece){PIECE_TAKEN, h->id, (uintptr_t)p, length, 0, h->serial, h->size,
+			      PROT_READ | PROT_WRITE, false};
+	piece_publish(new);
+	FAIL_POINT("attach: noted");
+	return p;
+}
+
+/* Of an attach that is whole. False: it is in pieces, or none of ours. */
+static bool detach_whole(uintptr_t addr)
+{
+	for (struct piece *p = piece_next(NULL); p != NULL; p = piece_next(p)) {
+		struct piece seen = *p;
+
+		if (seen.addr != addr || seen.offset != 0 || seen.size > seen.length)
+			continue;
+		/* Counted out first: then it is nobody's business any more what
+		 * is mapped here, and who comes at the same time finds it gone. */
+		if (!piece_count_out(p))
+			return false;
+		SYS2(__NR_munmap, addr, seen.length);
+		FAIL_POINT("detach: unmapped");
+		tell_if_doomed(seen.id, seen.serial);
+		return true;
+	}
+	return false;
+}
+
+/* --- with the lock ----------------------------------------------------- */
+
+/* The segment's handle with the descriptor that access needs. */
+static struct handle *segment(uint32_t id, uint32_t access, int *error)
+{
+	struct handle *h = handle_find(ABI_SHM, id);
+
+	if (h != NULL && (access & ~h->rights) == 0 && fd_is(h->fd, h->fd_inode))
+		return h;
+	return handle_open(ABI_SHM, id, access, error);
+}
+
 static long map_segment(struct handle *h, uintptr_t addr, int flags)
 {
-	size_t length = (h->size + PAGE - 1) & ~(PAGE - 1);
+	size_t length = length_of(h);
 	int prot = PROT_READ | (flags & SHM_RDONLY ? 0 : PROT_WRITE) |
 		   (flags & SHM_EXEC ? PROT_EXEC : 0);
 	int how = MAP_SHARED;
@@ -96,7 +157,7 @@ static long map_segment(struct handle *h, uintptr_t addr, int flags)
 		return -ENOMEM;
 	if (addr != 0)
 		how |= flags & SHM_REMAP ? MAP_FIXED : MAP_FIXED_NOREPLACE;
-	store32(&use->count, use->count + 1);
+	use_add(use, 1);
 	FAIL_POINT("attach: counted");
 	long p = stands(h) ? SYS6(__NR_mmap, addr, length, prot, how, h->fd, 0) : -EIDRM;
 	if (!is_error(p) && addr != 0 && (uintptr_t)p != addr) {
@@ -106,21 +167,27 @@ static long map_segment(struct handle *h, uintptr_t addr, int flags)
 	if (!is_error(p) && (flags & SHM_REMAP))
 		pieces_unmapped((uintptr_t)p, length);
 	FAIL_POINT("attach: mapped");
-	struct piece *new = is_error(p) ? NULL : piece_new();
+	struct piece *new = is_error(p) ? NULL : piece_take();
 	if (new == NULL) {
-		store32(&use->count, use->count - 1);
+		use_add(use, UINT32_MAX);
 		if (!is_error(p))
 			SYS2(__NR_munmap, p, length);
 		return p == -EEXIST ? -EINVAL : is_error(p) ? p : -ENOMEM;
 	}
 	use->atime = now_real();
-	*new = (struct piece){(uintptr_t)p, length, 0, h->serial, h->size, h->id, prot, false};
-	pieces_live++;
+	*new = (struct piece){PIECE_TAKEN, h->id, (uintptr_t)p, length, 0, h->serial, h->size,
+			      prot, false};
+	piece_publish(new);
 	FAIL_POINT("attach: noted");
+	h->use = (uint32_t)(use - session.page->uses);
+	if (h->anchor == NULL && (h->rights & ABI_ACCESS_WRITE))
+		__atomic_store_n(&h->anchor,
+				 room_map(PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, h->fd),
+				 __ATOMIC_RELEASE);
 	return p;
 }
 
-static long do_shmat(int id, uintptr_t addr, int flags)
+static long attach_locked(int id, uintptr_t addr, int flags)
 {
 	uint32_t access = ABI_ACCESS_READ | (flags & SHM_RDONLY ? 0 : ABI_ACCESS_WRITE) |
 			  (flags & SHM_EXEC ? ABI_ACCESS_EXEC : 0);
@@ -143,41 +210,30 @@ static long do_shmat(int id, uintptr_t addr, int flags)
 	return r;
 }
 
-/* A segment marked for destruction goes with its last attach. */
-static void tell_if_doomed(uint32_t id, uint64_t serial)
+static long do_shmat(int id, uintptr_t addr, int flags)
 {
-	struct abi_record r;
-	uint64_t slot;
+	struct handle *h = handle_find(ABI_SHM, (uint32_t)id);
+	struct call c = call_begin();
+	uint32_t outer;
+	long r = 0;
 
-	if (table_record(ABI_SHM, id, &r, &slot) && r.serial == serial && (r.mode & ABI_MODE_DEST))
-		channel_simple(ABI_MSG_DETACHED, id, 0, 0, 0, NULL);
-}
-
-void piece_gone(struct piece *p)
-{
-	struct abi_use *use = use_of(p->serial);
-
-	p->length = 0;
-	pieces_live--;
-	if (use != NULL && use->count > 0) {
-		use->dtime = now_real();
-		store32(&use->count, use->count - 1);
+	if (likely(addr == 0 && flags == 0 && h != NULL && h->anchor != NULL) && enter(&c, &outer)) {
+		r = attach_again(h);
+		leave(&c, outer);
 	}
-	FAIL_POINT("detach: counted");
-	full_barrier();
-	tell_if_doomed(p->id, p->serial);
+	call_end(&c);
+	return likely(r != 0) ? r : attach_locked(id, addr, flags);
 }
 
 /* Takes out every piece of the attach that began at addr, as ksys_shmdt():
  * the lowest piece says which segment it is. What else was mapped into holes
  * since then stays. */
-static int do_shmdt(uintptr_t addr)
+static bool detach_locked(uintptr_t addr)
 {
 	const struct piece *lowest = NULL;
 
-	if (addr & (PAGE - 1))
-		return -EINVAL;
 	control_lock();
+	attach_exclude();
 	for (struct piece *p = piece_next(NULL); p != NULL; p = piece_next(p))
 		if (p->addr - p->offset == addr && (lowest == NULL || p->addr < lowest->addr))
 			lowest = p;
@@ -188,9 +244,28 @@ static int do_shmdt(uintptr_t addr)
 			FAIL_POINT("detach: unmapped");
 			piece_gone(p);
 		}
+	attach_include();
 	control_unlock();
+	return lowest != NULL;
+}
+
+static int do_shmdt(uintptr_t addr)
+{
+	struct call c = call_begin();
+	bool done = false;
+	uint32_t outer;
+
+	if (likely((addr & (PAGE - 1)) == 0) && enter(&c, &outer)) {
+		done = detach_whole(addr);
+		leave(&c, outer);
+	}
+	call_end(&c);
+	if (likely(done))
+		return 0;
+	if (addr & (PAGE - 1))
+		return -EINVAL;
 	/* Or an attach of the kernel's, from before the process came here. */
-	return lowest ? 0 : (int)SYS1(__NR_shmdt, addr);
+	return detach_locked(addr) ? 0 : (int)SYS1(__NR_shmdt, addr);
 }
 
 EXPORT void *shmat(int id, const void *addr, int flags)

@@ -1,5 +1,5 @@
-/* What attach.c, mapping.c and fork.c share: the pieces of segments that are
- * mapped. All of it with the control lock held. */
+/* What attach.c, piece.c, mapping.c and fork.c share: the pieces of segments
+ * that are mapped. */
 #ifndef IPCSPACE_ATTACH_H
 #define IPCSPACE_ATTACH_H
 
@@ -8,15 +8,21 @@
 
 #define PAGE 4096UL
 
+/* piece.state. Whoever changes it from one to another by compare-and-swap has
+ * the piece: so shmat and shmdt of other threads, which take no lock, and the
+ * calls in mapping.c count each piece once. */
+enum { PIECE_FREE, PIECE_TAKEN, PIECE_LIVE };
+
 /* One mapping of a segment. The kernel counts mappings, not calls of shmat:
  * an attach that is cut in pieces counts as many, for good (shm_open). */
 struct piece {
+	uint32_t state;
+	uint32_t id;
 	uintptr_t addr;
-	size_t length; /* 0: free */
+	size_t length;
 	size_t offset; /* into the segment */
 	uint64_t serial;
 	uint64_t size; /* of the segment */
-	uint32_t id;
 	int prot;
 	bool not_forked; /* MADV_DONTFORK */
 };
@@ -24,12 +30,34 @@ struct piece {
 /* How many there are: where it is 0, nothing has to be looked at. */
 extern uint32_t pieces_live;
 
-struct piece *piece_new(void);
-/* The piece after p, or the first. */
+/* A free piece, TAKEN now. NULL: there are no more. */
+struct piece *piece_take(void);
+/* The rest of it is filled in. */
+void piece_publish(struct piece *p);
+/* The live piece after p, or the first. */
 struct piece *piece_next(struct piece *p);
-/* It is not mapped any more. */
+/* Frees it and counts it out. False: somebody else has done so. */
+bool piece_count_out(struct piece *p);
+/* A segment marked for destruction goes with its last attach: to be called when
+ * one was counted out and unmapped. */
+void tell_if_doomed(uint32_t id, uint64_t serial);
+/* Both, for one that is not mapped any more. */
 void piece_gone(struct piece *p);
+
+/* This process's count for a segment; NULL: no room for another segment. With
+ * the control lock held. */
 struct abi_use *use_of(uint64_t serial);
+static inline void use_add(struct abi_use *use, uint32_t n)
+{
+	__atomic_fetch_add(&use->count, n, __ATOMIC_ACQ_REL);
+}
+
+/* With the control lock held, until attach_include: no other thread is inside
+ * shmat or shmdt without the lock. */
+void attach_exclude(void);
+void attach_include(void);
+/* In a child: there are no other threads. */
+void attach_alone(void);
 
 /* The program unmapped, or mapped something else over, a range. */
 void pieces_unmapped(uintptr_t addr, size_t length);

@@ -48,6 +48,7 @@ static void copy_uses(struct abi_session_page *to)
 static void prepare(void)
 {
 	control_lock();
+	attach_exclude();
 	control.used_spare = 0;
 	if (session.mode != MODE_SPACE || load32(session.alive) != 1 || !has_attaches())
 		return;
@@ -73,6 +74,7 @@ static void parent(void)
 		control.spare = NULL;
 		channel_ask_spare(control.used_spare);
 	}
+	attach_include();
 	control_unlock();
 }
 
@@ -84,6 +86,7 @@ static void forget_parent(void)
 	control.channel = -1;
 	control.spare_asked = false;
 	threads_forked();
+	attach_alone();
 	pieces_forked();
 }
 
@@ -109,6 +112,7 @@ static void child(void)
 		forget_parent();
 		control.used_spare = 0;
 	}
+	attach_alone();
 	control_unlock();
 }
 
@@ -120,7 +124,7 @@ static void count_pieces(void)
 		struct abi_use *use = use_of(p->serial);
 
 		if (use != NULL)
-			store32(&use->count, use->count + 1);
+			use_add(use, 1);
 	}
 }
 

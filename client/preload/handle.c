@@ -45,6 +45,8 @@ static void release(struct handle *h)
 		SYS2(__NR_munmap, h->mem, control_room(h->sems));
 	if (h->data != NULL)
 		SYS2(__NR_munmap, h->data, data_room());
+	if (h->anchor != NULL)
+		room_give_page(h->anchor);
 	if (fd_is(h->fd, h->fd_inode))
 		SYS1(__NR_close, h->fd);
 	h->serial = 0; /* no log cell is kept for it any more */

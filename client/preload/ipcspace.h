@@ -35,6 +35,7 @@ struct thread {
 	uint32_t asleep;    /* in the kernel: touches wait_handle alone */
 	uintptr_t disturbed; /* active, of the call in which call_disturbed() is true */
 	uint32_t tid;
+	uint32_t attaching; /* inside shmat or shmdt, without the control lock */
 	uint32_t creds;	  /* of its own, 0: the process's */
 	uint32_t session; /* whose cells the log cache has */
 	uint32_t spin;	       /* how long spinning paid off lately, in rounds */
@@ -64,6 +65,8 @@ struct thread *thread_make(void);
 void threads_forked(void);
 /* Whether no thread but the calling one is using handle. */
 bool threads_left(const struct handle *h);
+/* Whether another thread is inside shmat or shmdt without the control lock. */
+bool threads_attaching(void);
 void call_interrupt_wait(struct call *c);
 /* Whether a handler ran while this call waited for the manager: it must not go
  * to sleep then. A call that may sleep begins with call_calm(). */
@@ -259,6 +262,8 @@ struct handle {
 	uint32_t creds; /* creds_now() for which rights were found */
 	int fd; /* segment: descriptor, -1: none */
 	uint64_t fd_inode;
+	void *anchor; /* segment: its first page, for further mappings; NULL: none */
+	uint32_t use; /* segment: index of its count in the session's page */
 	uint32_t uid, gid, cuid, cgid, mode; /* by which rights were found */
 	struct handle *next;		     /* in the list of retired or free ones */
 };

@@ -28,6 +28,19 @@ static bool concerns(uintptr_t addr, size_t length)
 	return false;
 }
 
+/* The lock under which a call follows what it does to segments. */
+static void follow(void)
+{
+	control_lock();
+	attach_exclude();
+}
+
+static void followed(void)
+{
+	attach_include();
+	control_unlock();
+}
+
 static size_t pages(size_t length)
 {
 	return (length + PAGE - 1) & ~(PAGE - 1);
@@ -38,20 +51,21 @@ static void cut(struct piece *p, uintptr_t addr)
 {
 	if (addr <= p->addr || addr >= p->addr + p->length)
 		return;
-	struct piece *rest = piece_new();
+	struct piece *rest = piece_take();
 	if (rest == NULL)
 		return;
 	size_t head = addr - p->addr;
 
 	*rest = *p;
+	rest->state = PIECE_TAKEN;
 	rest->addr = addr;
 	rest->offset += head;
 	rest->length -= head;
 	p->length = head;
-	pieces_live++;
+	piece_publish(rest);
 	struct abi_use *use = use_of(p->serial);
 	if (use != NULL)
-		store32(&use->count, use->count + 1);
+		use_add(use, 1);
 }
 
 static void cut_range(uintptr_t addr, size_t length)
@@ -87,10 +101,8 @@ void pieces_left_out(struct abi_session_page *page)
 void pieces_forked(void)
 {
 	for (struct piece *p = piece_next(NULL); p != NULL; p = piece_next(p))
-		if (p->not_forked) {
-			p->length = 0;
+		if (p->not_forked && cas32(&p->state, PIECE_LIVE, PIECE_FREE))
 			pieces_live--;
-		}
 }
 
 /* --- the calls --------------------------------------------------------- */
@@ -102,11 +114,11 @@ EXPORT int munmap(void *at, size_t length)
 
 	if (likely(!concerns(addr, pages(length))))
 		return (int)finish(SYS2(__NR_munmap, at, length));
-	control_lock();
+	follow();
 	r = SYS2(__NR_munmap, at, length);
 	if (r == 0)
 		pieces_unmapped(addr, pages(length));
-	control_unlock();
+	followed();
 	return (int)finish(r);
 }
 
@@ -118,11 +130,11 @@ static void *map(void *at, size_t length, int prot, int flags, int fd, int64_t o
 	if (likely(!(flags & MAP_FIXED) || !concerns(addr, pages(length)))) {
 		r = SYS6(__NR_mmap, at, length, prot, flags, fd, offset);
 	} else {
-		control_lock();
+		follow();
 		r = SYS6(__NR_mmap, at, length, prot, flags, fd, offset);
 		if (!is_error(r))
 			pieces_unmapped(addr, pages(length));
-		control_unlock();
+		followed();
 	}
 	return is_error(r) ? (void *)finish(r) : (void *)r;
 }
@@ -163,18 +175,19 @@ static void pieces_copied(uintptr_t from, uintptr_t to, size_t length)
 	for (struct piece *p = piece_next(NULL); p != NULL; p = piece_next(p)) {
 		if (from < p->addr || from >= p->addr + p->length)
 			continue;
-		struct piece *copy = piece_new();
+		struct piece *copy = piece_take();
 		struct abi_use *use = use_of(p->serial);
 
 		if (copy == NULL)
 			return;
 		*copy = *p;
+		copy->state = PIECE_TAKEN;
 		copy->offset += from - p->addr;
 		copy->addr = to;
 		copy->length = length;
-		pieces_live++;
+		piece_publish(copy);
 		if (use != NULL)
-			store32(&use->count, use->count + 1);
+			use_add(use, 1);
 		return;
 	}
 }
@@ -193,13 +206,13 @@ EXPORT void *mremap(void *at, size_t length, size_t wanted, int flags, ...)
 	if (likely(!concerns(addr, old ? old : PAGE))) {
 		r = SYS5(__NR_mremap, at, length, wanted, flags, to);
 	} else {
-		control_lock();
+		follow();
 		r = SYS5(__NR_mremap, at, length, wanted, flags, to);
 		if (!is_error(r) && (old == 0 || (flags & MREMAP_DONTUNMAP)))
 			pieces_copied(addr, (uintptr_t)r, new);
 		else if (!is_error(r))
 			pieces_moved(addr, old, (uintptr_t)r, new);
-		control_unlock();
+		followed();
 	}
 	return is_error(r) ? (void *)finish(r) : (void *)r;
 }
@@ -212,7 +225,7 @@ EXPORT int mprotect(void *at, size_t length, int prot)
 
 	if (likely(!concerns(addr, n)))
 		return (int)finish(SYS3(__NR_mprotect, at, length, prot));
-	control_lock();
+	follow();
 	r = SYS3(__NR_mprotect, at, length, prot);
 	if (r == 0)
 		for (struct piece *p = piece_next(NULL); p != NULL; p = piece_next(p))
@@ -223,7 +236,7 @@ EXPORT int mprotect(void *at, size_t length, int prot)
 	for (struct piece *p = r == 0 ? piece_next(NULL) : NULL; p != NULL; p = piece_next(p))
 		if (inside(p, addr, n))
 			p->prot = prot;
-	control_unlock();
+	followed();
 	return (int)finish(r);
 }
 
@@ -235,7 +248,7 @@ EXPORT int madvise(void *at, size_t length, int advice)
 	long r = SYS3(__NR_madvise, at, length, advice);
 
 	if (r == 0 && (not_forked || advice == MADV_DOFORK) && concerns(addr, n)) {
-		control_lock();
+		follow();
 		for (struct piece *p = piece_next(NULL); p != NULL; p = piece_next(p))
 			if (overlaps(p, addr, n) && p->not_forked != not_forked) {
 				cut(p, addr + n);
@@ -244,7 +257,7 @@ EXPORT int madvise(void *at, size_t length, int advice)
 		for (struct piece *p = piece_next(NULL); p != NULL; p = piece_next(p))
 			if (inside(p, addr, n))
 				p->not_forked = not_forked;
-		control_unlock();
+		followed();
 	}
 	return (int)finish(r);
 }

@@ -23,6 +23,7 @@ static struct thread *reuse(uint32_t count, uint32_t tid)
 		    cas32(&t->tid, dead, tid)) {
 			memset(t->log, 0, sizeof t->log);
 			t->active = 0;
+			t->attaching = 0;
 			return t;
 		}
 	}
@@ -83,6 +84,7 @@ void threads_forked(void)
 			continue;
 		if (t != this_thread) {
 			t->active = 0;
+			t->attaching = 0;
 			t->tid = UINT32_MAX >> 1; /* nobody's: free to be reused */
 		} else {
 			t->tid = (uint32_t)SYS0(__NR_gettid);
@@ -95,15 +97,34 @@ void threads_forked(void)
 #define MEMBARRIER_PRIVATE_EXPEDITED 8
 #define MEMBARRIER_REGISTER 16
 
-/* Entering a call is a plain store, so that it costs nothing; the barrier is
- * on this side alone (membarrier(2)). */
-bool threads_left(const struct handle *h)
+/* What others stored before they entered a call is seen after this: entering is
+ * a plain store, so that it costs nothing, and the barrier is on this side
+ * alone (membarrier(2)). */
+static bool see_others(void)
 {
 	static bool registered;
 
 	if (!registered)
 		registered = SYS2(__NR_membarrier, MEMBARRIER_REGISTER, 0) == 0;
-	if (!registered || SYS2(__NR_membarrier, MEMBARRIER_PRIVATE_EXPEDITED, 0) < 0)
+	return registered && SYS2(__NR_membarrier, MEMBARRIER_PRIVATE_EXPEDITED, 0) == 0;
+}
+
+bool threads_attaching(void)
+{
+	if (thread_count() < 2 || !see_others())
+		return false;
+	for (uint32_t i = 0; i < thread_count(); i++) {
+		struct thread *t = thread_at(i);
+
+		if (t != NULL && t != this_thread && load32(&t->attaching))
+			return true;
+	}
+	return false;
+}
+
+bool threads_left(const struct handle *h)
+{
+	if (!see_others())
 		return false;
 	for (uint32_t i = 0; i < thread_count(); i++) {
 		struct thread *t = thread_at(i);
