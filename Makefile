@@ -80,8 +80,8 @@ $(BIN)/test/libipcspace-fail.so: $(PRELOAD_SOURCES)
 # waiting, and two cores are soon busy. No results of earlier runs (-count=1): the tests start
 # programs and load the library, which go test does not see change.
 PACKAGES      = $(shell $(GO) list ./... | grep -v '/ipcspace/test/')
-# What random runs find is not for every change to answer for: they have targets of their own.
-RANDOM_TESTS := ^(TestChaos|TestDifferential)$$
+# What takes minutes or is random is not for every change to answer for: they have targets of their own.
+RANDOM_TESTS := ^(TestChaos|TestDifferential|TestAttacks)$$
 TEST_PACKAGES = $(shell $(GO) list ./test/... 2>/dev/null)
 TEST_FLAGS   ?=
 
@@ -108,6 +108,10 @@ CHAOS ?= -chaos.time=3m -chaos.manager=200ms
 .PHONY: chaos
 chaos: build $(BIN)/test/libipcspace-fail.so ## minutes of random deaths of clients and the manager; what was survived
 	$(GO) test -v -run 'TestChaos$$' -count=1 -timeout 60m $(TEST_FLAGS) ./test/chaos $(CHAOS)
+
+.PHONY: attacks
+attacks: build ## the table: what a hostile member does, what must come of it, what came of it
+	$(GO) test -v -run TestAttacks -count=1 -timeout 20m $(TEST_FLAGS) ./test/attacks
 
 .PHONY: failpoints
 failpoints: build $(BIN)/test/libipcspace-fail.so ## the table: operation, point, death or interruption, result

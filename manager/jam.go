@@ -1,9 +1,11 @@
 package manager
 
 import (
-	"errors"
+	"fmt"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Truncating a file, unlinking it and changing its flags wait for a lock of
@@ -20,7 +22,7 @@ const (
 	maxJams = 16
 )
 
-var errJammed = errors.New("a member keeps the file busy")
+var errJammed = fmt.Errorf("a member keeps the file busy: %w", unix.ENOMEM)
 
 // jams counts the calls of a space that hang.
 type jams struct{ hanging atomic.Int64 }

@@ -50,7 +50,7 @@ func New(cfg Config) (m *Manager, err error) {
 	if cfg.Root, err = filepath.Abs(cfg.Root); err != nil {
 		return nil, err
 	}
-	m = &Manager{cfg: cfg, log: cfg.Log, budget: budget{most: cfg.Budget}, spaces: map[string]*space{}}
+	m = &Manager{cfg: cfg, log: calm(cfg.Log), budget: budget{most: cfg.Budget}, spaces: map[string]*space{}}
 	defer func() {
 		if err != nil {
 			m.release()

@@ -23,13 +23,14 @@ func (s *storage) mapPulse(f *os.File) (*pulse, error) {
 	if err != nil {
 		return nil, fmt.Errorf("map pulse: %w", err)
 	}
-	p := &pulse{f, mem, &file{storage: s, path: f.Name(), size: abi.PulseSize, own: f}}
+	p := &pulse{f, mem, &file{storage: s, path: f.Name(), size: abi.PulseSize, sealed: s.guard != nil}}
 	s.growth.watch(p.bound, int(f.Fd()))
 	return p, nil
 }
 
 func (p *pulse) close() {
 	p.bound.storage.growth.forget(p.bound)
+	p.bound.close()
 	_ = unix.Munmap(p.mem)
 	_ = p.file.Close()
 }

@@ -41,7 +41,10 @@ type session struct {
 	reserved   time.Time // when it was first seen reserved
 }
 
-const maxChannels = 64 // of one session
+const (
+	maxChannels        = 64 // of one session
+	maxProcessSessions = 64 // one for each copy of the library, and those of Go
+)
 
 // hello begins a channel's life in a session: the session it names, the spare
 // of a fork that it claims, the one that its process had before exec, or a
@@ -112,10 +115,15 @@ func (s *space) hello(c *channel, req *request) reply {
 // A process whose page is still mapped has another copy of the library, which
 // is a session of its own.
 func (s *space) sessionOf(id processID) (*session, error) {
+	maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", id.pid))
 	for _, x := range s.process[id] {
-		if !x.dead && !x.pageMapped() {
+		if err == nil && !x.dead && pidAlive(x.pidfd) && countMaps(string(maps), x.page.dev, x.page.ino) == 0 {
 			return x, s.renew(x)
 		}
+	}
+	// "EUSERS: Too many users": a process may not take the numbers of all.
+	if len(s.process[id]) >= maxProcessSessions {
+		return nil, unix.EUSERS
 	}
 	x, err := s.newSession(0)
 	if err != nil {
