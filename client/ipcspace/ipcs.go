@@ -65,33 +65,20 @@ space and with its rights: ipcspace run --space NAME -- ipcs`,
 			if err != nil {
 				return err
 			}
-			show, err := format(output)
-			if err != nil {
-				return err
-			}
-			client, err := dial(cmd)
-			if err != nil {
-				return err
-			}
-			defer client.Close()
 			families := chosen(shm && !all, sem && !all, msg && !all)
 			if limits {
-				reply, err := client.InspectSpace(cmd.Context(), &admin.InspectSpaceRequest{Name: name})
-				if err != nil {
-					return plain(err)
+				ask := func(m *admin.Client) (*admin.Limits, error) {
+					reply, err := m.InspectSpace(cmd.Context(), &admin.InspectSpaceRequest{Name: name})
+					return reply.GetSpace().GetLimits(), err
 				}
-				if show == formatJSON {
-					return writeJSON(cmd.OutOrStdout(), reply.GetSpace().GetLimits())
-				}
-				writeLimits(cmd.OutOrStdout(), reply.GetSpace().GetLimits(), families)
-				return nil
+				return tell(cmd, output, ask, func(w io.Writer, l *admin.Limits) error {
+					writeLimits(w, l, families)
+					return nil
+				})
 			}
-			reply, err := client.ListObjects(cmd.Context(), &admin.ListObjectsRequest{Space: name})
-			if err != nil {
-				return plain(err)
-			}
-			if show == formatJSON {
-				return writeJSON(cmd.OutOrStdout(), only(reply, families))
+			ask := func(m *admin.Client) (*admin.ListObjectsResponse, error) {
+				reply, err := m.ListObjects(cmd.Context(), &admin.ListObjectsRequest{Space: name})
+				return only(reply, families), err
 			}
 			columns := listPlain
 			switch {
@@ -102,7 +89,9 @@ space and with its rights: ipcspace run --space NAME -- ipcs`,
 			case creators:
 				columns = listCreators
 			}
-			return writeObjects(cmd.OutOrStdout(), reply.GetObjects(), families, columns)
+			return tell(cmd, output, ask, func(w io.Writer, reply *admin.ListObjectsResponse) error {
+				return writeObjects(w, reply.GetObjects(), families, columns)
+			})
 		},
 	}
 	flags := cmd.Flags()

@@ -15,6 +15,8 @@ import (
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/ipcspace/ipcspace/manager/admin"
 )
 
 type outputFormat int
@@ -39,6 +41,27 @@ func format(name string) (outputFormat, error) {
 		return formatJSON, nil
 	}
 	return 0, usageErrorf("--output %q: it must be table or json", name)
+}
+
+// tell asks the manager and shows what it says: as JSON, or as text writes it.
+func tell[R proto.Message](cmd *cobra.Command, output string, ask func(*admin.Client) (R, error), text func(io.Writer, R) error) error {
+	show, err := format(output)
+	if err != nil {
+		return err
+	}
+	client, err := dial(cmd)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	reply, err := ask(client)
+	if err != nil {
+		return plain(err)
+	}
+	if show == formatJSON {
+		return writeJSON(cmd.OutOrStdout(), reply)
+	}
+	return text(cmd.OutOrStdout(), reply)
 }
 
 // writeJSON writes a message of the admin API under its own field names.

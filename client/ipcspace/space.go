@@ -63,26 +63,15 @@ shmmax shmall shmmni semmsl semmns semopm semmni msgmax msgmnb msgmni.`,
 			if err != nil {
 				return usageErrorf("--limit: %w", err)
 			}
-			show, err := format(output)
-			if err != nil {
-				return err
+			ask := func(m *admin.Client) (*admin.CreateSpaceResponse, error) {
+				return m.CreateSpace(cmd.Context(), &admin.CreateSpaceRequest{
+					Name: args[0], Size: bytes, Inodes: inodes, Sessions: sessions, Limits: parsed,
+				})
 			}
-			client, err := dial(cmd)
-			if err != nil {
+			return tell(cmd, output, ask, func(w io.Writer, reply *admin.CreateSpaceResponse) error {
+				_, err := fmt.Fprintln(w, reply.GetSpace().GetDir())
 				return err
-			}
-			defer client.Close()
-			reply, err := client.CreateSpace(cmd.Context(), &admin.CreateSpaceRequest{
-				Name: args[0], Size: bytes, Inodes: inodes, Sessions: sessions, Limits: parsed,
 			})
-			if err != nil {
-				return plain(err)
-			}
-			if show == formatJSON {
-				return writeJSON(cmd.OutOrStdout(), reply.GetSpace())
-			}
-			fmt.Fprintln(cmd.OutOrStdout(), reply.GetSpace().GetDir())
-			return nil
 		},
 	}
 	cmd.Flags().StringVar(&size, "size", "", "bytes that all objects may have together, as 512m or 2g (default half of the memory)")
@@ -101,28 +90,10 @@ func newSpaceList() *cobra.Command {
 		Short:   "List the spaces",
 		Args:    exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			show, err := format(output)
-			if err != nil {
-				return err
+			ask := func(m *admin.Client) (*admin.ListSpacesResponse, error) {
+				return m.ListSpaces(cmd.Context(), &admin.ListSpacesRequest{})
 			}
-			client, err := dial(cmd)
-			if err != nil {
-				return err
-			}
-			defer client.Close()
-			reply, err := client.ListSpaces(cmd.Context(), &admin.ListSpacesRequest{})
-			if err != nil {
-				return plain(err)
-			}
-			if show == formatJSON {
-				return writeJSON(cmd.OutOrStdout(), reply)
-			}
-			t := newTable("NAME", "SEGMENTS", "SETS", "QUEUES", "PROCESSES", "USED", "SIZE", "AGE")
-			for _, s := range reply.GetSpaces() {
-				t.row(s.GetName(), s.GetShmSegments(), s.GetSemSets(), s.GetMsgQueues(), s.GetSessions(),
-					humanSize(s.GetUsed()), humanSize(s.GetSize()), humanAge(s.GetCreated().AsTime()))
-			}
-			return t.write(cmd.OutOrStdout())
+			return tell(cmd, output, ask, writeSpaces)
 		},
 	}
 	addOutput(cmd, &output)
@@ -137,23 +108,10 @@ func newSpaceInspect() *cobra.Command {
 		Args:              exactArgs("NAME"),
 		ValidArgsFunction: completeSpaces,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			show, err := format(output)
-			if err != nil {
-				return err
+			ask := func(m *admin.Client) (*admin.InspectSpaceResponse, error) {
+				return m.InspectSpace(cmd.Context(), &admin.InspectSpaceRequest{Name: args[0]})
 			}
-			client, err := dial(cmd)
-			if err != nil {
-				return err
-			}
-			defer client.Close()
-			reply, err := client.InspectSpace(cmd.Context(), &admin.InspectSpaceRequest{Name: args[0]})
-			if err != nil {
-				return plain(err)
-			}
-			if show == formatJSON {
-				return writeJSON(cmd.OutOrStdout(), reply)
-			}
-			return writeSpace(cmd.OutOrStdout(), reply)
+			return tell(cmd, output, ask, writeSpace)
 		},
 	}
 	addOutput(cmd, &output)
@@ -213,6 +171,15 @@ func completeSpaces(cmd *cobra.Command, args []string, _ string) ([]string, cobr
 		names = append(names, s.GetName())
 	}
 	return names, cobra.ShellCompDirectiveNoFileComp
+}
+
+func writeSpaces(w io.Writer, reply *admin.ListSpacesResponse) error {
+	t := newTable("NAME", "SEGMENTS", "SETS", "QUEUES", "PROCESSES", "USED", "SIZE", "AGE")
+	for _, s := range reply.GetSpaces() {
+		t.row(s.GetName(), s.GetShmSegments(), s.GetSemSets(), s.GetMsgQueues(), s.GetSessions(),
+			humanSize(s.GetUsed()), humanSize(s.GetSize()), humanAge(s.GetCreated().AsTime()))
+	}
+	return t.write(w)
 }
 
 func writeSpace(w io.Writer, reply *admin.InspectSpaceResponse) error {
