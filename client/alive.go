@@ -9,20 +9,24 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ipcspace/ipcspace/client/abi"
+	"github.com/ipcspace/ipcspace/client/plane"
 )
 
 // liveness is a thread that does nothing but live: the kernel marks the
 // session's word in the pulse when that thread ends, before any parent or peer
-// can learn of the process's death (robust futexes, get_robust_list(2)). It
-// sleeps on the session's doorbell meanwhile.
+// can learn of the process's death (robust futexes, get_robust_list(2)).
+// Meanwhile it listens to the session's doorbell, for all calls that wait.
 //
 // The list is the thread's own. Where the program uses cgo, libc gave the
 // thread one, which is given up: no code but this file's runs on the thread.
 type liveness struct {
 	s     *session
-	over  atomic.Bool
+	bell  *plane.Bell
 	ended chan struct{}
 }
+
+// threads is how many calls of this process may sleep with a thread each.
+const threads = 8
 
 // robustList is a struct robust_list_head (linux/futex.h) and its one entry,
 // in memory that does not move and that nobody else can write: a write into it
@@ -37,6 +41,7 @@ type robustList struct {
 // live starts the thread and waits until the kernel knows its list.
 func (s *session) live() (*liveness, error) {
 	l := &liveness{s: s, ended: make(chan struct{})}
+	l.bell = plane.NewBell(l.doorbell(), threads)
 	started := make(chan error)
 	go func() {
 		defer close(l.ended)
@@ -44,7 +49,7 @@ func (s *session) live() (*liveness, error) {
 		list, err := l.link()
 		started <- err
 		if err == nil {
-			l.listen()
+			l.bell.Listen()
 			l.unlink(list)
 		}
 	}()
@@ -67,7 +72,7 @@ func (l *liveness) ask() *uint64 {
 	return (*uint64)(l.s.pulseWord(l.s.number, abi.PulseAsk))
 }
 
-func (l *liveness) bell() *uint32 {
+func (l *liveness) doorbell() *uint32 {
 	return (*uint32)(l.s.pulseWord(l.s.number, abi.PulseDoorbell))
 }
 
@@ -100,21 +105,9 @@ func (l *liveness) unlink(mem []byte) {
 	_ = unix.Munmap(mem)
 }
 
-// listen sleeps until the doorbell rings, again and again.
-func (l *liveness) listen() {
-	for !l.over.Load() {
-		seen := atomic.LoadUint32(l.bell())
-		if l.over.Load() {
-			return
-		}
-		futexWait(l.bell(), seen, far)
-	}
-}
-
-// end ends the thread.
+// end ends the calls that wait, and the thread.
 func (l *liveness) end() {
-	l.over.Store(true)
-	l.s.ring(l.s.number)
+	l.bell.End()
 	<-l.ended
 }
 

@@ -3,6 +3,10 @@ package client_test
 import (
 	"context"
 	"io/fs"
+	"os"
+	"runtime"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -177,4 +181,47 @@ func TestGet(t *testing.T) {
 	check(t, s.QueueByID(q.ID()).Send(bg, 1, nil))
 	_, err = s.Set(bg, key, 1)
 	want(t, err, client.ErrNotExist)
+}
+
+// Thousands of goroutines wait for messages, with a few threads.
+func TestThousandsReceive(t *testing.T) {
+	s := open(t)
+	q := newQueue(t, s)
+	const n = 5000
+	var got [n + 1]atomic.Int32
+	var done sync.WaitGroup
+	for i := 1; i <= n; i++ {
+		done.Go(func() {
+			buf := make([]byte, 8)
+			_, typ, err := q.Receive(bg, int64(i), buf)
+			if err != nil || typ != int64(i) {
+				t.Errorf("%d: type %d, %v", i, typ, err)
+			}
+			got[i].Add(1)
+		})
+	}
+	for deadline := time.Now().Add(time.Minute); runtime.NumGoroutine() < n && time.Now().Before(deadline); {
+		time.Sleep(time.Millisecond)
+	}
+	time.Sleep(200 * time.Millisecond)
+	if n := threads(t); n > 60 {
+		t.Errorf("%d threads", n)
+	}
+	for i := n; i > 0; i-- {
+		check(t, q.Send(bg, int64(i), []byte("x")))
+	}
+	done.Wait()
+	for i := 1; i <= n; i++ {
+		if k := got[i].Load(); k != 1 {
+			t.Fatalf("message %d was received %d times", i, k)
+		}
+	}
+}
+
+// threads counts this process's.
+func threads(t *testing.T) int {
+	t.Helper()
+	tasks, err := os.ReadDir("/proc/self/task")
+	check(t, err)
+	return len(tasks)
 }

@@ -12,9 +12,6 @@ const (
 	futexWakeOp = 1
 )
 
-// far stands for no time-out.
-const far = 24 * time.Hour
-
 // futexWait sleeps while *word is value, for the duration at most. Why it
 // returned is of no interest: the caller looks at the word.
 func futexWait(word *uint32, value uint32, d time.Duration) {

@@ -227,6 +227,9 @@ func (h *handle) Reap(session uint32) error {
 // Died is plane.Host's.
 func (h *handle) Died(session uint32) bool { return h.s.died(session) }
 
+// Bell is plane.Host's.
+func (h *handle) Bell() *plane.Bell { return h.s.alive.Load().bell }
+
 // RingDoorbell is plane.Host's.
 func (h *handle) RingDoorbell(session uint32) { h.s.ring(session) }
 

@@ -41,7 +41,7 @@ type session struct {
 	readers sync.WaitGroup
 	seq     atomic.Uint32
 
-	alive *liveness
+	alive atomic.Pointer[liveness]
 
 	handlesMu sync.Mutex
 	handles   map[handleKey]weak.Pointer[handle]
@@ -117,10 +117,13 @@ func (s *session) begin(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if s.alive, err = s.live(); err != nil {
+	alive, err := s.live()
+	if err != nil {
 		s.hangUp()
+		return err
 	}
-	return err
+	s.alive.Store(alive)
+	return nil
 }
 
 // leave counts one Space less. With the last, blocked calls end, and so do the
@@ -132,7 +135,7 @@ func (s *session) leave() {
 		return
 	}
 	s.closed.Store(true)
-	s.alive.end()
+	s.alive.Load().end()
 	s.hangUp()
 }
 

@@ -152,6 +152,7 @@ func (h *host) Capacity() (cells, chunks int) {
 	return int(uint32(c)), int(c >> 32)
 }
 func (h *host) QueueBytes() uint64          { return h.o.queueBytes() }
+func (h *host) Bell() *plane.Bell           { return nil }
 func (h *host) RingDoorbell(session uint32) { h.o.space.pulse.ring(session) }
 func (h *host) Died(session uint32) bool    { return h.o.space.pulse.died(session) }
 func (h *host) Valid() bool {

@@ -75,7 +75,10 @@ func (o *object) alloc(kind uint64) (off int, ok bool) {
 	if n <= 0 {
 		return 0, false
 	}
-	start := int(o.load(offHint) % uint64(n))
+	start := int(o.load(offHint))
+	if uint(start) >= uint(n) {
+		start = int(uint(start) % uint(n))
+	}
 	for i := range n {
 		at := start + i
 		if at >= n {

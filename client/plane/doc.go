@@ -65,4 +65,8 @@ type Host interface {
 	// RingDoorbell bumps and wakes PulseDoorbell of the session: a sleeper of
 	// it with SleeperDoorbell was served.
 	RingDoorbell(session uint32)
+
+	// Bell is where calls of the session wait without a thread; nil: each
+	// that waits has one.
+	Bell() *Bell
 }

@@ -68,6 +68,19 @@ func (o *object) help(w uint64) {
 	o.apply(entries)
 	o.noteOutcome(w)
 	o.cas(offLock, w, released(w))
+	o.ringFor(entries)
+}
+
+// ringFor rings the doorbells of those whose cells became DONE, for who
+// committed them died, perhaps, before he did.
+func (o *object) ringFor(entries []abi.LogEntry) {
+	for i := range entries {
+		off, st := int(entries[i].Off), state(entries[i].New)
+		if off >= o.cellsOff && (off-o.cellsOff)%abi.CellSize == 0 && st.phase() == abi.CellDone && st.waits() &&
+			uint32(o.load(off+offFlags))&abi.SleeperDoorbell != 0 {
+			o.host.RingDoorbell(st.session())
+		}
+	}
 }
 
 // noteOutcome tells the owner of a transaction that was offered to a sleeper

@@ -27,6 +27,7 @@ type file struct {
 	qbytes        atomic.Uint64
 	valid         atomic.Bool
 	dead          sync.Map // session -> true once it was killed
+	bells         sync.Map // session -> *Bell, see withBells
 	reap          func(session uint32) error
 	asks          atomic.Int32
 }
@@ -112,8 +113,40 @@ func (m *member) Reap(session uint32) error {
 	}
 	return nil
 }
-func (m *member) QueueBytes() uint64          { return m.qbytes.Load() }
-func (m *member) RingDoorbell(session uint32) {}
+func (m *member) QueueBytes() uint64 { return m.qbytes.Load() }
+func (m *member) RingDoorbell(session uint32) {
+	if b := m.bell(session); b != nil {
+		atomic.AddUint32(b.word, 1)
+		wake(b.word)
+	}
+}
+
+func (m *member) Bell() *Bell { return m.bell(m.session) }
+
+// withBells has sessions wait without a thread for each call.
+var withBells bool
+
+func (f *file) bell(session uint32) *Bell {
+	if !withBells || session == abi.ManagerSession {
+		return nil
+	}
+	if b, ok := f.bells.Load(session); ok {
+		return b.(*Bell)
+	}
+	b, known := f.bells.LoadOrStore(session, NewBell(new(uint32), 0))
+	if !known {
+		over := make(chan struct{})
+		go func() {
+			defer close(over)
+			b.(*Bell).Listen()
+		}()
+		f.t.Cleanup(func() {
+			b.(*Bell).End()
+			<-over
+		})
+	}
+	return b.(*Bell)
+}
 
 func (f *file) set(sems int, session uint32) *Set {
 	f.t.Helper()

@@ -30,6 +30,7 @@ func (h fixed) Died(uint32) bool            { return false }
 func (h fixed) Reap(uint32) error           { return nil }
 func (h fixed) QueueBytes() uint64          { return 4000 }
 func (h fixed) RingDoorbell(session uint32) {}
+func (h fixed) Bell() *Bell                 { return nil }
 
 func TestMain(m *testing.M) {
 	if session := os.Getenv(processEnv); session != "" {

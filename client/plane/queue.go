@@ -2,7 +2,6 @@ package plane
 
 import (
 	"sync/atomic"
-	"time"
 
 	"github.com/ipcspace/ipcspace/client/abi"
 	"golang.org/x/sys/unix"
@@ -109,7 +108,7 @@ func (q *Queue) fits(t *transaction, size int) bool {
 // stamp notes who sent or received last, and when.
 func (t *transaction) stamp(off int, session uint32) {
 	w := t.get(off)
-	now := uint64(time.Now().Unix())<<abi.LastTimeShift | uint64(session)
+	now := uint64(seconds())<<abi.LastTimeShift | uint64(session)
 	if w != now {
 		t.put(off, w, now)
 	}
@@ -228,7 +227,7 @@ func (q *Queue) rescan(t *transaction) {
 			continue
 		}
 		t.setLink(r+offRecvMessage, q.number(m.cell))
-		q.take(t, m, st.session())
+		q.take(t, &m, st.session())
 		t.setState(r, claimed, claimed.to(abi.CellDone, 0))
 	}
 	q.admit(t)

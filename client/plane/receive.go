@@ -53,8 +53,7 @@ func wanted(typ int64, mode uint32, asked int64) bool {
 }
 
 // search is find_msg (ipc/msg.c): a cursor at the message.
-func (q *Queue) search(t *transaction, mode uint32, asked int64) (*cursor, bool) {
-	var best cursor
+func (q *Queue) search(t *transaction, mode uint32, asked int64) (best cursor, ok bool) {
 	c := t.walk(messages)
 	for c.next() {
 		st := q.state(c.cell)
@@ -76,7 +75,7 @@ func (q *Queue) search(t *transaction, mode uint32, asked int64) (*cursor, bool)
 		}
 		asked = typ - 1
 	}
-	return &best, best.cell != 0
+	return best, best.cell != 0
 }
 
 // Receive is msgrcv into a buffer of room len(buf), without MSG_COPY. It
@@ -92,57 +91,77 @@ func (q *Queue) Receive(ctx context.Context, buf []byte, typ int64, flags int) (
 	if flags&msgNoError != 0 {
 		room = math.MaxUint64
 	}
-	var message, cell int
-	waits := false
-	for {
-		err = q.locked(func(t *transaction) error {
-			waits = false
-			if m, found := q.search(t, mode, asked); found {
-				if room < uint64(q.msgSize(m.cell)) {
-					return unix.E2BIG
-				}
-				message = m.cell
-				q.take(t, m, q.host.Session())
-				q.admit(t)
-				return q.commitOn(t)
-			}
-			if !t.holds() {
-				return errRevoked
-			}
-			if flags&ipcNoWait != 0 {
-				return unix.ENOMSG
-			}
-			if cell == 0 {
-				return errCell
-			}
-			st := q.state(cell)
-			t.add(waiters, cell)
-			t.setState(cell, st, st.to(abi.CellWaiting, 0))
-			waits = true
-			return t.commit(false)
-		})
-		if err != errCell {
-			break
-		}
-		if cell, err = q.makeReceiver(mode, asked, room); err != nil {
-			break
-		}
+	message, err := q.receiveNow(mode, asked, room, flags&ipcNoWait != 0)
+	if err == errCell {
+		message, err = q.receiveWaiting(ctx, mode, asked, room)
 	}
+	if err != nil {
+		return 0, 0, err
+	}
+	fail(q.host, "taken")
+	return q.unpack(message, buf)
+}
+
+// receiveNow takes a message that is there. errCell: it has to wait.
+func (q *Queue) receiveNow(mode uint32, asked int64, room uint64, noWait bool) (message int, err error) {
+	err = q.locked(func(t *transaction) error {
+		message, err = q.pick(t, mode, asked, room)
+		switch {
+		case err != nil || message != 0:
+			return err
+		case noWait:
+			return unix.ENOMSG
+		}
+		return errCell
+	})
+	return message, err
+}
+
+// pick takes a message that is there, and commits; 0: there is none.
+func (q *Queue) pick(t *transaction, mode uint32, asked int64, room uint64) (message int, err error) {
+	m, found := q.search(t, mode, asked)
+	switch {
+	case found && room < uint64(q.msgSize(m.cell)):
+		return 0, unix.E2BIG
+	case found:
+		message = m.cell
+		q.take(t, &m, q.host.Session())
+		q.admit(t)
+		return message, q.commitOn(t)
+	case !t.holds():
+		return 0, errRevoked
+	}
+	return 0, nil
+}
+
+func (q *Queue) receiveWaiting(ctx context.Context, mode uint32, asked int64, room uint64) (message int, err error) {
+	c, waits := q.newCall(waiters), false
+	defer c.close()
+	cell, err := q.makeReceiver(mode, asked, room, c.flags())
+	if err != nil {
+		return 0, err
+	}
+	err = q.locked(func(t *transaction) error {
+		message, err = q.pick(t, mode, asked, room)
+		if waits = err == nil && message == 0; !waits {
+			return err
+		}
+		st := q.state(cell)
+		t.add(waiters, cell)
+		t.setState(cell, st, st.to(abi.CellWaiting, 0))
+		return t.commit(false)
+	})
 	if err == nil && waits {
 		fail(q.host, "queued")
-		c := &call{o: &q.object, l: waiters, cell: cell}
+		c.cell = cell
 		c.serve = func(giveUp unix.Errno) error { return q.serveReceiver(cell, mode, asked, room, giveUp) }
 		c.leave = func() error { return q.leave(waiters, cell) }
 		if err = c.sleep(ctx); err == nil {
 			message, _ = q.cell(q.load(cell + offRecvMessage))
 		}
 	}
-	if err == nil {
-		fail(q.host, "taken")
-		n, mtype, err = q.unpack(message, buf)
-	}
 	q.release(cell)
-	return n, mtype, err
+	return message, err
 }
 
 // unpack reads a message that is ours and frees it.
@@ -157,13 +176,13 @@ func (q *Queue) unpack(message int, buf []byte) (n int, mtype int64, err error) 
 	return n, mtype, nil
 }
 
-func (q *Queue) makeReceiver(mode uint32, asked int64, room uint64) (int, error) {
+func (q *Queue) makeReceiver(mode uint32, asked int64, room, flags uint64) (int, error) {
 	cell, err := q.allocGrow(abi.KindReceiver)
 	if err != nil {
 		return 0, err
 	}
 	q.setNext(cell, 0)
-	q.store(cell+offFlags, uint64(mode)<<32) // no flags
+	q.store(cell+offFlags, uint64(mode)<<32|flags)
 	q.store(cell+offRecvType, uint64(asked))
 	q.store(cell+offRecvSize, room)
 	// The version is of this life of the cell alone, see setNext.
@@ -184,7 +203,7 @@ func (q *Queue) serveReceiver(cell int, mode uint32, asked int64, room uint64, g
 		}
 		return 0, func() {
 			t.setLink(cell+offRecvMessage, q.number(m.cell))
-			q.take(t, m, q.host.Session())
+			q.take(t, &m, q.host.Session())
 			q.admit(t)
 		}
 	})

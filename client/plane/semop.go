@@ -3,6 +3,7 @@ package plane
 import (
 	"context"
 	"encoding/binary"
+	"sync"
 	"time"
 	"unsafe"
 
@@ -112,60 +113,81 @@ func (s *Set) slow(ctx context.Context, ops []abi.SemOp, timeout time.Duration) 
 	if timeout >= 0 {
 		deadline = time.Now().Add(timeout)
 	}
-	me, cell := s.host.Session(), 0
-	waits := false
 	asked := map[uint32]bool{}
-	var tr trial
-	for {
-		err := s.locked(func(t *transaction) error {
-			waits = false
-			if dead, ok := s.deadHolder(asked, func(n int) bool { return names(ops, n) }); ok {
-				t.unlock()
-				asked[dead] = true
-				if err := s.host.Reap(dead); err != nil {
-					return err
-				}
-				return errAgain
+	tr := trials.Get().(*trial)
+	err := s.attempt(tr, ops, timeout == 0, asked, nil)
+	if err == errCell {
+		err = s.waiting(ctx, tr, ops, deadline, asked)
+	}
+	trials.Put(tr)
+	return err
+}
+
+// trials are kept for the room in their slices.
+var trials = sync.Pool{New: func() any { return &trial{} }}
+
+// attempt carries the operations out, or makes the sleeper of c WAITING.
+// Without c that is errCell; EAGAIN if they are not to wait.
+func (s *Set) attempt(tr *trial, ops []abi.SemOp, noWait bool, asked map[uint32]bool, c *sleeper) error {
+	me := s.host.Session()
+	return s.locked(func(t *transaction) error {
+		if dead, ok := s.deadHolder(asked, func(n int) bool { return names(ops, n) }); ok {
+			t.unlock()
+			asked[dead] = true
+			if err := s.host.Reap(dead); err != nil {
+				return err
 			}
-			switch v := s.try(t, &tr, me, ops); v {
-			case proceed:
-				return s.carryOut(t, &tr, me)
-			case blocked:
-				if timeout == 0 {
-					return unix.EAGAIN
-				}
-				if cell == 0 {
-					return errCell
-				}
-				if err := s.reserve(t, cell, ops); err != nil {
-					return err
-				}
-				st := s.state(cell)
-				t.add(waiters, cell)
-				t.setState(cell, st, st.to(abi.CellWaiting, 0))
-				waits = true
-				return s.commit(t, false)
-			default:
-				return unix.Errno(v)
-			}
-		})
-		if err == errCell {
-			if cell, err = s.makeSleeper(ops); err == nil {
-				continue
-			}
+			return errAgain
 		}
-		if err != nil || !waits {
-			s.freeSleeper(cell)
-			return err
+		switch v := s.try(t, tr, me, ops); v {
+		case proceed:
+			if c != nil {
+				c.waits = false
+			}
+			return s.carryOut(t, tr, me)
+		case blocked:
+			switch {
+			case noWait:
+				return unix.EAGAIN
+			case c == nil:
+				return errCell
+			}
+			if err := s.reserve(t, c.cell, ops); err != nil {
+				return err
+			}
+			st := s.state(c.cell)
+			t.add(waiters, c.cell)
+			t.setState(c.cell, st, st.to(abi.CellWaiting, 0))
+			c.waits = true
+			return s.commit(t, false)
+		default:
+			return unix.Errno(v)
 		}
-		break
+	})
+}
+
+// sleeper is a call of semop that has to wait.
+type sleeper struct {
+	*call
+	waits bool // its cell is in the list
+}
+
+func (s *Set) waiting(ctx context.Context, tr *trial, ops []abi.SemOp, deadline time.Time, asked map[uint32]bool) error {
+	c := &sleeper{call: s.newCall(waiters)}
+	defer c.close()
+	cell, err := s.makeSleeper(ops, c.flags())
+	if err != nil {
+		return err
+	}
+	c.cell, c.deadline = cell, deadline
+	if err := s.attempt(tr, ops, false, asked, c); err != nil || !c.waits {
+		s.freeSleeper(cell)
+		return err
 	}
 	fail(s.host, "queued")
-	c := &call{o: &s.object, l: waiters, cell: cell, deadline: deadline}
 	c.serve = func(giveUp unix.Errno) error { return s.serveSelf(cell, ops, giveUp) }
 	c.leave = func() error { return s.leave(cell) }
-	err := c.sleep(ctx)
-	if err == nil {
+	if err = c.sleep(ctx); err == nil {
 		s.setTime(offOTime)
 	}
 	s.freeSleeper(cell)
@@ -248,14 +270,14 @@ func (s *Set) leave(cell int) error {
 }
 
 // makeSleeper fills a cell, and as many more as the operations take.
-func (s *Set) makeSleeper(ops []abi.SemOp) (cell int, err error) {
+func (s *Set) makeSleeper(ops []abi.SemOp, flags uint64) (cell int, err error) {
 	cell, err = s.allocGrow(abi.KindSleeper)
 	if err != nil {
 		return 0, err
 	}
 	head := ops[:min(len(ops), abi.SleeperOps)]
 	s.setNext(cell, 0)
-	s.store(cell+offFlags, 0)
+	s.store(cell+offFlags, flags)
 	s.store(cell+offCount, uint64(len(ops))) // and no More
 	s.writeOps(cell+offOps, head)
 	link := cell + offMore

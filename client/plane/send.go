@@ -23,46 +23,53 @@ func (q *Queue) Send(ctx context.Context, typ int64, text []byte, flags int) err
 		return err
 	}
 	fail(q.host, "filled")
-	me, cell, waits := q.host.Session(), 0, false
-	for {
-		err = q.locked(func(t *transaction) error {
-			waits = false
-			if q.fits(t, len(text)) {
-				q.deliver(t, message, me)
-				return q.commitOn(t)
-			}
-			if flags&ipcNoWait != 0 {
-				return unix.EAGAIN
-			}
-			if cell == 0 {
-				return errCell
-			}
-			st := q.state(cell)
-			t.add(senders, cell)
-			t.setState(cell, st, st.to(abi.CellWaiting, 0))
-			waits = true
-			return t.commit(false)
-		})
-		if err != errCell {
-			break
-		}
-		if cell, err = q.makeSender(message, len(text)); err != nil {
-			break
-		}
+	if err = q.sendNow(message, len(text), flags&ipcNoWait != 0); err == errCell {
+		err = q.sendWaiting(ctx, message, len(text))
 	}
-	if err != nil || !waits {
-		if err != nil {
-			q.freeMessage(message)
+	if err != nil {
+		q.freeMessage(message)
+	}
+	return err
+}
+
+// sendNow sends a message that fits. errCell: it has to wait.
+func (q *Queue) sendNow(message, size int, noWait bool) error {
+	me := q.host.Session()
+	return q.locked(func(t *transaction) error {
+		switch {
+		case q.fits(t, size):
+			q.deliver(t, message, me)
+			return q.commitOn(t)
+		case noWait:
+			return unix.EAGAIN
 		}
-		q.release(cell)
+		return errCell
+	})
+}
+
+func (q *Queue) sendWaiting(ctx context.Context, message, size int) error {
+	c, me, waits := q.newCall(senders), q.host.Session(), false
+	defer c.close()
+	cell, err := q.makeSender(message, size, c.flags())
+	if err != nil {
 		return err
 	}
-	fail(q.host, "queued")
-	c := &call{o: &q.object, l: senders, cell: cell}
-	c.serve = func(giveUp unix.Errno) error { return q.serveSender(cell, message, len(text), giveUp) }
-	c.leave = func() error { return q.leave(senders, cell) }
-	if err = c.sleep(ctx); err != nil {
-		q.freeMessage(message)
+	err = q.locked(func(t *transaction) error {
+		if waits = !q.fits(t, size); !waits {
+			q.deliver(t, message, me)
+			return q.commitOn(t)
+		}
+		st := q.state(cell)
+		t.add(senders, cell)
+		t.setState(cell, st, st.to(abi.CellWaiting, 0))
+		return t.commit(false)
+	})
+	if err == nil && waits {
+		fail(q.host, "queued")
+		c.cell = cell
+		c.serve = func(giveUp unix.Errno) error { return q.serveSender(cell, message, size, giveUp) }
+		c.leave = func() error { return q.leave(senders, cell) }
+		err = c.sleep(ctx)
 	}
 	q.release(cell)
 	return err
@@ -70,20 +77,21 @@ func (q *Queue) Send(ctx context.Context, typ int64, text []byte, flags int) err
 
 // commitOn commits, and goes on with what that leaves pending.
 func (q *Queue) commitOn(t *transaction) error {
-	if err := t.commit(true); err != nil {
+	pending := t.get(offPending)&1 != 0
+	if err := t.commit(pending); err != nil || !pending {
 		return err
 	}
 	q.finish(t)
 	return nil
 }
 
-func (q *Queue) makeSender(message, size int) (int, error) {
+func (q *Queue) makeSender(message, size int, flags uint64) (int, error) {
 	cell, err := q.allocGrow(abi.KindSender)
 	if err != nil {
 		return 0, err
 	}
 	q.setNext(cell, 0)
-	q.store(cell+offFlags, q.number(message)<<32) // no flags
+	q.store(cell+offFlags, q.number(message)<<32|flags)
 	q.store(cell+offSendSize, uint64(size))
 	return cell, nil
 }

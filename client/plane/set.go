@@ -2,7 +2,6 @@ package plane
 
 import (
 	"sync/atomic"
-	"time"
 
 	"github.com/ipcspace/ipcspace/client/abi"
 	"golang.org/x/sys/unix"
@@ -104,7 +103,7 @@ func (s *Set) OTime() int64 { return int64(s.load(offOTime)) }
 func (s *Set) CTime() int64 { return int64(s.load(offCTime)) }
 
 func (s *Set) setTime(off int) {
-	if now := uint64(time.Now().Unix()); s.load(off) != now {
+	if now := uint64(seconds()); s.load(off) != now {
 		s.store(off, now)
 	}
 }

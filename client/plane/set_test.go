@@ -323,7 +323,7 @@ func TestRecover(t *testing.T) {
 	tr, err := m.begin()
 	ok(t, err)
 	ok(t, tr.lock())
-	cell, err := m.makeSleeper([]abi.SemOp{op(0, -1)})
+	cell, err := m.makeSleeper([]abi.SemOp{op(0, -1)}, 0)
 	ok(t, err)
 	tr.add(waiters, cell)
 	st := m.state(cell)

@@ -77,13 +77,46 @@ type call struct {
 	serve func(giveUp unix.Errno) error
 	// leave takes the cancelled cell off its list.
 	leave func() error
+
+	bell     *Bell
+	threaded bool          // a thread sleeps on the cell
+	nudged   chan struct{} // else: look at the cell
+	asleep   state         // what the goroutine waits for to change; bell.mu
+	at       int           // in bell.calls; bell.mu
+
+	mu    sync.Mutex
+	ended bool // from outside: it is to give up
+	over  bool
+}
+
+// newCall makes a call that is going to wait; its cell has the call's flags.
+func (o *object) newCall(l list) *call {
+	c := &call{o: o, l: l, bell: o.host.Bell(), threaded: true}
+	if c.bell != nil && !c.bell.take() {
+		c.threaded, c.nudged = false, make(chan struct{}, 1)
+	}
+	return c
+}
+
+// flags are those of the cell (abi.Sleeper*).
+func (c *call) flags() uint64 {
+	if c.threaded {
+		return 0
+	}
+	return abi.SleeperDoorbell
+}
+
+// close gives back what newCall took.
+func (c *call) close() {
+	if c.bell != nil && c.threaded {
+		c.bell.threads.Add(-1)
+	}
 }
 
 // sleep waits until the call is served, by others or by itself. The error is
 // the call's. The cell is the caller's again, and on no list.
 func (c *call) sleep(ctx context.Context) error {
-	interrupted := c.interrupts(ctx)
-	defer interrupted(true)
+	defer c.watch(ctx)()
 	for claims := 0; ; {
 		st := c.o.state(c.cell)
 		if st.session() != c.o.host.Session() || !st.waits() {
@@ -93,14 +126,18 @@ func (c *call) sleep(ctx context.Context) error {
 		case abi.CellDone:
 			return errnoError(st.errno())
 		case abi.CellWaiting:
-			if giveUp := c.giveUp(interrupted); giveUp != 0 {
+			if giveUp := c.giveUp(ctx); giveUp != 0 {
 				if c.o.shift(c.cell, st, st.to(abi.CellCancelled, 0)) {
 					return c.cancelled(giveUp)
 				}
 				continue
 			}
 			fail(c.o.host, "about to sleep")
-			wait(c.o.futex(c.cell), uint32(st), c.rest())
+			if c.threaded {
+				wait(c.o.futex(c.cell), uint32(st), c.rest())
+			} else {
+				c.bell.await(ctx, c, st, c.rest())
+			}
 			fail(c.o.host, "awake")
 		case abi.CellCancelled:
 			return c.cancelled(unix.EINTR)
@@ -113,7 +150,7 @@ func (c *call) sleep(ctx context.Context) error {
 			fallthrough
 		case abi.CellRetry:
 			claims = 0
-			if err := c.serve(c.giveUp(interrupted)); err != nil {
+			if err := c.serve(c.giveUp(ctx)); err != nil {
 				if st := c.o.state(c.cell); st.phase() == abi.CellDone {
 					return errnoError(st.errno())
 				}
@@ -137,9 +174,12 @@ func (c *call) cancelled(giveUp unix.Errno) error {
 //
 // The slot word is looked at after the cell became WAITING, and a remover
 // looks at cells after it cleared the slot word: one sees the other.
-func (c *call) giveUp(interrupted func(bool) bool) unix.Errno {
+func (c *call) giveUp(ctx context.Context) unix.Errno {
+	c.mu.Lock()
+	ended := c.ended || !c.threaded && ctx.Err() != nil
+	c.mu.Unlock()
 	switch {
-	case interrupted(false):
+	case ended:
 		return unix.EINTR
 	case !c.o.host.Valid() || c.o.ended():
 		return c.o.gone().(unix.Errno)
@@ -156,37 +196,53 @@ func (c *call) rest() time.Duration {
 	return max(min(time.Until(c.deadline), far), 0)
 }
 
-// interrupts has the end of ctx wake the call. The function it returns says
-// whether that happened, and with over ends the arrangement.
-func (c *call) interrupts(ctx context.Context) func(over bool) bool {
-	if ctx.Done() == nil {
-		return func(bool) bool { return false }
+// watch has the end of ctx, and the bell, wake the call, until the function
+// that it returns is called.
+func (c *call) watch(ctx context.Context) (over func()) {
+	stop := func() bool { return true }
+	if c.threaded && ctx.Done() != nil {
+		stop = context.AfterFunc(ctx, c.interrupt)
 	}
-	var mu sync.Mutex
-	var fired, ended bool
-	stop := context.AfterFunc(ctx, func() {
-		mu.Lock()
-		defer mu.Unlock()
-		if ended {
-			return
+	if c.bell != nil {
+		c.bell.add(c)
+	}
+	return func() {
+		if c.bell != nil {
+			c.bell.remove(c)
 		}
-		fired = true
-		st := c.o.state(c.cell)
-		if p := st.phase(); p == abi.CellWaiting || p == abi.CellRetry {
-			c.o.shift(c.cell, st, st.to(abi.CellCancelled, 0))
-		}
-		// CLAIMED by one who died before waking us, perhaps: then we serve
-		// ourselves a last time.
-		wake(c.o.futex(c.cell))
-	})
-	return func(over bool) bool {
-		mu.Lock()
-		defer mu.Unlock()
-		if over {
-			ended = true
-			stop()
-		}
-		return fired
+		stop()
+		c.mu.Lock()
+		c.over = true
+		c.mu.Unlock()
+	}
+}
+
+// interrupt has the call give up.
+func (c *call) interrupt() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.over {
+		return // the cell may be another's
+	}
+	c.ended = true
+	if !c.threaded {
+		c.nudge()
+		return
+	}
+	st := c.o.state(c.cell)
+	if p := st.phase(); p == abi.CellWaiting || p == abi.CellRetry {
+		c.o.shift(c.cell, st, st.to(abi.CellCancelled, 0))
+	}
+	// CLAIMED by one who died before waking us, perhaps: then we serve
+	// ourselves a last time.
+	wake(c.o.futex(c.cell))
+}
+
+// nudge has a goroutine look at its cell.
+func (c *call) nudge() {
+	select {
+	case c.nudged <- struct{}{}:
+	default:
 	}
 }
 

@@ -1,6 +1,7 @@
 package plane
 
 import (
+	"sync"
 	"unsafe"
 
 	"github.com/ipcspace/ipcspace/client/abi"
@@ -50,8 +51,13 @@ func (o *object) begin() (*transaction, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &transaction{o: o, log: log, limit: roomy, work: maxWork}, nil
+	t := transactions.Get().(*transaction)
+	t.o, t.log, t.limit, t.work = o, log, roomy, maxWork
+	return t, nil
 }
+
+// transactions are kept for the room in their slices.
+var transactions = sync.Pool{New: func() any { return &transaction{} }}
 
 // end frees the log cells. The transaction is over, committed or not.
 func (t *transaction) end() {
@@ -64,11 +70,14 @@ func (t *transaction) end() {
 	for _, off := range t.more {
 		t.o.free(off)
 	}
-	t.more = nil
+	t.o, t.held, t.more, t.spare = nil, 0, t.more[:0], t.spare[:0]
+	transactions.Put(t)
 }
 
 func (t *transaction) reset() {
-	t.spare, t.linking = append(t.spare, t.linking...), t.linking[:0]
+	if len(t.linking) > 0 {
+		t.spare, t.linking = append(t.spare, t.linking...), t.linking[:0]
+	}
 	t.entries, t.states, t.at, t.ring = t.entries[:0], t.states[:0], nil, t.ring[:0]
 	t.undo, t.seen = t.undo[:0], false
 }

@@ -1,0 +1,8 @@
+package plane
+
+// granuleShift makes a granule of the time stamp counter, of 1 GHz or more, a
+// millisecond or less.
+const granuleShift = 20
+
+// ticks is the CPU's time stamp counter.
+func ticks() uint64

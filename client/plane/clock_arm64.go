@@ -1,0 +1,8 @@
+package plane
+
+// granuleShift makes a granule of the virtual counter, of 24 MHz or more, a
+// millisecond or less.
+const granuleShift = 14
+
+// ticks is the CPU's virtual counter.
+func ticks() uint64
