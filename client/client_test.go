@@ -183,12 +183,15 @@ func TestGet(t *testing.T) {
 	want(t, err, client.ErrNotExist)
 }
 
+// manyGoroutines is how many wait at once.
+var manyGoroutines = 5000
+
 // Thousands of goroutines wait for messages, with a few threads.
 func TestThousandsReceive(t *testing.T) {
 	s := open(t)
 	q := newQueue(t, s)
-	const n = 5000
-	var got [n + 1]atomic.Int32
+	n := manyGoroutines
+	got := make([]atomic.Int32, n+1)
 	var done sync.WaitGroup
 	for i := 1; i <= n; i++ {
 		done.Go(func() {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"sync"
 	"sync/atomic"
 	"weak"
 
@@ -36,6 +37,7 @@ type handle struct {
 
 	capacity atomic.Uint64 // chunks 32 | cells 32
 	qbytes   atomic.Uint64
+	growing  sync.Mutex
 
 	fd    int          // segment
 	set   *plane.Set   // nil: brokered
@@ -206,8 +208,13 @@ func (h *handle) QueueBytes() uint64 {
 	return h.qbytes.Load()
 }
 
-// Grow is plane.Host's.
+// Grow is plane.Host's. Of many that find no room one asks.
 func (h *handle) Grow(cells, chunks int) error {
+	h.growing.Lock()
+	defer h.growing.Unlock()
+	if haveCells, haveChunks := h.Capacity(); haveCells >= cells && haveChunks >= chunks {
+		return nil
+	}
 	_, err := h.s.tell(context.Background(), abi.MsgGrow, int64(h.family), int64(h.id), int64(cells), int64(chunks))
 	if err == nil && h.Valid() {
 		return nil
