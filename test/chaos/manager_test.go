@@ -116,6 +116,7 @@ func (f frozen) Died(uint32) bool     { return false }
 func (f frozen) Reap(uint32) error    { return nil }
 func (f frozen) QueueBytes() uint64   { return f.qbytes }
 func (f frozen) RingDoorbell(uint32)  {}
+func (f frozen) Bell() *plane.Bell    { return nil }
 
 func mapFile(path string) ([]byte, error) {
 	file, err := os.Open(path)
