@@ -27,7 +27,7 @@ help: ## this list
 # ---- build ----
 
 # A room joins the build when it has its first file.
-COMMANDS := $(foreach c,client/ipcspace manager/ipcspace-manager,$(if $(wildcard $(c)/*.go),$(notdir $(c))))
+COMMANDS := $(foreach c,client/ipcspace manager/ipcspace-manager shim/ipcspace-shim,$(if $(wildcard $(c)/*.go),$(notdir $(c))))
 PRELOAD  := $(wildcard client/preload/*.c)
 LIBRARY  := $(if $(PRELOAD),$(BIN)/libipcspace.so)
 # The second architecture is optional where its compiler is missing, except in continuous integration.
@@ -39,11 +39,13 @@ commands: $(addprefix $(BIN)/,$(COMMANDS))
 library: $(LIBRARY) $(ARM64)
 
 # Go knows better than make what is out of date.
-.PHONY: $(BIN)/ipcspace $(BIN)/ipcspace-manager
+.PHONY: $(BIN)/ipcspace $(BIN)/ipcspace-manager $(BIN)/ipcspace-shim
 $(BIN)/ipcspace:
 	@$(GO_BUILD) -o $@ ./client/ipcspace
 $(BIN)/ipcspace-manager:
 	@$(GO_BUILD) -o $@ ./manager/ipcspace-manager
+$(BIN)/ipcspace-shim:
+	@$(GO_BUILD) -o $@ ./shim/ipcspace-shim
 
 # libipcspace.so lives inside programs of any libc and age: no DT_NEEDED, nothing undefined but weak
 # references (-z defs), no outline atomics (libgcc's ask libc). libgcc has the arithmetic that the
@@ -85,7 +87,7 @@ RANDOM_TESTS := ^(TestChaos|TestDifferential|TestAttacks)$$
 TEST_PACKAGES = $(shell $(GO) list ./test/... 2>/dev/null)
 TEST_FLAGS   ?=
 
-.PHONY: test test-packages test-programs
+.PHONY: test test-packages test-programs test-containers
 test: vet build test-packages test-programs ## everything that must pass
 
 test-packages: build ## the packages' own tests, with the race detector
@@ -93,6 +95,9 @@ test-packages: build ## the packages' own tests, with the race detector
 
 test-programs: build $(BIN)/test/libipcspace-fail.so ## conformance with the kernel, and real programs
 	$(if $(TEST_PACKAGES),$(GO) test -p 1 -count=1 -timeout 40m -skip '$(RANDOM_TESTS)' $(TEST_FLAGS) $(TEST_PACKAGES))
+
+test-containers: build ## real containers: Docker, containerd and runc, with the manager and the shim
+	$(GO) test -count=1 -timeout 40m $(TEST_FLAGS) ./test/containers
 
 .PHONY: conformance
 conformance: build ## the table: row, test, kernel, space
@@ -131,7 +136,7 @@ demo: ## two isolated spaces with PostgreSQL in each, in about a minute
 
 .PHONY: vet
 vet: ## format, go vet, and that generated files are up to date
-	@unformatted="$$(gofmt -l client manager test)"; \
+	@unformatted="$$(gofmt -l client manager shim test)"; \
 		if [ -n "$$unformatted" ]; then echo "not formatted, run make fmt:"; echo "$$unformatted"; exit 1; fi
 	$(GO) vet ./...
 	@mkdir -p $(CACHE) && (cd client/abi && $(GO) run ./gen $(CACHE)/abi.h) && \
@@ -139,7 +144,7 @@ vet: ## format, go vet, and that generated files are up to date
 
 .PHONY: fmt
 fmt: ## format the Go sources
-	gofmt -w client manager test
+	gofmt -w client manager shim test
 
 # What test/tools/go.mod pins is built once, into a cache outside the tree.
 PROTOC_PLUGINS := $(addprefix $(CACHE)/tools/,protoc-gen-go protoc-gen-go-grpc)

@@ -33,6 +33,10 @@ type Config struct {
 	Unprivileged bool
 	// Ephemeral removes all spaces when Run returns.
 	Ephemeral bool
+	// DefaultSize is the Size of spaces that do not say one. 0: half of the machine's memory.
+	DefaultSize uint64
+	// ReclaimDelay is how long a space with Delete stays after it was last asked for. 0: 30 s.
+	ReclaimDelay time.Duration
 	// Budget is the most bytes that all spaces together may promise. 0: no
 	// bound but their own sizes.
 	Budget uint64
@@ -42,7 +46,7 @@ type Config struct {
 type SpaceConfig struct {
 	Name string // a DNS label (RFC 1123): lower-case letters, digits and '-', at most 63
 	// Size is the most bytes that all objects of the space may have together.
-	// 0: half of the machine's memory.
+	// 0: Config.DefaultSize.
 	Size uint64
 	// Inodes bounds the files of the space. 0: enough for the limits.
 	Inodes uint64
@@ -52,7 +56,33 @@ type SpaceConfig struct {
 	Limits *Limits
 	// Closed: nobody may register before Admit says who.
 	Closed bool
+	// Reclaim says whether the space goes with its last container.
+	Reclaim Reclaim
+	// LeftBehind says which objects go when the container that made them is
+	// gone and nobody uses them.
+	LeftBehind LeftBehind
 }
+
+// Reclaim is what becomes of a space that no container has any more.
+type Reclaim uint32
+
+// Retain keeps it, Delete removes it.
+const (
+	Retain Reclaim = iota
+	Delete
+)
+
+// LeftBehind is what becomes of objects that nobody uses and whose container
+// is gone, as after each round of a crash loop.
+type LeftBehind uint32
+
+// LeftPrivate removes those made with IPC_PRIVATE, which nobody else can find
+// by a key; LeftKeep none, as the kernel does; LeftUnused all.
+const (
+	LeftPrivate LeftBehind = iota
+	LeftKeep
+	LeftUnused
+)
 
 // Limits are the sysctls kernel.shm*, kernel.sem and kernel.msg* of a space:
 // bytes (ShmMax, MsgMax, MsgMnb), pages of 4 KiB (ShmAll), or objects.
@@ -109,7 +139,9 @@ type SpaceInfo struct {
 	MaxSessions int
 	// Sealed: members cannot shrink, reopen or unlink objects. Not so for an
 	// unprivileged manager: then members trust each other.
-	Sealed bool
+	Sealed     bool
+	Reclaim    Reclaim
+	LeftBehind LeftBehind
 }
 
 // SpaceDetail is a space with what is in it.
@@ -117,6 +149,18 @@ type SpaceDetail struct {
 	SpaceInfo
 	ObjectList  []ObjectInfo
 	SessionList []SessionInfo
+	// ContainerList is who has the folder mounted, registered or not.
+	ContainerList []ContainerInfo
+}
+
+// ContainerInfo describes a container, or another mount namespace, that has a
+// space's folder.
+type ContainerInfo struct {
+	Name      string // its id, or its cgroup's name; "": none
+	PID       int    // one of its processes, in the manager's pid namespace
+	Mount     string // where it has the folder
+	Writable  bool   // and can write in it: then the library refuses it
+	Processes int    // that registered
 }
 
 // ObjectInfo describes one object, as the *_STAT calls do.
@@ -142,12 +186,13 @@ type ObjectInfo struct {
 
 // SessionInfo describes one process registered with a space.
 type SessionInfo struct {
-	Session  uint32
-	PID      int // in the manager's pid namespace
-	Command  string
-	Started  time.Time // when it registered with this manager
-	Uses     int       // segments attached
-	Channels int
+	Session   uint32
+	PID       int // in the manager's pid namespace
+	Command   string
+	Container string    // "": none
+	Started   time.Time // when it registered with this manager
+	Uses      int       // segments attached
+	Channels  int
 }
 
 // Errors of the exported calls. They come wrapped in what was tried and what

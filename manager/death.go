@@ -144,6 +144,7 @@ func (s *space) bury(x *session) {
 	s.dropSession(x)
 	s.settleChildren(x)
 	s.destroyOrphans()
+	s.left(x)
 	s.log.Debug("session ended", keySession, x.number, keyPID, x.id.pid)
 }
 

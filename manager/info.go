@@ -22,7 +22,8 @@ func (s *space) info() SpaceInfo {
 		Size:    s.storage.size, Used: s.storage.promised, Limits: s.table.limits(),
 		Objects:    [abi.Families]int{int(h.InUse[Shm]), int(h.InUse[Sem]), int(h.InUse[Msg])},
 		Semaphores: int(h.Sems), Sessions: s.liveLocked(), MaxSessions: int(s.state.header.MaxSessions),
-		Sealed: s.storage.guard != nil,
+		Sealed:  s.storage.guard != nil,
+		Reclaim: Reclaim(s.state.header.Reclaim), LeftBehind: s.policy(),
 	}
 }
 
@@ -51,7 +52,7 @@ func (s *space) sessionInfos() []SessionInfo {
 		if x.id == (processID{}) {
 			continue
 		}
-		i := SessionInfo{Session: x.number, PID: x.id.pid, Started: x.since, Channels: len(x.channels)}
+		i := SessionInfo{Session: x.number, PID: x.id.pid, Container: x.container, Started: x.since, Channels: len(x.channels)}
 		if b, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", x.id.pid)); err == nil {
 			i.Command = strings.TrimSuffix(string(b), "\n")
 		}

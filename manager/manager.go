@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -25,6 +26,8 @@ type Manager struct {
 	mounts bool
 	guard  *guard // nil: files are not sealed
 	userns *userns
+	node   node
+	work   sync.WaitGroup
 	growth *growth
 	deaths *deaths
 	budget budget
@@ -67,6 +70,7 @@ func New(cfg Config) (m *Manager, err error) {
 	if m.userns, err = managerUserns(); err != nil {
 		return nil, fmt.Errorf("own user namespace: %w", err)
 	}
+	m.node = newNode()
 	if m.deaths, err = newDeaths(); err != nil {
 		return nil, err
 	}
@@ -149,7 +153,7 @@ func (m *Manager) adopt() error {
 			return err
 		}
 		for _, e := range entries {
-			if e.IsDir() && validName(e.Name()) {
+			if e.IsDir() && ValidName(e.Name()) {
 				names[e.Name()] = true
 			}
 		}
@@ -177,9 +181,18 @@ func (m *Manager) adopt() error {
 			m.log.Error("space is out of service; its files stay; remove its folders, or start the manager again", keyError, err)
 			continue
 		}
-		m.spaces[name] = s
+		m.keep(s)
 	}
 	return nil
+}
+
+// keep enters a space that is served.
+func (m *Manager) keep(s *space) {
+	m.spaces[s.name] = s
+	s.asked.Store(time.Now().UnixNano())
+	if Reclaim(s.state.header.Reclaim) == Delete {
+		m.work.Go(func() { m.reclaim(s) })
+	}
 }
 
 // Run serves until ctx is done, then stops. Spaces stay, unless Ephemeral.
@@ -207,6 +220,7 @@ func (m *Manager) Close() error {
 			s.end()
 		}
 	}
+	m.work.Wait()
 	m.release()
 	return errors.Join(errs...)
 }
@@ -229,6 +243,9 @@ func (m *Manager) release() {
 // CreateSpace makes a space and serves it. ErrInvalidName, ErrInvalid,
 // ErrExists, ErrBudget.
 func (m *Manager) CreateSpace(ctx context.Context, cfg SpaceConfig) (SpaceInfo, error) {
+	if cfg.Size == 0 {
+		cfg.Size = m.cfg.DefaultSize
+	}
 	if err := cfg.complete(); err != nil {
 		return SpaceInfo{}, err
 	}
@@ -250,15 +267,18 @@ func (m *Manager) CreateSpace(ctx context.Context, cfg SpaceConfig) (SpaceInfo, 
 	if err := s.serve(); err != nil {
 		return SpaceInfo{}, fmt.Errorf("serve space %q: %w", cfg.Name, errors.Join(err, s.destroy()))
 	}
-	m.spaces[cfg.Name] = s
+	m.keep(s)
 	s.log.Info("space created", "size", cfg.Size, "sealed", s.storage.guard != nil)
 	return s.info(), nil
 }
 
 // complete checks a configuration and fills in what it leaves out.
 func (c *SpaceConfig) complete() error {
-	if !validName(c.Name) {
-		return fmt.Errorf("%q: %w; use lower-case letters, digits and '-', at most 63, no '-' at the ends", c.Name, ErrInvalidName)
+	if !ValidName(c.Name) {
+		return nameError(c.Name)
+	}
+	if c.Reclaim > Delete || c.LeftBehind > LeftUnused {
+		return fmt.Errorf("reclaim %d, left behind %d: %w", c.Reclaim, c.LeftBehind, ErrInvalid)
 	}
 	limits := DefaultLimits()
 	if c.Limits != nil {
@@ -290,8 +310,12 @@ func (c *SpaceConfig) complete() error {
 	return nil
 }
 
-// validName tells whether name is a DNS label (RFC 1123).
-func validName(name string) bool {
+func nameError(name string) error {
+	return fmt.Errorf("%q: %w; use lower-case letters, digits and '-', at most 63, no '-' at the ends", name, ErrInvalidName)
+}
+
+// ValidName tells whether name is a DNS label (RFC 1123), as spaces' names are.
+func ValidName(name string) bool {
 	if len(name) == 0 || len(name) > 63 || name[0] == '-' || name[len(name)-1] == '-' {
 		return false
 	}
@@ -311,6 +335,10 @@ func (m *Manager) RemoveSpace(ctx context.Context, name string, force bool) erro
 	}
 	if n := s.live(); n > 0 && !force {
 		return fmt.Errorf("space %q has %d processes: %w; stop them, or remove it by force", name, n, ErrInUse)
+	}
+	if members := s.members(); len(members) > 0 && !force {
+		return fmt.Errorf("space %q is mounted in %d containers (%q and so on): %w; stop them, or remove it by force",
+			name, len(members), members[0].container, ErrInUse)
 	}
 	delete(m.spaces, name)
 	if err := s.destroy(); err != nil {
@@ -340,7 +368,7 @@ func (m *Manager) Space(name string) (SpaceDetail, error) {
 	if err != nil {
 		return SpaceDetail{}, err
 	}
-	return SpaceDetail{SpaceInfo: s.info(), ObjectList: s.objectInfos(), SessionList: s.sessionInfos()}, nil
+	return SpaceDetail{SpaceInfo: s.info(), ObjectList: s.objectInfos(), SessionList: s.sessionInfos(), ContainerList: s.containerInfos()}, nil
 }
 
 // Objects lists the objects of a space by family and index. ErrNoSpace.

@@ -57,6 +57,9 @@ func (s *space) recover() error {
 	if err := s.serve(); err != nil {
 		return err
 	}
+	s.mu.Lock()
+	s.resumeWatches()
+	s.mu.Unlock()
 	s.log.Info("space adopted", "sessions", len(s.sessions), "shm", len(s.objects[Shm]), "sem", len(s.objects[Sem]), "msg", len(s.objects[Msg]))
 	return nil
 }
@@ -281,6 +284,9 @@ func (s *space) readSessions() error {
 		x.pidns = public.PidNS
 		if pid := int(st.PID); pid != 0 {
 			x.id = processID{pid, st.Start}
+			if name := s.m.node.containerOf(pid); containerTag(name) == st.Container {
+				x.container = name
+			}
 			s.process[x.id] = append(s.process[x.id], x)
 		}
 	}

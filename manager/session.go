@@ -28,6 +28,8 @@ type session struct {
 	pidfd int       // -1: none
 	pidns uint64
 	since time.Time
+	// container is the name of the process's container, "": none.
+	container string
 
 	channels map[*channel]struct{}
 	// opened are the sets and queues that may hold something of the session,
@@ -242,12 +244,14 @@ func (s *space) bind(x *session, id processID) error {
 		return err
 	}
 	levels, err := pidLevelsOf(id.pid)
+	container := s.m.node.containerOf(id.pid)
 	if start, err2 := startTime(id.pid); err != nil || err2 != nil || start != id.start || !pidAlive(fd) {
 		_ = unix.Close(fd)
 		return unix.ESRCH
 	}
 	x.id, x.pidfd, x.pidns = id, fd, levels[0].NS
 	x.state.Levels, x.state.Start = levels, id.start
+	x.container, x.state.Container = container, containerTag(container)
 	atomic.StoreUint32(&x.state.PID, uint32(id.pid))
 	step("session: bound")
 	x.public.PidNS, x.public.Start = levels[0].NS, id.start

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -48,6 +49,10 @@ type space struct {
 	mapped   int      // control files mapped
 	calls    int      // brokered calls under way
 	settling *time.Timer
+	asked    atomic.Int64      // when the space was last asked for, ns since 1970
+	watched  map[string]bool   // containers whose end is waited for
+	gone     map[uint64]string // containers that are gone and left objects that others use, by tag
+	sweeping *time.Timer
 	closed   bool
 }
 
@@ -65,6 +70,8 @@ const (
 	keyFamily  = "family"
 	keyID      = "id"
 	keyError   = "error"
+
+	keyContainer = "container"
 )
 
 func (m *Manager) newSpace(name string) *space {
@@ -83,6 +90,7 @@ func (m *Manager) newSpace(name string) *space {
 		segments: map[uint64]*object{},
 		sessions: map[uint32]*session{},
 		process:  map[processID][]*session{},
+		watched:  map[string]bool{}, gone: map[uint64]string{},
 	}
 	for f := range s.objects {
 		s.objects[f] = map[uint32]*object{}
@@ -116,6 +124,7 @@ func (s *space) create(cfg SpaceConfig) (err error) {
 	}
 	h := s.state.header
 	h.Created, h.Size, h.Inodes, h.MaxSessions = now(), cfg.Size, cfg.Inodes, uint64(cfg.Sessions)
+	h.Reclaim, h.LeftBehind = uint32(cfg.Reclaim), uint32(cfg.LeftBehind)
 	s.state.format()
 	if f, err = s.storage.create(s.storage.path("pulse"), abi.PulseSize); err != nil {
 		return err
@@ -211,6 +220,9 @@ func (s *space) serve() error {
 			return err
 		}
 	}
+	if err := writePreloadFile(public); err != nil {
+		return err
+	}
 	if s.channels, err = newListeners(s); err != nil {
 		return err
 	}
@@ -233,6 +245,9 @@ func (s *space) end() {
 	s.closed = true
 	if s.settling != nil {
 		s.settling.Stop()
+	}
+	if s.sweeping != nil {
+		s.sweeping.Stop()
 	}
 	var open []*channel
 	for _, x := range s.sessions {
@@ -302,6 +317,22 @@ func (s *space) destroy() error {
 	s.storage.budget.give(s.storage.promised)
 	s.storage.promised, s.storage.inner = 0, 0
 	return errors.Join(err, s.storage.destroy())
+}
+
+// writePreloadFile writes what a container may bind over its /etc/ld.so.preload: the library's path
+// as containers have it, ld.so(8).
+func writePreloadFile(public string) error {
+	path := filepath.Join(public, filepath.Dir(abi.LibraryName), "ld.so.preload")
+	if _, err := os.Stat(path); err == nil {
+		return nil
+	}
+	if err := os.WriteFile(path+".new", []byte("/run/ipcspace/"+abi.LibraryName+"\n"), 0o644); err != nil {
+		return err
+	}
+	if err := os.Chmod(path+".new", 0o644); err != nil { // whatever the umask
+		return err
+	}
+	return os.Rename(path+".new", path)
 }
 
 // installLibrary puts a copy of the library under a name of its own and

@@ -35,6 +35,8 @@ type stateHeader struct {
 	_           uint32
 	IDs         [abi.Families]idState
 	Intent      intent
+	Reclaim     uint32
+	LeftBehind  uint32
 }
 
 // sessionState is the private side of an abi.SessionRecord.
@@ -45,7 +47,10 @@ type sessionState struct {
 	Cookie  [16]byte
 	Levels  [pidLevels]pidLevel
 	Results [keptResults]result
-	_       [3]uint64
+	// Container is the tag of the process's container. It outlives the process
+	// as long as an object names the session.
+	Container uint64
+	_         [2]uint64
 }
 
 // pidLevels is how many nested pid namespaces are remembered of a process.

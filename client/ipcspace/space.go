@@ -44,6 +44,7 @@ func newSpaceCreate() *cobra.Command {
 	var inodes uint64
 	var sessions uint32
 	var limits []string
+	var reclaim, leftBehind string
 	cmd := &cobra.Command{
 		Use:   "create NAME",
 		Short: "Make a space",
@@ -63,9 +64,18 @@ shmmax shmall shmmni semmsl semmns semopm semmni msgmax msgmnb msgmni.`,
 			if err != nil {
 				return usageErrorf("--limit: %w", err)
 			}
+			policy, ok := admin.Reclaim_value["RECLAIM_"+strings.ToUpper(reclaim)]
+			if !ok {
+				return usageErrorf("--reclaim %q: it is retain or delete", reclaim)
+			}
+			left, ok := admin.LeftBehind_value["LEFT_BEHIND_"+strings.ToUpper(leftBehind)]
+			if !ok {
+				return usageErrorf("--left-behind %q: it is private, keep or unused", leftBehind)
+			}
 			ask := func(m *admin.Client) (*admin.CreateSpaceResponse, error) {
 				return m.CreateSpace(cmd.Context(), &admin.CreateSpaceRequest{
 					Name: args[0], Size: bytes, Inodes: inodes, Sessions: sessions, Limits: parsed,
+					Reclaim: admin.Reclaim(policy), LeftBehind: admin.LeftBehind(left),
 				})
 			}
 			return tell(cmd, output, ask, func(w io.Writer, reply *admin.CreateSpaceResponse) error {
@@ -74,10 +84,12 @@ shmmax shmall shmmni semmsl semmns semopm semmni msgmax msgmnb msgmni.`,
 			})
 		},
 	}
-	cmd.Flags().StringVar(&size, "size", "", "bytes that all objects may have together, as 512m or 2g (default half of the memory)")
+	cmd.Flags().StringVar(&size, "size", "", "bytes that all objects may have together, as 512m or 2g (default the manager's)")
 	cmd.Flags().Uint64Var(&inodes, "inodes", 0, "files of the space (default enough for the limits)")
 	cmd.Flags().Uint32Var(&sessions, "sessions", 0, "processes at one time (default the manager's)")
 	cmd.Flags().StringSliceVar(&limits, "limit", nil, "a limit, as shmmni=64; several by commas or repeated")
+	cmd.Flags().StringVar(&reclaim, "reclaim", "retain", "delete: the space goes with the last container that has it")
+	cmd.Flags().StringVar(&leftBehind, "left-behind", "private", "which objects go when the container that made them is gone and nobody uses them: private (made with IPC_PRIVATE), keep (none), unused (all)")
 	addOutput(cmd, &output)
 	return cmd
 }
@@ -195,15 +207,49 @@ func writeSpace(w io.Writer, reply *admin.InspectSpaceResponse) error {
 		humanLimit(l.GetShmmax()), humanLimit(l.GetShmall()), l.GetShmmni(),
 		l.GetSemmsl(), l.GetSemmns(), l.GetSemopm(), l.GetSemmni(),
 		l.GetMsgmax(), l.GetMsgmnb(), l.GetMsgmni())
+	fmt.Fprintf(w, "Policy     %s with the last container, of objects left behind %s\n",
+		map[admin.Reclaim]string{admin.Reclaim_RECLAIM_RETAIN: "stays", admin.Reclaim_RECLAIM_DELETE: "goes"}[s.GetReclaim()],
+		map[admin.LeftBehind]string{admin.LeftBehind_LEFT_BEHIND_PRIVATE: "the private ones go", admin.LeftBehind_LEFT_BEHIND_KEEP: "all stay", admin.LeftBehind_LEFT_BEHIND_UNUSED: "all that nobody uses go"}[s.GetLeftBehind()])
+	if err := writeContainers(w, reply.GetContainers()); err != nil {
+		return err
+	}
 	fmt.Fprintln(w, "\n------ Processes --------")
-	t := newTable("PID", "COMMAND", "ATTACHES", "SINCE")
+	t := newTable("PID", "COMMAND", "CONTAINER", "ATTACHES", "SINCE")
 	for _, one := range reply.GetSessions() {
-		t.row(one.GetPid(), one.GetCommand(), one.GetAttaches(), humanAge(one.GetStarted().AsTime()))
+		t.row(one.GetPid(), one.GetCommand(), shortContainer(one.GetContainer()), one.GetAttaches(), humanAge(one.GetStarted().AsTime()))
 	}
 	if err := t.write(w); err != nil {
 		return err
 	}
 	return writeObjects(w, reply.GetObjects(), allFamilies, listPlain)
+}
+
+// writeContainers lists who has the space's folder, with what is wrong.
+func writeContainers(w io.Writer, containers []*admin.Container) error {
+	fmt.Fprintln(w, "\n------ Containers --------")
+	t := newTable("CONTAINER", "PID", "MOUNT", "PROCESSES", "REMARK")
+	for _, c := range containers {
+		remark := "-"
+		switch {
+		case c.GetWritable():
+			remark = "REFUSED: writable; mount it read-only (:ro)"
+		case c.GetProcesses() == 0:
+			remark = "no program registered; is LD_PRELOAD set, and is the program not static?"
+		}
+		t.row(shortContainer(c.GetName()), c.GetPid(), c.GetMount(), c.GetProcesses(), remark)
+	}
+	return t.write(w)
+}
+
+// shortContainer is as much of a container's id as Docker shows.
+func shortContainer(name string) string {
+	switch {
+	case name == "":
+		return "-"
+	case len(name) == 64:
+		return name[:12]
+	}
+	return name
 }
 
 // parseLimits reads name=value pairs.

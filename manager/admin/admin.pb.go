@@ -78,6 +78,107 @@ func (Family) EnumDescriptor() ([]byte, []int) {
 	return file_admin_proto_rawDescGZIP(), []int{0}
 }
 
+// Reclaim is what becomes of a space that no container has any more.
+type Reclaim int32
+
+const (
+	Reclaim_RECLAIM_RETAIN Reclaim = 0
+	Reclaim_RECLAIM_DELETE Reclaim = 1
+)
+
+// Enum value maps for Reclaim.
+var (
+	Reclaim_name = map[int32]string{
+		0: "RECLAIM_RETAIN",
+		1: "RECLAIM_DELETE",
+	}
+	Reclaim_value = map[string]int32{
+		"RECLAIM_RETAIN": 0,
+		"RECLAIM_DELETE": 1,
+	}
+)
+
+func (x Reclaim) Enum() *Reclaim {
+	p := new(Reclaim)
+	*p = x
+	return p
+}
+
+func (x Reclaim) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Reclaim) Descriptor() protoreflect.EnumDescriptor {
+	return file_admin_proto_enumTypes[1].Descriptor()
+}
+
+func (Reclaim) Type() protoreflect.EnumType {
+	return &file_admin_proto_enumTypes[1]
+}
+
+func (x Reclaim) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Reclaim.Descriptor instead.
+func (Reclaim) EnumDescriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{1}
+}
+
+// LeftBehind says which objects go when the container that made them is gone
+// and nobody uses them.
+type LeftBehind int32
+
+const (
+	// Those made with IPC_PRIVATE, which nobody else can find by a key.
+	LeftBehind_LEFT_BEHIND_PRIVATE LeftBehind = 0
+	// None, as in the kernel.
+	LeftBehind_LEFT_BEHIND_KEEP LeftBehind = 1
+	// All.
+	LeftBehind_LEFT_BEHIND_UNUSED LeftBehind = 2
+)
+
+// Enum value maps for LeftBehind.
+var (
+	LeftBehind_name = map[int32]string{
+		0: "LEFT_BEHIND_PRIVATE",
+		1: "LEFT_BEHIND_KEEP",
+		2: "LEFT_BEHIND_UNUSED",
+	}
+	LeftBehind_value = map[string]int32{
+		"LEFT_BEHIND_PRIVATE": 0,
+		"LEFT_BEHIND_KEEP":    1,
+		"LEFT_BEHIND_UNUSED":  2,
+	}
+)
+
+func (x LeftBehind) Enum() *LeftBehind {
+	p := new(LeftBehind)
+	*p = x
+	return p
+}
+
+func (x LeftBehind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (LeftBehind) Descriptor() protoreflect.EnumDescriptor {
+	return file_admin_proto_enumTypes[2].Descriptor()
+}
+
+func (LeftBehind) Type() protoreflect.EnumType {
+	return &file_admin_proto_enumTypes[2]
+}
+
+func (x LeftBehind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use LeftBehind.Descriptor instead.
+func (LeftBehind) EnumDescriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{2}
+}
+
 // Limits are the sysctls kernel.shm*, kernel.sem and kernel.msg* of a space,
 // in their units: bytes (shmmax, msgmax, msgmnb), pages of 4 KiB (shmall), or
 // objects. In a request, a field that is not set means Linux's default.
@@ -218,7 +319,9 @@ type Space struct {
 	MaxSessions uint32 `protobuf:"varint,13,opt,name=max_sessions,json=maxSessions,proto3" json:"max_sessions,omitempty"`
 	// Members cannot shrink, reopen or unlink objects. Not so for an
 	// unprivileged manager: then the members of a space trust each other.
-	Sealed        bool `protobuf:"varint,14,opt,name=sealed,proto3" json:"sealed,omitempty"`
+	Sealed        bool       `protobuf:"varint,14,opt,name=sealed,proto3" json:"sealed,omitempty"`
+	Reclaim       Reclaim    `protobuf:"varint,20,opt,name=reclaim,proto3,enum=ipcspace.admin.v1.Reclaim" json:"reclaim,omitempty"`
+	LeftBehind    LeftBehind `protobuf:"varint,21,opt,name=left_behind,json=leftBehind,proto3,enum=ipcspace.admin.v1.LeftBehind" json:"left_behind,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -349,6 +452,20 @@ func (x *Space) GetSealed() bool {
 		return x.Sealed
 	}
 	return false
+}
+
+func (x *Space) GetReclaim() Reclaim {
+	if x != nil {
+		return x.Reclaim
+	}
+	return Reclaim_RECLAIM_RETAIN
+}
+
+func (x *Space) GetLeftBehind() LeftBehind {
+	if x != nil {
+		return x.LeftBehind
+	}
+	return LeftBehind_LEFT_BEHIND_PRIVATE
 }
 
 // Object describes one object, as the *_STAT calls do.
@@ -573,13 +690,15 @@ func (x *Object) GetReceivePid() int32 {
 
 // Session is one process registered with a space.
 type Session struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Number        uint32                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
-	Pid           int32                  `protobuf:"varint,2,opt,name=pid,proto3" json:"pid,omitempty"`
-	Command       string                 `protobuf:"bytes,3,opt,name=command,proto3" json:"command,omitempty"`
-	Started       *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=started,proto3" json:"started,omitempty"`
-	Attaches      uint32                 `protobuf:"varint,5,opt,name=attaches,proto3" json:"attaches,omitempty"` // segments in use
-	Channels      uint32                 `protobuf:"varint,6,opt,name=channels,proto3" json:"channels,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Number   uint32                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	Pid      int32                  `protobuf:"varint,2,opt,name=pid,proto3" json:"pid,omitempty"`
+	Command  string                 `protobuf:"bytes,3,opt,name=command,proto3" json:"command,omitempty"`
+	Started  *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=started,proto3" json:"started,omitempty"`
+	Attaches uint32                 `protobuf:"varint,5,opt,name=attaches,proto3" json:"attaches,omitempty"` // segments in use
+	Channels uint32                 `protobuf:"varint,6,opt,name=channels,proto3" json:"channels,omitempty"`
+	// Id of the process's container, or name of its cgroup; empty: in none.
+	Container     string `protobuf:"bytes,7,opt,name=container,proto3" json:"container,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -656,6 +775,94 @@ func (x *Session) GetChannels() uint32 {
 	return 0
 }
 
+func (x *Session) GetContainer() string {
+	if x != nil {
+		return x.Container
+	}
+	return ""
+}
+
+// Container is a container, or another mount namespace, that has the space's
+// folder, whether its programs registered or not.
+type Container struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Pid   int32                  `protobuf:"varint,2,opt,name=pid,proto3" json:"pid,omitempty"`
+	// Where it has the folder.
+	Mount string `protobuf:"bytes,3,opt,name=mount,proto3" json:"mount,omitempty"`
+	// It can write there, so the library refuses the folder.
+	Writable bool `protobuf:"varint,4,opt,name=writable,proto3" json:"writable,omitempty"`
+	// That registered.
+	Processes     uint32 `protobuf:"varint,5,opt,name=processes,proto3" json:"processes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Container) Reset() {
+	*x = Container{}
+	mi := &file_admin_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Container) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Container) ProtoMessage() {}
+
+func (x *Container) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Container.ProtoReflect.Descriptor instead.
+func (*Container) Descriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Container) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Container) GetPid() int32 {
+	if x != nil {
+		return x.Pid
+	}
+	return 0
+}
+
+func (x *Container) GetMount() string {
+	if x != nil {
+		return x.Mount
+	}
+	return ""
+}
+
+func (x *Container) GetWritable() bool {
+	if x != nil {
+		return x.Writable
+	}
+	return false
+}
+
+func (x *Container) GetProcesses() uint32 {
+	if x != nil {
+		return x.Processes
+	}
+	return 0
+}
+
 type VersionRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -664,7 +871,7 @@ type VersionRequest struct {
 
 func (x *VersionRequest) Reset() {
 	*x = VersionRequest{}
-	mi := &file_admin_proto_msgTypes[4]
+	mi := &file_admin_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -676,7 +883,7 @@ func (x *VersionRequest) String() string {
 func (*VersionRequest) ProtoMessage() {}
 
 func (x *VersionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[4]
+	mi := &file_admin_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -689,7 +896,7 @@ func (x *VersionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionRequest.ProtoReflect.Descriptor instead.
 func (*VersionRequest) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{4}
+	return file_admin_proto_rawDescGZIP(), []int{5}
 }
 
 type VersionResponse struct {
@@ -705,7 +912,7 @@ type VersionResponse struct {
 
 func (x *VersionResponse) Reset() {
 	*x = VersionResponse{}
-	mi := &file_admin_proto_msgTypes[5]
+	mi := &file_admin_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -717,7 +924,7 @@ func (x *VersionResponse) String() string {
 func (*VersionResponse) ProtoMessage() {}
 
 func (x *VersionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[5]
+	mi := &file_admin_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -730,7 +937,7 @@ func (x *VersionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionResponse.ProtoReflect.Descriptor instead.
 func (*VersionResponse) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{5}
+	return file_admin_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *VersionResponse) GetVersion() string {
@@ -765,7 +972,7 @@ type CreateSpaceRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// A DNS label: lower-case letters, digits and '-', at most 63.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// Bytes that all objects may have together; 0: half of the memory.
+	// Bytes that all objects may have together; 0: the manager's default.
 	Size uint64 `protobuf:"varint,2,opt,name=size,proto3" json:"size,omitempty"`
 	// Files of the space; 0: enough for the limits.
 	Inodes uint64 `protobuf:"varint,3,opt,name=inodes,proto3" json:"inodes,omitempty"`
@@ -773,14 +980,16 @@ type CreateSpaceRequest struct {
 	Sessions uint32  `protobuf:"varint,4,opt,name=sessions,proto3" json:"sessions,omitempty"`
 	Limits   *Limits `protobuf:"bytes,5,opt,name=limits,proto3" json:"limits,omitempty"`
 	// Nobody may register before Admit says who.
-	Closed        bool `protobuf:"varint,6,opt,name=closed,proto3" json:"closed,omitempty"`
+	Closed        bool       `protobuf:"varint,6,opt,name=closed,proto3" json:"closed,omitempty"`
+	Reclaim       Reclaim    `protobuf:"varint,7,opt,name=reclaim,proto3,enum=ipcspace.admin.v1.Reclaim" json:"reclaim,omitempty"`
+	LeftBehind    LeftBehind `protobuf:"varint,8,opt,name=left_behind,json=leftBehind,proto3,enum=ipcspace.admin.v1.LeftBehind" json:"left_behind,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CreateSpaceRequest) Reset() {
 	*x = CreateSpaceRequest{}
-	mi := &file_admin_proto_msgTypes[6]
+	mi := &file_admin_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -792,7 +1001,7 @@ func (x *CreateSpaceRequest) String() string {
 func (*CreateSpaceRequest) ProtoMessage() {}
 
 func (x *CreateSpaceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[6]
+	mi := &file_admin_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -805,7 +1014,7 @@ func (x *CreateSpaceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSpaceRequest.ProtoReflect.Descriptor instead.
 func (*CreateSpaceRequest) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{6}
+	return file_admin_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *CreateSpaceRequest) GetName() string {
@@ -850,6 +1059,20 @@ func (x *CreateSpaceRequest) GetClosed() bool {
 	return false
 }
 
+func (x *CreateSpaceRequest) GetReclaim() Reclaim {
+	if x != nil {
+		return x.Reclaim
+	}
+	return Reclaim_RECLAIM_RETAIN
+}
+
+func (x *CreateSpaceRequest) GetLeftBehind() LeftBehind {
+	if x != nil {
+		return x.LeftBehind
+	}
+	return LeftBehind_LEFT_BEHIND_PRIVATE
+}
+
 type CreateSpaceResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Space         *Space                 `protobuf:"bytes,1,opt,name=space,proto3" json:"space,omitempty"`
@@ -859,7 +1082,7 @@ type CreateSpaceResponse struct {
 
 func (x *CreateSpaceResponse) Reset() {
 	*x = CreateSpaceResponse{}
-	mi := &file_admin_proto_msgTypes[7]
+	mi := &file_admin_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -871,7 +1094,7 @@ func (x *CreateSpaceResponse) String() string {
 func (*CreateSpaceResponse) ProtoMessage() {}
 
 func (x *CreateSpaceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[7]
+	mi := &file_admin_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -884,7 +1107,7 @@ func (x *CreateSpaceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSpaceResponse.ProtoReflect.Descriptor instead.
 func (*CreateSpaceResponse) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{7}
+	return file_admin_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *CreateSpaceResponse) GetSpace() *Space {
@@ -892,6 +1115,111 @@ func (x *CreateSpaceResponse) GetSpace() *Space {
 		return x.Space
 	}
 	return nil
+}
+
+type EnsureSpaceRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Config *CreateSpaceRequest    `protobuf:"bytes,1,opt,name=config,proto3" json:"config,omitempty"`
+	// NOT_FOUND instead of making it.
+	MustExist     bool `protobuf:"varint,2,opt,name=must_exist,json=mustExist,proto3" json:"must_exist,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EnsureSpaceRequest) Reset() {
+	*x = EnsureSpaceRequest{}
+	mi := &file_admin_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EnsureSpaceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EnsureSpaceRequest) ProtoMessage() {}
+
+func (x *EnsureSpaceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EnsureSpaceRequest.ProtoReflect.Descriptor instead.
+func (*EnsureSpaceRequest) Descriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *EnsureSpaceRequest) GetConfig() *CreateSpaceRequest {
+	if x != nil {
+		return x.Config
+	}
+	return nil
+}
+
+func (x *EnsureSpaceRequest) GetMustExist() bool {
+	if x != nil {
+		return x.MustExist
+	}
+	return false
+}
+
+type EnsureSpaceResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Space         *Space                 `protobuf:"bytes,1,opt,name=space,proto3" json:"space,omitempty"`
+	Created       bool                   `protobuf:"varint,2,opt,name=created,proto3" json:"created,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EnsureSpaceResponse) Reset() {
+	*x = EnsureSpaceResponse{}
+	mi := &file_admin_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EnsureSpaceResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EnsureSpaceResponse) ProtoMessage() {}
+
+func (x *EnsureSpaceResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EnsureSpaceResponse.ProtoReflect.Descriptor instead.
+func (*EnsureSpaceResponse) Descriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *EnsureSpaceResponse) GetSpace() *Space {
+	if x != nil {
+		return x.Space
+	}
+	return nil
+}
+
+func (x *EnsureSpaceResponse) GetCreated() bool {
+	if x != nil {
+		return x.Created
+	}
+	return false
 }
 
 type ListSpacesRequest struct {
@@ -902,7 +1230,7 @@ type ListSpacesRequest struct {
 
 func (x *ListSpacesRequest) Reset() {
 	*x = ListSpacesRequest{}
-	mi := &file_admin_proto_msgTypes[8]
+	mi := &file_admin_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -914,7 +1242,7 @@ func (x *ListSpacesRequest) String() string {
 func (*ListSpacesRequest) ProtoMessage() {}
 
 func (x *ListSpacesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[8]
+	mi := &file_admin_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -927,7 +1255,7 @@ func (x *ListSpacesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSpacesRequest.ProtoReflect.Descriptor instead.
 func (*ListSpacesRequest) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{8}
+	return file_admin_proto_rawDescGZIP(), []int{11}
 }
 
 type ListSpacesResponse struct {
@@ -939,7 +1267,7 @@ type ListSpacesResponse struct {
 
 func (x *ListSpacesResponse) Reset() {
 	*x = ListSpacesResponse{}
-	mi := &file_admin_proto_msgTypes[9]
+	mi := &file_admin_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -951,7 +1279,7 @@ func (x *ListSpacesResponse) String() string {
 func (*ListSpacesResponse) ProtoMessage() {}
 
 func (x *ListSpacesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[9]
+	mi := &file_admin_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -964,7 +1292,7 @@ func (x *ListSpacesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSpacesResponse.ProtoReflect.Descriptor instead.
 func (*ListSpacesResponse) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{9}
+	return file_admin_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ListSpacesResponse) GetSpaces() []*Space {
@@ -983,7 +1311,7 @@ type InspectSpaceRequest struct {
 
 func (x *InspectSpaceRequest) Reset() {
 	*x = InspectSpaceRequest{}
-	mi := &file_admin_proto_msgTypes[10]
+	mi := &file_admin_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -995,7 +1323,7 @@ func (x *InspectSpaceRequest) String() string {
 func (*InspectSpaceRequest) ProtoMessage() {}
 
 func (x *InspectSpaceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[10]
+	mi := &file_admin_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1008,7 +1336,7 @@ func (x *InspectSpaceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectSpaceRequest.ProtoReflect.Descriptor instead.
 func (*InspectSpaceRequest) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{10}
+	return file_admin_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *InspectSpaceRequest) GetName() string {
@@ -1023,13 +1351,14 @@ type InspectSpaceResponse struct {
 	Space         *Space                 `protobuf:"bytes,1,opt,name=space,proto3" json:"space,omitempty"`
 	Objects       []*Object              `protobuf:"bytes,2,rep,name=objects,proto3" json:"objects,omitempty"`
 	Sessions      []*Session             `protobuf:"bytes,3,rep,name=sessions,proto3" json:"sessions,omitempty"`
+	Containers    []*Container           `protobuf:"bytes,4,rep,name=containers,proto3" json:"containers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *InspectSpaceResponse) Reset() {
 	*x = InspectSpaceResponse{}
-	mi := &file_admin_proto_msgTypes[11]
+	mi := &file_admin_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1041,7 +1370,7 @@ func (x *InspectSpaceResponse) String() string {
 func (*InspectSpaceResponse) ProtoMessage() {}
 
 func (x *InspectSpaceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[11]
+	mi := &file_admin_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1054,7 +1383,7 @@ func (x *InspectSpaceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectSpaceResponse.ProtoReflect.Descriptor instead.
 func (*InspectSpaceResponse) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{11}
+	return file_admin_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *InspectSpaceResponse) GetSpace() *Space {
@@ -1078,6 +1407,13 @@ func (x *InspectSpaceResponse) GetSessions() []*Session {
 	return nil
 }
 
+func (x *InspectSpaceResponse) GetContainers() []*Container {
+	if x != nil {
+		return x.Containers
+	}
+	return nil
+}
+
 type RemoveSpaceRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -1089,7 +1425,7 @@ type RemoveSpaceRequest struct {
 
 func (x *RemoveSpaceRequest) Reset() {
 	*x = RemoveSpaceRequest{}
-	mi := &file_admin_proto_msgTypes[12]
+	mi := &file_admin_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1101,7 +1437,7 @@ func (x *RemoveSpaceRequest) String() string {
 func (*RemoveSpaceRequest) ProtoMessage() {}
 
 func (x *RemoveSpaceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[12]
+	mi := &file_admin_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1114,7 +1450,7 @@ func (x *RemoveSpaceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveSpaceRequest.ProtoReflect.Descriptor instead.
 func (*RemoveSpaceRequest) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{12}
+	return file_admin_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *RemoveSpaceRequest) GetName() string {
@@ -1139,7 +1475,7 @@ type RemoveSpaceResponse struct {
 
 func (x *RemoveSpaceResponse) Reset() {
 	*x = RemoveSpaceResponse{}
-	mi := &file_admin_proto_msgTypes[13]
+	mi := &file_admin_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1151,7 +1487,7 @@ func (x *RemoveSpaceResponse) String() string {
 func (*RemoveSpaceResponse) ProtoMessage() {}
 
 func (x *RemoveSpaceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[13]
+	mi := &file_admin_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1164,7 +1500,7 @@ func (x *RemoveSpaceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveSpaceResponse.ProtoReflect.Descriptor instead.
 func (*RemoveSpaceResponse) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{13}
+	return file_admin_proto_rawDescGZIP(), []int{16}
 }
 
 type AdmitRequest struct {
@@ -1179,7 +1515,7 @@ type AdmitRequest struct {
 
 func (x *AdmitRequest) Reset() {
 	*x = AdmitRequest{}
-	mi := &file_admin_proto_msgTypes[14]
+	mi := &file_admin_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1191,7 +1527,7 @@ func (x *AdmitRequest) String() string {
 func (*AdmitRequest) ProtoMessage() {}
 
 func (x *AdmitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[14]
+	mi := &file_admin_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1204,7 +1540,7 @@ func (x *AdmitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdmitRequest.ProtoReflect.Descriptor instead.
 func (*AdmitRequest) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{14}
+	return file_admin_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *AdmitRequest) GetSpace() string {
@@ -1229,7 +1565,7 @@ type AdmitResponse struct {
 
 func (x *AdmitResponse) Reset() {
 	*x = AdmitResponse{}
-	mi := &file_admin_proto_msgTypes[15]
+	mi := &file_admin_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1241,7 +1577,7 @@ func (x *AdmitResponse) String() string {
 func (*AdmitResponse) ProtoMessage() {}
 
 func (x *AdmitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[15]
+	mi := &file_admin_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1254,7 +1590,7 @@ func (x *AdmitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdmitResponse.ProtoReflect.Descriptor instead.
 func (*AdmitResponse) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{15}
+	return file_admin_proto_rawDescGZIP(), []int{18}
 }
 
 type ListObjectsRequest struct {
@@ -1266,7 +1602,7 @@ type ListObjectsRequest struct {
 
 func (x *ListObjectsRequest) Reset() {
 	*x = ListObjectsRequest{}
-	mi := &file_admin_proto_msgTypes[16]
+	mi := &file_admin_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1278,7 +1614,7 @@ func (x *ListObjectsRequest) String() string {
 func (*ListObjectsRequest) ProtoMessage() {}
 
 func (x *ListObjectsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[16]
+	mi := &file_admin_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1291,7 +1627,7 @@ func (x *ListObjectsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListObjectsRequest.ProtoReflect.Descriptor instead.
 func (*ListObjectsRequest) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{16}
+	return file_admin_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ListObjectsRequest) GetSpace() string {
@@ -1310,7 +1646,7 @@ type ListObjectsResponse struct {
 
 func (x *ListObjectsResponse) Reset() {
 	*x = ListObjectsResponse{}
-	mi := &file_admin_proto_msgTypes[17]
+	mi := &file_admin_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1322,7 +1658,7 @@ func (x *ListObjectsResponse) String() string {
 func (*ListObjectsResponse) ProtoMessage() {}
 
 func (x *ListObjectsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[17]
+	mi := &file_admin_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1335,7 +1671,7 @@ func (x *ListObjectsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListObjectsResponse.ProtoReflect.Descriptor instead.
 func (*ListObjectsResponse) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{17}
+	return file_admin_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ListObjectsResponse) GetObjects() []*Object {
@@ -1356,7 +1692,7 @@ type RemoveObjectRequest struct {
 
 func (x *RemoveObjectRequest) Reset() {
 	*x = RemoveObjectRequest{}
-	mi := &file_admin_proto_msgTypes[18]
+	mi := &file_admin_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1368,7 +1704,7 @@ func (x *RemoveObjectRequest) String() string {
 func (*RemoveObjectRequest) ProtoMessage() {}
 
 func (x *RemoveObjectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[18]
+	mi := &file_admin_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1381,7 +1717,7 @@ func (x *RemoveObjectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveObjectRequest.ProtoReflect.Descriptor instead.
 func (*RemoveObjectRequest) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{18}
+	return file_admin_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *RemoveObjectRequest) GetSpace() string {
@@ -1413,7 +1749,7 @@ type RemoveObjectResponse struct {
 
 func (x *RemoveObjectResponse) Reset() {
 	*x = RemoveObjectResponse{}
-	mi := &file_admin_proto_msgTypes[19]
+	mi := &file_admin_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1425,7 +1761,7 @@ func (x *RemoveObjectResponse) String() string {
 func (*RemoveObjectResponse) ProtoMessage() {}
 
 func (x *RemoveObjectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[19]
+	mi := &file_admin_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1438,7 +1774,7 @@ func (x *RemoveObjectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveObjectResponse.ProtoReflect.Descriptor instead.
 func (*RemoveObjectResponse) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{19}
+	return file_admin_proto_rawDescGZIP(), []int{22}
 }
 
 var File_admin_proto protoreflect.FileDescriptor
@@ -1467,7 +1803,7 @@ const file_admin_proto_rawDesc = "" +
 	"\a_semmniB\t\n" +
 	"\a_msgmaxB\t\n" +
 	"\a_msgmnbB\t\n" +
-	"\a_msgmni\"\xa2\x03\n" +
+	"\a_msgmni\"\x98\x04\n" +
 	"\x05Space\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\x04R\x02id\x12\x10\n" +
@@ -1486,7 +1822,10 @@ const file_admin_proto_rawDesc = "" +
 	"semaphores\x12\x1a\n" +
 	"\bsessions\x18\f \x01(\rR\bsessions\x12!\n" +
 	"\fmax_sessions\x18\r \x01(\rR\vmaxSessions\x12\x16\n" +
-	"\x06sealed\x18\x0e \x01(\bR\x06sealed\"\xdd\x05\n" +
+	"\x06sealed\x18\x0e \x01(\bR\x06sealed\x124\n" +
+	"\areclaim\x18\x14 \x01(\x0e2\x1a.ipcspace.admin.v1.ReclaimR\areclaim\x12>\n" +
+	"\vleft_behind\x18\x15 \x01(\x0e2\x1d.ipcspace.admin.v1.LeftBehindR\n" +
+	"leftBehind\"\xdd\x05\n" +
 	"\x06Object\x121\n" +
 	"\x06family\x18\x01 \x01(\x0e2\x19.ipcspace.admin.v1.FamilyR\x06family\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\x05R\x02id\x12\x10\n" +
@@ -1512,38 +1851,58 @@ const file_admin_proto_rawDesc = "" +
 	"creatorPid\x12\x19\n" +
 	"\bsend_pid\x18\x15 \x01(\x05R\asendPid\x12\x1f\n" +
 	"\vreceive_pid\x18\x16 \x01(\x05R\n" +
-	"receivePid\"\xbb\x01\n" +
+	"receivePid\"\xd9\x01\n" +
 	"\aSession\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\rR\x06number\x12\x10\n" +
 	"\x03pid\x18\x02 \x01(\x05R\x03pid\x12\x18\n" +
 	"\acommand\x18\x03 \x01(\tR\acommand\x124\n" +
 	"\astarted\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\astarted\x12\x1a\n" +
 	"\battaches\x18\x05 \x01(\rR\battaches\x12\x1a\n" +
-	"\bchannels\x18\x06 \x01(\rR\bchannels\"\x10\n" +
+	"\bchannels\x18\x06 \x01(\rR\bchannels\x12\x1c\n" +
+	"\tcontainer\x18\a \x01(\tR\tcontainer\"\x81\x01\n" +
+	"\tContainer\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
+	"\x03pid\x18\x02 \x01(\x05R\x03pid\x12\x14\n" +
+	"\x05mount\x18\x03 \x01(\tR\x05mount\x12\x1a\n" +
+	"\bwritable\x18\x04 \x01(\bR\bwritable\x12\x1c\n" +
+	"\tprocesses\x18\x05 \x01(\rR\tprocesses\"\x10\n" +
 	"\x0eVersionRequest\"\x83\x01\n" +
 	"\x0fVersionResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12!\n" +
 	"\flayout_major\x18\x02 \x01(\rR\vlayoutMajor\x12!\n" +
 	"\flayout_minor\x18\x03 \x01(\rR\vlayoutMinor\x12\x10\n" +
-	"\x03pid\x18\x04 \x01(\x05R\x03pid\"\xbb\x01\n" +
+	"\x03pid\x18\x04 \x01(\x05R\x03pid\"\xb1\x02\n" +
 	"\x12CreateSpaceRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04size\x18\x02 \x01(\x04R\x04size\x12\x16\n" +
 	"\x06inodes\x18\x03 \x01(\x04R\x06inodes\x12\x1a\n" +
 	"\bsessions\x18\x04 \x01(\rR\bsessions\x121\n" +
 	"\x06limits\x18\x05 \x01(\v2\x19.ipcspace.admin.v1.LimitsR\x06limits\x12\x16\n" +
-	"\x06closed\x18\x06 \x01(\bR\x06closed\"E\n" +
+	"\x06closed\x18\x06 \x01(\bR\x06closed\x124\n" +
+	"\areclaim\x18\a \x01(\x0e2\x1a.ipcspace.admin.v1.ReclaimR\areclaim\x12>\n" +
+	"\vleft_behind\x18\b \x01(\x0e2\x1d.ipcspace.admin.v1.LeftBehindR\n" +
+	"leftBehind\"E\n" +
 	"\x13CreateSpaceResponse\x12.\n" +
-	"\x05space\x18\x01 \x01(\v2\x18.ipcspace.admin.v1.SpaceR\x05space\"\x13\n" +
+	"\x05space\x18\x01 \x01(\v2\x18.ipcspace.admin.v1.SpaceR\x05space\"r\n" +
+	"\x12EnsureSpaceRequest\x12=\n" +
+	"\x06config\x18\x01 \x01(\v2%.ipcspace.admin.v1.CreateSpaceRequestR\x06config\x12\x1d\n" +
+	"\n" +
+	"must_exist\x18\x02 \x01(\bR\tmustExist\"_\n" +
+	"\x13EnsureSpaceResponse\x12.\n" +
+	"\x05space\x18\x01 \x01(\v2\x18.ipcspace.admin.v1.SpaceR\x05space\x12\x18\n" +
+	"\acreated\x18\x02 \x01(\bR\acreated\"\x13\n" +
 	"\x11ListSpacesRequest\"F\n" +
 	"\x12ListSpacesResponse\x120\n" +
 	"\x06spaces\x18\x01 \x03(\v2\x18.ipcspace.admin.v1.SpaceR\x06spaces\")\n" +
 	"\x13InspectSpaceRequest\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\"\xb3\x01\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"\xf1\x01\n" +
 	"\x14InspectSpaceResponse\x12.\n" +
 	"\x05space\x18\x01 \x01(\v2\x18.ipcspace.admin.v1.SpaceR\x05space\x123\n" +
 	"\aobjects\x18\x02 \x03(\v2\x19.ipcspace.admin.v1.ObjectR\aobjects\x126\n" +
-	"\bsessions\x18\x03 \x03(\v2\x1a.ipcspace.admin.v1.SessionR\bsessions\">\n" +
+	"\bsessions\x18\x03 \x03(\v2\x1a.ipcspace.admin.v1.SessionR\bsessions\x12<\n" +
+	"\n" +
+	"containers\x18\x04 \x03(\v2\x1c.ipcspace.admin.v1.ContainerR\n" +
+	"containers\">\n" +
 	"\x12RemoveSpaceRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05force\x18\x02 \x01(\bR\x05force\"\x15\n" +
@@ -1568,10 +1927,19 @@ const file_admin_proto_rawDesc = "" +
 	"\n" +
 	"FAMILY_SEM\x10\x02\x12\x0e\n" +
 	"\n" +
-	"FAMILY_MSG\x10\x032\xdc\x05\n" +
+	"FAMILY_MSG\x10\x03*1\n" +
+	"\aReclaim\x12\x12\n" +
+	"\x0eRECLAIM_RETAIN\x10\x00\x12\x12\n" +
+	"\x0eRECLAIM_DELETE\x10\x01*S\n" +
+	"\n" +
+	"LeftBehind\x12\x17\n" +
+	"\x13LEFT_BEHIND_PRIVATE\x10\x00\x12\x14\n" +
+	"\x10LEFT_BEHIND_KEEP\x10\x01\x12\x16\n" +
+	"\x12LEFT_BEHIND_UNUSED\x10\x022\xba\x06\n" +
 	"\x05Admin\x12P\n" +
 	"\aVersion\x12!.ipcspace.admin.v1.VersionRequest\x1a\".ipcspace.admin.v1.VersionResponse\x12\\\n" +
-	"\vCreateSpace\x12%.ipcspace.admin.v1.CreateSpaceRequest\x1a&.ipcspace.admin.v1.CreateSpaceResponse\x12Y\n" +
+	"\vCreateSpace\x12%.ipcspace.admin.v1.CreateSpaceRequest\x1a&.ipcspace.admin.v1.CreateSpaceResponse\x12\\\n" +
+	"\vEnsureSpace\x12%.ipcspace.admin.v1.EnsureSpaceRequest\x1a&.ipcspace.admin.v1.EnsureSpaceResponse\x12Y\n" +
 	"\n" +
 	"ListSpaces\x12$.ipcspace.admin.v1.ListSpacesRequest\x1a%.ipcspace.admin.v1.ListSpacesResponse\x12_\n" +
 	"\fInspectSpace\x12&.ipcspace.admin.v1.InspectSpaceRequest\x1a'.ipcspace.admin.v1.InspectSpaceResponse\x12\\\n" +
@@ -1592,72 +1960,86 @@ func file_admin_proto_rawDescGZIP() []byte {
 	return file_admin_proto_rawDescData
 }
 
-var file_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_admin_proto_goTypes = []any{
 	(Family)(0),                   // 0: ipcspace.admin.v1.Family
-	(*Limits)(nil),                // 1: ipcspace.admin.v1.Limits
-	(*Space)(nil),                 // 2: ipcspace.admin.v1.Space
-	(*Object)(nil),                // 3: ipcspace.admin.v1.Object
-	(*Session)(nil),               // 4: ipcspace.admin.v1.Session
-	(*VersionRequest)(nil),        // 5: ipcspace.admin.v1.VersionRequest
-	(*VersionResponse)(nil),       // 6: ipcspace.admin.v1.VersionResponse
-	(*CreateSpaceRequest)(nil),    // 7: ipcspace.admin.v1.CreateSpaceRequest
-	(*CreateSpaceResponse)(nil),   // 8: ipcspace.admin.v1.CreateSpaceResponse
-	(*ListSpacesRequest)(nil),     // 9: ipcspace.admin.v1.ListSpacesRequest
-	(*ListSpacesResponse)(nil),    // 10: ipcspace.admin.v1.ListSpacesResponse
-	(*InspectSpaceRequest)(nil),   // 11: ipcspace.admin.v1.InspectSpaceRequest
-	(*InspectSpaceResponse)(nil),  // 12: ipcspace.admin.v1.InspectSpaceResponse
-	(*RemoveSpaceRequest)(nil),    // 13: ipcspace.admin.v1.RemoveSpaceRequest
-	(*RemoveSpaceResponse)(nil),   // 14: ipcspace.admin.v1.RemoveSpaceResponse
-	(*AdmitRequest)(nil),          // 15: ipcspace.admin.v1.AdmitRequest
-	(*AdmitResponse)(nil),         // 16: ipcspace.admin.v1.AdmitResponse
-	(*ListObjectsRequest)(nil),    // 17: ipcspace.admin.v1.ListObjectsRequest
-	(*ListObjectsResponse)(nil),   // 18: ipcspace.admin.v1.ListObjectsResponse
-	(*RemoveObjectRequest)(nil),   // 19: ipcspace.admin.v1.RemoveObjectRequest
-	(*RemoveObjectResponse)(nil),  // 20: ipcspace.admin.v1.RemoveObjectResponse
-	(*timestamppb.Timestamp)(nil), // 21: google.protobuf.Timestamp
+	(Reclaim)(0),                  // 1: ipcspace.admin.v1.Reclaim
+	(LeftBehind)(0),               // 2: ipcspace.admin.v1.LeftBehind
+	(*Limits)(nil),                // 3: ipcspace.admin.v1.Limits
+	(*Space)(nil),                 // 4: ipcspace.admin.v1.Space
+	(*Object)(nil),                // 5: ipcspace.admin.v1.Object
+	(*Session)(nil),               // 6: ipcspace.admin.v1.Session
+	(*Container)(nil),             // 7: ipcspace.admin.v1.Container
+	(*VersionRequest)(nil),        // 8: ipcspace.admin.v1.VersionRequest
+	(*VersionResponse)(nil),       // 9: ipcspace.admin.v1.VersionResponse
+	(*CreateSpaceRequest)(nil),    // 10: ipcspace.admin.v1.CreateSpaceRequest
+	(*CreateSpaceResponse)(nil),   // 11: ipcspace.admin.v1.CreateSpaceResponse
+	(*EnsureSpaceRequest)(nil),    // 12: ipcspace.admin.v1.EnsureSpaceRequest
+	(*EnsureSpaceResponse)(nil),   // 13: ipcspace.admin.v1.EnsureSpaceResponse
+	(*ListSpacesRequest)(nil),     // 14: ipcspace.admin.v1.ListSpacesRequest
+	(*ListSpacesResponse)(nil),    // 15: ipcspace.admin.v1.ListSpacesResponse
+	(*InspectSpaceRequest)(nil),   // 16: ipcspace.admin.v1.InspectSpaceRequest
+	(*InspectSpaceResponse)(nil),  // 17: ipcspace.admin.v1.InspectSpaceResponse
+	(*RemoveSpaceRequest)(nil),    // 18: ipcspace.admin.v1.RemoveSpaceRequest
+	(*RemoveSpaceResponse)(nil),   // 19: ipcspace.admin.v1.RemoveSpaceResponse
+	(*AdmitRequest)(nil),          // 20: ipcspace.admin.v1.AdmitRequest
+	(*AdmitResponse)(nil),         // 21: ipcspace.admin.v1.AdmitResponse
+	(*ListObjectsRequest)(nil),    // 22: ipcspace.admin.v1.ListObjectsRequest
+	(*ListObjectsResponse)(nil),   // 23: ipcspace.admin.v1.ListObjectsResponse
+	(*RemoveObjectRequest)(nil),   // 24: ipcspace.admin.v1.RemoveObjectRequest
+	(*RemoveObjectResponse)(nil),  // 25: ipcspace.admin.v1.RemoveObjectResponse
+	(*timestamppb.Timestamp)(nil), // 26: google.protobuf.Timestamp
 }
 var file_admin_proto_depIdxs = []int32{
-	21, // 0: ipcspace.admin.v1.Space.created:type_name -> google.protobuf.Timestamp
-	1,  // 1: ipcspace.admin.v1.Space.limits:type_name -> ipcspace.admin.v1.Limits
-	0,  // 2: ipcspace.admin.v1.Object.family:type_name -> ipcspace.admin.v1.Family
-	21, // 3: ipcspace.admin.v1.Object.changed:type_name -> google.protobuf.Timestamp
-	21, // 4: ipcspace.admin.v1.Object.attached:type_name -> google.protobuf.Timestamp
-	21, // 5: ipcspace.admin.v1.Object.detached:type_name -> google.protobuf.Timestamp
-	21, // 6: ipcspace.admin.v1.Object.operated:type_name -> google.protobuf.Timestamp
-	21, // 7: ipcspace.admin.v1.Object.sent:type_name -> google.protobuf.Timestamp
-	21, // 8: ipcspace.admin.v1.Object.received:type_name -> google.protobuf.Timestamp
-	21, // 9: ipcspace.admin.v1.Session.started:type_name -> google.protobuf.Timestamp
-	1,  // 10: ipcspace.admin.v1.CreateSpaceRequest.limits:type_name -> ipcspace.admin.v1.Limits
-	2,  // 11: ipcspace.admin.v1.CreateSpaceResponse.space:type_name -> ipcspace.admin.v1.Space
-	2,  // 12: ipcspace.admin.v1.ListSpacesResponse.spaces:type_name -> ipcspace.admin.v1.Space
-	2,  // 13: ipcspace.admin.v1.InspectSpaceResponse.space:type_name -> ipcspace.admin.v1.Space
-	3,  // 14: ipcspace.admin.v1.InspectSpaceResponse.objects:type_name -> ipcspace.admin.v1.Object
-	4,  // 15: ipcspace.admin.v1.InspectSpaceResponse.sessions:type_name -> ipcspace.admin.v1.Session
-	3,  // 16: ipcspace.admin.v1.ListObjectsResponse.objects:type_name -> ipcspace.admin.v1.Object
-	0,  // 17: ipcspace.admin.v1.RemoveObjectRequest.family:type_name -> ipcspace.admin.v1.Family
-	5,  // 18: ipcspace.admin.v1.Admin.Version:input_type -> ipcspace.admin.v1.VersionRequest
-	7,  // 19: ipcspace.admin.v1.Admin.CreateSpace:input_type -> ipcspace.admin.v1.CreateSpaceRequest
-	9,  // 20: ipcspace.admin.v1.Admin.ListSpaces:input_type -> ipcspace.admin.v1.ListSpacesRequest
-	11, // 21: ipcspace.admin.v1.Admin.InspectSpace:input_type -> ipcspace.admin.v1.InspectSpaceRequest
-	13, // 22: ipcspace.admin.v1.Admin.RemoveSpace:input_type -> ipcspace.admin.v1.RemoveSpaceRequest
-	15, // 23: ipcspace.admin.v1.Admin.Admit:input_type -> ipcspace.admin.v1.AdmitRequest
-	17, // 24: ipcspace.admin.v1.Admin.ListObjects:input_type -> ipcspace.admin.v1.ListObjectsRequest
-	19, // 25: ipcspace.admin.v1.Admin.RemoveObject:input_type -> ipcspace.admin.v1.RemoveObjectRequest
-	6,  // 26: ipcspace.admin.v1.Admin.Version:output_type -> ipcspace.admin.v1.VersionResponse
-	8,  // 27: ipcspace.admin.v1.Admin.CreateSpace:output_type -> ipcspace.admin.v1.CreateSpaceResponse
-	10, // 28: ipcspace.admin.v1.Admin.ListSpaces:output_type -> ipcspace.admin.v1.ListSpacesResponse
-	12, // 29: ipcspace.admin.v1.Admin.InspectSpace:output_type -> ipcspace.admin.v1.InspectSpaceResponse
-	14, // 30: ipcspace.admin.v1.Admin.RemoveSpace:output_type -> ipcspace.admin.v1.RemoveSpaceResponse
-	16, // 31: ipcspace.admin.v1.Admin.Admit:output_type -> ipcspace.admin.v1.AdmitResponse
-	18, // 32: ipcspace.admin.v1.Admin.ListObjects:output_type -> ipcspace.admin.v1.ListObjectsResponse
-	20, // 33: ipcspace.admin.v1.Admin.RemoveObject:output_type -> ipcspace.admin.v1.RemoveObjectResponse
-	26, // [26:34] is the sub-list for method output_type
-	18, // [18:26] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	26, // 0: ipcspace.admin.v1.Space.created:type_name -> google.protobuf.Timestamp
+	3,  // 1: ipcspace.admin.v1.Space.limits:type_name -> ipcspace.admin.v1.Limits
+	1,  // 2: ipcspace.admin.v1.Space.reclaim:type_name -> ipcspace.admin.v1.Reclaim
+	2,  // 3: ipcspace.admin.v1.Space.left_behind:type_name -> ipcspace.admin.v1.LeftBehind
+	0,  // 4: ipcspace.admin.v1.Object.family:type_name -> ipcspace.admin.v1.Family
+	26, // 5: ipcspace.admin.v1.Object.changed:type_name -> google.protobuf.Timestamp
+	26, // 6: ipcspace.admin.v1.Object.attached:type_name -> google.protobuf.Timestamp
+	26, // 7: ipcspace.admin.v1.Object.detached:type_name -> google.protobuf.Timestamp
+	26, // 8: ipcspace.admin.v1.Object.operated:type_name -> google.protobuf.Timestamp
+	26, // 9: ipcspace.admin.v1.Object.sent:type_name -> google.protobuf.Timestamp
+	26, // 10: ipcspace.admin.v1.Object.received:type_name -> google.protobuf.Timestamp
+	26, // 11: ipcspace.admin.v1.Session.started:type_name -> google.protobuf.Timestamp
+	3,  // 12: ipcspace.admin.v1.CreateSpaceRequest.limits:type_name -> ipcspace.admin.v1.Limits
+	1,  // 13: ipcspace.admin.v1.CreateSpaceRequest.reclaim:type_name -> ipcspace.admin.v1.Reclaim
+	2,  // 14: ipcspace.admin.v1.CreateSpaceRequest.left_behind:type_name -> ipcspace.admin.v1.LeftBehind
+	4,  // 15: ipcspace.admin.v1.CreateSpaceResponse.space:type_name -> ipcspace.admin.v1.Space
+	10, // 16: ipcspace.admin.v1.EnsureSpaceRequest.config:type_name -> ipcspace.admin.v1.CreateSpaceRequest
+	4,  // 17: ipcspace.admin.v1.EnsureSpaceResponse.space:type_name -> ipcspace.admin.v1.Space
+	4,  // 18: ipcspace.admin.v1.ListSpacesResponse.spaces:type_name -> ipcspace.admin.v1.Space
+	4,  // 19: ipcspace.admin.v1.InspectSpaceResponse.space:type_name -> ipcspace.admin.v1.Space
+	5,  // 20: ipcspace.admin.v1.InspectSpaceResponse.objects:type_name -> ipcspace.admin.v1.Object
+	6,  // 21: ipcspace.admin.v1.InspectSpaceResponse.sessions:type_name -> ipcspace.admin.v1.Session
+	7,  // 22: ipcspace.admin.v1.InspectSpaceResponse.containers:type_name -> ipcspace.admin.v1.Container
+	5,  // 23: ipcspace.admin.v1.ListObjectsResponse.objects:type_name -> ipcspace.admin.v1.Object
+	0,  // 24: ipcspace.admin.v1.RemoveObjectRequest.family:type_name -> ipcspace.admin.v1.Family
+	8,  // 25: ipcspace.admin.v1.Admin.Version:input_type -> ipcspace.admin.v1.VersionRequest
+	10, // 26: ipcspace.admin.v1.Admin.CreateSpace:input_type -> ipcspace.admin.v1.CreateSpaceRequest
+	12, // 27: ipcspace.admin.v1.Admin.EnsureSpace:input_type -> ipcspace.admin.v1.EnsureSpaceRequest
+	14, // 28: ipcspace.admin.v1.Admin.ListSpaces:input_type -> ipcspace.admin.v1.ListSpacesRequest
+	16, // 29: ipcspace.admin.v1.Admin.InspectSpace:input_type -> ipcspace.admin.v1.InspectSpaceRequest
+	18, // 30: ipcspace.admin.v1.Admin.RemoveSpace:input_type -> ipcspace.admin.v1.RemoveSpaceRequest
+	20, // 31: ipcspace.admin.v1.Admin.Admit:input_type -> ipcspace.admin.v1.AdmitRequest
+	22, // 32: ipcspace.admin.v1.Admin.ListObjects:input_type -> ipcspace.admin.v1.ListObjectsRequest
+	24, // 33: ipcspace.admin.v1.Admin.RemoveObject:input_type -> ipcspace.admin.v1.RemoveObjectRequest
+	9,  // 34: ipcspace.admin.v1.Admin.Version:output_type -> ipcspace.admin.v1.VersionResponse
+	11, // 35: ipcspace.admin.v1.Admin.CreateSpace:output_type -> ipcspace.admin.v1.CreateSpaceResponse
+	13, // 36: ipcspace.admin.v1.Admin.EnsureSpace:output_type -> ipcspace.admin.v1.EnsureSpaceResponse
+	15, // 37: ipcspace.admin.v1.Admin.ListSpaces:output_type -> ipcspace.admin.v1.ListSpacesResponse
+	17, // 38: ipcspace.admin.v1.Admin.InspectSpace:output_type -> ipcspace.admin.v1.InspectSpaceResponse
+	19, // 39: ipcspace.admin.v1.Admin.RemoveSpace:output_type -> ipcspace.admin.v1.RemoveSpaceResponse
+	21, // 40: ipcspace.admin.v1.Admin.Admit:output_type -> ipcspace.admin.v1.AdmitResponse
+	23, // 41: ipcspace.admin.v1.Admin.ListObjects:output_type -> ipcspace.admin.v1.ListObjectsResponse
+	25, // 42: ipcspace.admin.v1.Admin.RemoveObject:output_type -> ipcspace.admin.v1.RemoveObjectResponse
+	34, // [34:43] is the sub-list for method output_type
+	25, // [25:34] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_admin_proto_init() }
@@ -1671,8 +2053,8 @@ func file_admin_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_admin_proto_rawDesc), len(file_admin_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   20,
+			NumEnums:      3,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

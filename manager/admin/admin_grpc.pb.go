@@ -24,6 +24,7 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	Admin_Version_FullMethodName      = "/ipcspace.admin.v1.Admin/Version"
 	Admin_CreateSpace_FullMethodName  = "/ipcspace.admin.v1.Admin/CreateSpace"
+	Admin_EnsureSpace_FullMethodName  = "/ipcspace.admin.v1.Admin/EnsureSpace"
 	Admin_ListSpaces_FullMethodName   = "/ipcspace.admin.v1.Admin/ListSpaces"
 	Admin_InspectSpace_FullMethodName = "/ipcspace.admin.v1.Admin/InspectSpace"
 	Admin_RemoveSpace_FullMethodName  = "/ipcspace.admin.v1.Admin/RemoveSpace"
@@ -44,6 +45,9 @@ type AdminClient interface {
 	Version(ctx context.Context, in *VersionRequest, opts ...grpc.CallOption) (*VersionResponse, error)
 	// CreateSpace makes a space and serves it.
 	CreateSpace(ctx context.Context, in *CreateSpaceRequest, opts ...grpc.CallOption) (*CreateSpaceResponse, error)
+	// EnsureSpace makes a space if it is not there; the configuration counts
+	// then. Either way it is not reclaimed for a while: time to mount it.
+	EnsureSpace(ctx context.Context, in *EnsureSpaceRequest, opts ...grpc.CallOption) (*EnsureSpaceResponse, error)
 	// ListSpaces lists the spaces by name.
 	ListSpaces(ctx context.Context, in *ListSpacesRequest, opts ...grpc.CallOption) (*ListSpacesResponse, error)
 	// InspectSpace describes a space with its objects and sessions.
@@ -81,6 +85,16 @@ func (c *adminClient) CreateSpace(ctx context.Context, in *CreateSpaceRequest, o
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(CreateSpaceResponse)
 	err := c.cc.Invoke(ctx, Admin_CreateSpace_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminClient) EnsureSpace(ctx context.Context, in *EnsureSpaceRequest, opts ...grpc.CallOption) (*EnsureSpaceResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(EnsureSpaceResponse)
+	err := c.cc.Invoke(ctx, Admin_EnsureSpace_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -159,6 +173,9 @@ type AdminServer interface {
 	Version(context.Context, *VersionRequest) (*VersionResponse, error)
 	// CreateSpace makes a space and serves it.
 	CreateSpace(context.Context, *CreateSpaceRequest) (*CreateSpaceResponse, error)
+	// EnsureSpace makes a space if it is not there; the configuration counts
+	// then. Either way it is not reclaimed for a while: time to mount it.
+	EnsureSpace(context.Context, *EnsureSpaceRequest) (*EnsureSpaceResponse, error)
 	// ListSpaces lists the spaces by name.
 	ListSpaces(context.Context, *ListSpacesRequest) (*ListSpacesResponse, error)
 	// InspectSpace describes a space with its objects and sessions.
@@ -187,6 +204,9 @@ func (UnimplementedAdminServer) Version(context.Context, *VersionRequest) (*Vers
 }
 func (UnimplementedAdminServer) CreateSpace(context.Context, *CreateSpaceRequest) (*CreateSpaceResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method CreateSpace not implemented")
+}
+func (UnimplementedAdminServer) EnsureSpace(context.Context, *EnsureSpaceRequest) (*EnsureSpaceResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method EnsureSpace not implemented")
 }
 func (UnimplementedAdminServer) ListSpaces(context.Context, *ListSpacesRequest) (*ListSpacesResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListSpaces not implemented")
@@ -259,6 +279,24 @@ func _Admin_CreateSpace_Handler(srv interface{}, ctx context.Context, dec func(i
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(AdminServer).CreateSpace(ctx, req.(*CreateSpaceRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Admin_EnsureSpace_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(EnsureSpaceRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).EnsureSpace(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_EnsureSpace_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).EnsureSpace(ctx, req.(*EnsureSpaceRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -385,6 +423,10 @@ var Admin_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "CreateSpace",
 			Handler:    _Admin_CreateSpace_Handler,
+		},
+		{
+			MethodName: "EnsureSpace",
+			Handler:    _Admin_EnsureSpace_Handler,
 		},
 		{
 			MethodName: "ListSpaces",

@@ -47,6 +47,10 @@ func (a *answers) RemoveSpace(context.Context, string, bool) error { return a.er
 func (a *answers) Objects(string) ([]manager.ObjectInfo, error) {
 	return []manager.ObjectInfo{{Family: manager.Msg, ID: 32768, Key: 0xffffffff, Mode: 0o640, Messages: 2}}, a.err
 }
+func (a *answers) EnsureSpace(_ context.Context, cfg manager.SpaceConfig, mustExist bool) (manager.SpaceInfo, bool, error) {
+	a.created = cfg
+	return shop, !mustExist, a.err
+}
 func (a *answers) Admit(_ context.Context, _ string, pods []string) error {
 	a.admitted = pods
 	return a.err

@@ -31,6 +31,14 @@ func LimitsFrom(l *Limits) *manager.Limits {
 	return &limits
 }
 
+func configFrom(r *CreateSpaceRequest) manager.SpaceConfig {
+	return manager.SpaceConfig{
+		Name: r.GetName(), Size: r.GetSize(), Inodes: r.GetInodes(),
+		Sessions: int(r.GetSessions()), Limits: LimitsFrom(r.GetLimits()), Closed: r.GetClosed(),
+		Reclaim: manager.Reclaim(r.GetReclaim()), LeftBehind: manager.LeftBehind(r.GetLeftBehind()),
+	}
+}
+
 func limitsOf(l manager.Limits) *Limits {
 	return &Limits{
 		Shmmax: proto.Uint64(l.ShmMax), Shmall: proto.Uint64(l.ShmAll), Shmmni: proto.Uint64(l.ShmMni),
@@ -49,7 +57,8 @@ func spaceOf(s manager.SpaceInfo) *Space {
 		MsgQueues:   uint32(s.Objects[manager.Msg]),
 		Semaphores:  uint32(s.Semaphores),
 		Sessions:    uint32(s.Sessions), MaxSessions: uint32(s.MaxSessions),
-		Sealed: s.Sealed,
+		Sealed:  s.Sealed,
+		Reclaim: Reclaim(s.Reclaim), LeftBehind: LeftBehind(s.LeftBehind),
 	}
 }
 
@@ -81,7 +90,7 @@ func familyOf(f manager.Family) Family {
 func sessionOf(s manager.SessionInfo) *Session {
 	return &Session{
 		Number: s.Session, Pid: int32(s.PID), Command: s.Command, Started: timeOf(s.Started),
-		Attaches: uint32(s.Uses), Channels: uint32(s.Channels),
+		Attaches: uint32(s.Uses), Channels: uint32(s.Channels), Container: s.Container,
 	}
 }
 

@@ -23,6 +23,7 @@ import (
 // Manager is what the API serves; *manager.Manager is one.
 type Manager interface {
 	CreateSpace(context.Context, manager.SpaceConfig) (manager.SpaceInfo, error)
+	EnsureSpace(ctx context.Context, cfg manager.SpaceConfig, mustExist bool) (info manager.SpaceInfo, created bool, err error)
 	Spaces() []manager.SpaceInfo
 	Space(name string) (manager.SpaceDetail, error)
 	RemoveSpace(ctx context.Context, name string, force bool) error
@@ -159,15 +160,19 @@ func (s *service) Version(context.Context, *VersionRequest) (*VersionResponse, e
 }
 
 func (s *service) CreateSpace(ctx context.Context, r *CreateSpaceRequest) (*CreateSpaceResponse, error) {
-	info, err := s.manager.CreateSpace(ctx, manager.SpaceConfig{
-		Name: r.GetName(), Size: r.GetSize(), Inodes: r.GetInodes(),
-		Sessions: int(r.GetSessions()), Limits: LimitsFrom(r.GetLimits()),
-		Closed: r.GetClosed(),
-	})
+	info, err := s.manager.CreateSpace(ctx, configFrom(r))
 	if err != nil {
 		return nil, statusOf(err)
 	}
 	return &CreateSpaceResponse{Space: spaceOf(info)}, nil
+}
+
+func (s *service) EnsureSpace(ctx context.Context, r *EnsureSpaceRequest) (*EnsureSpaceResponse, error) {
+	info, created, err := s.manager.EnsureSpace(ctx, configFrom(r.GetConfig()), r.GetMustExist())
+	if err != nil {
+		return nil, statusOf(err)
+	}
+	return &EnsureSpaceResponse{Space: spaceOf(info), Created: created}, nil
 }
 
 func (s *service) ListSpaces(context.Context, *ListSpacesRequest) (*ListSpacesResponse, error) {
@@ -189,6 +194,11 @@ func (s *service) InspectSpace(_ context.Context, r *InspectSpaceRequest) (*Insp
 	}
 	for _, one := range detail.SessionList {
 		reply.Sessions = append(reply.Sessions, sessionOf(one))
+	}
+	for _, c := range detail.ContainerList {
+		reply.Containers = append(reply.Containers, &Container{
+			Name: c.Name, Pid: int32(c.PID), Mount: c.Mount, Writable: c.Writable, Processes: uint32(c.Processes),
+		})
 	}
 	return reply, nil
 }

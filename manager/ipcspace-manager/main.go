@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -46,7 +47,9 @@ func parse(args []string, out io.Writer) (options, error) {
 	flags.StringVar(&o.config.Library, "library", beside("libipcspace.so"), "`file` to install into each space as its library")
 	flags.BoolVar(&o.config.Unprivileged, "unprivileged", false, "make plain folders instead of mounts, and do not seal objects")
 	flags.BoolVar(&o.config.Ephemeral, "ephemeral", false, "remove all spaces at the end")
-	flags.Uint64Var(&o.config.Budget, "budget", 0, "most `bytes` that all spaces together may promise; 0: no bound")
+	flags.Uint64Var(&o.config.Budget, "budget", memory()/2, "most `bytes` that all spaces together may promise; 0: no bound. The default is half of the memory")
+	flags.Uint64Var(&o.config.DefaultSize, "default-size", min(1<<30, memory()/4), "`bytes` of a space that is made without a size. The default is 1 GiB, at most a quarter of the memory")
+	flags.DurationVar(&o.config.ReclaimDelay, "reclaim-delay", 30*time.Second, "how long a space that goes with its last container stays after it was last asked for")
 	flags.StringVar(&o.space, "space", "", "make the space of this `name` at the start if it is not there")
 	flags.TextVar(&level, "log-level", slog.LevelInfo, "debug, info, warn or error")
 	if err := flags.Parse(args); err != nil {
@@ -57,6 +60,15 @@ func parse(args []string, out io.Writer) (options, error) {
 	}
 	o.config.Log = slog.New(slog.NewTextHandler(out, &slog.HandlerOptions{Level: level}))
 	return o, nil
+}
+
+// memory is the machine's, in bytes.
+func memory() uint64 {
+	var si unix.Sysinfo_t
+	if err := unix.Sysinfo(&si); err != nil {
+		return 0
+	}
+	return si.Totalram * uint64(si.Unit)
 }
 
 // beside is a file in this program's folder, if it is there.

@@ -16,6 +16,9 @@ postgresql-15    a real program: shared memory
 fakeroot         a real program: message queues, semaphores with SEM_UNDO
 musl-tools       a second libc in one space with glibc
 runc             containers
+docker.io        the same; its daemon is started by the tests alone
+libseccomp-dev   to build containerd's newer runc
+pkg-config       the same
 busybox-static   what the containers run, and a static program
 dpkg-dev         the source of PostgreSQL, to build it with System V semaphores
 bison            the same
