@@ -90,6 +90,9 @@ type Limits struct {
 	ShmMax, ShmAll, ShmMni         uint64
 	SemMsl, SemMns, SemOpm, SemMni uint64
 	MsgMax, MsgMnb, MsgMni         uint64
+	// ShmRmidForced is 1 if segments go with their last attach, or with the
+	// process that made them if nobody attached them, else 0.
+	ShmRmidForced uint64
 }
 
 // DefaultLimits are those that Linux starts with.
@@ -126,9 +129,12 @@ func (f Family) String() string {
 
 // SpaceInfo describes a space in short.
 type SpaceInfo struct {
-	Name        string
-	ID          uint64 // random, of this incarnation
-	Dir         string // the public folder, to be mounted read-only at /run/ipcspace
+	Name string
+	ID   uint64 // random, of this incarnation
+	Dir  string // the public folder, to be mounted read-only at /run/ipcspace
+	// Proc has the files of package procfs, to be bound over /proc/sysvipc and
+	// /proc/sys/kernel. Empty: there is no FUSE.
+	Proc        string
 	Created     time.Time
 	Size        uint64 // bytes that its objects may have together
 	Used        uint64 // bytes promised to objects

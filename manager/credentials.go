@@ -12,10 +12,11 @@ import (
 
 // capability numbers, linux/capability.h.
 const (
-	capIPCLock     = 14
-	capIPCOwner    = 15
-	capSysAdmin    = 21
-	capSysResource = 24
+	capIPCLock           = 14
+	capIPCOwner          = 15
+	capSysAdmin          = 21
+	capSysResource       = 24
+	capCheckpointRestore = 40
 )
 
 // caller is who sent a request: the effective ids that the kernel vouches for

@@ -16,7 +16,7 @@ type idState struct {
 	Next uint32 // idr_next
 	Last int32  // last_idx, -1: none yet
 	Seq  uint32
-	_    uint32
+	Wish uint32 // *_next_id + 1, 0: none
 }
 
 // newID chooses the id of a new object as ipc_idr_alloc (ipc/util.c) does:
@@ -31,6 +31,9 @@ func (t *table) newID(f Family, limit uint64) (uint32, error) {
 	}
 	end := uint32(min(max(inUse*3/2, minCycle), abi.MaxObjects))
 	ids := t.state.ids(f)
+	if ids.Wish != 0 {
+		return t.wishedID(f)
+	}
 	index, ok := t.freeIndex(f, ids.Next, end)
 	if !ok {
 		if index, ok = t.freeIndex(f, 0, end); !ok {
@@ -56,3 +59,21 @@ func (t *table) freeIndex(f Family, start, end uint32) (uint32, bool) {
 	}
 	return 0, false
 }
+
+// wishedID is the id that *_next_id asks for, once; if its index is taken, the
+// next free one with the same sequence number.
+func (t *table) wishedID(f Family) (uint32, error) {
+	ids := t.state.ids(f)
+	id := ids.Wish - 1
+	ids.Wish = 0
+	index, ok := t.freeIndex(f, id&abi.IndexMask, abi.MaxObjects)
+	if !ok {
+		return 0, unix.ENOSPC
+	}
+	return id&^abi.IndexMask | index, nil
+}
+
+// nextID is *_next_id: -1 if the next id is as it comes.
+func (t *table) nextID(f Family) int64 { return int64(t.state.ids(f).Wish) - 1 }
+
+func (t *table) setNextID(f Family, id int64) { t.state.ids(f).Wish = uint32(id + 1) }

@@ -17,7 +17,7 @@ func (s *space) info() SpaceInfo {
 	defer s.mu.Unlock()
 	h := s.table.header
 	return SpaceInfo{
-		Name: s.name, ID: h.SpaceID, Dir: s.storage.shown,
+		Name: s.name, ID: h.SpaceID, Dir: s.storage.shown, Proc: s.procDir(),
 		Created: time.Unix(s.state.header.Created, 0),
 		Size:    s.storage.size, Used: s.storage.promised, Limits: s.table.limits(),
 		Objects:    [abi.Families]int{int(h.InUse[Shm]), int(h.InUse[Sem]), int(h.InUse[Msg])},

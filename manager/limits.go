@@ -23,6 +23,7 @@ func (l Limits) check() error {
 		{"semopm", l.SemOpm, 1<<16 - 1},
 		{"msgmax", l.MsgMax, 1<<31 - 1},
 		{"msgmnb", l.MsgMnb, 1<<31 - 1},
+		{"shm_rmid_forced", l.ShmRmidForced, 1},
 	} {
 		if c.value > c.most {
 			return fmt.Errorf("%s %d is more than %d: %w", c.name, c.value, c.most, ErrInvalid)
@@ -43,6 +44,7 @@ func (t *table) setLimits(l Limits) {
 	} {
 		atomic.StoreUint64(s.word, s.value)
 	}
+	atomic.StoreUint32(&h.Flags, h.Flags&^abi.TableFlagRmidForced|uint32(l.ShmRmidForced)*abi.TableFlagRmidForced)
 }
 
 func (t *table) limits() Limits {
@@ -51,5 +53,30 @@ func (t *table) limits() Limits {
 		ShmMax: h.ShmMax, ShmAll: h.ShmAll, ShmMni: h.ShmMni,
 		SemMsl: h.SemMsl, SemMns: h.SemMns, SemOpm: h.SemOpm, SemMni: h.SemMni,
 		MsgMax: h.MsgMax, MsgMnb: h.MsgMnb, MsgMni: h.MsgMni,
+		ShmRmidForced: uint64(h.Flags & abi.TableFlagRmidForced / abi.TableFlagRmidForced),
 	}
 }
+
+// setLimits changes the limits of a space in use. What exists stays as it is,
+// but for the orphans that shm_rmid_forced takes. space.mu is held.
+func (s *space) setLimits(l Limits) error {
+	if err := l.check(); err != nil {
+		return err
+	}
+	if err := s.storage.moreInodes(l.inodes(int(s.state.header.MaxSessions))); err != nil {
+		return err
+	}
+	s.table.setLimits(l)
+	if l.ShmRmidForced != 0 {
+		s.destroyOrphans()
+	}
+	return nil
+}
+
+// inodes is how many files a space with these limits may need.
+func (l Limits) inodes(sessions int) uint64 {
+	return l.ShmMni + l.SemMni + 2*l.MsgMni + uint64(sessions) + 1024
+}
+
+// forced tells whether segments go with their last attach (shm_rmid_forced).
+func (t *table) forced() bool { return t.header.Flags&abi.TableFlagRmidForced != 0 }

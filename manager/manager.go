@@ -302,7 +302,7 @@ func (c *SpaceConfig) complete() error {
 		return fmt.Errorf("%d sessions is not between 1 and %d: %w", c.Sessions, abi.MaxSessions-2, ErrInvalid)
 	}
 	if c.Inodes == 0 {
-		c.Inodes = limits.ShmMni + limits.SemMni + 2*limits.MsgMni + uint64(c.Sessions) + 1024
+		c.Inodes = limits.inodes(c.Sessions)
 	}
 	if c.Size < abi.PageSize {
 		return fmt.Errorf("a size of %d bytes holds nothing: %w", c.Size, ErrInvalid)

@@ -35,6 +35,7 @@ type object struct {
 	gone         bool
 	moved        bool      // gone, but to a fresh file
 	doomed       time.Time // when IPC_RMID left it with an attach under way
+	left         bool      // a process ended or called exec with it attached
 }
 
 // startCells is the capacity that new sets and queues begin with: what is left

@@ -458,7 +458,10 @@ func pidLevelsOf(pid int) (levels [pidLevels]pidLevel, err error) {
 
 // who is the pid of a session's process in the caller's pid namespace; 0: it
 // is not visible there, or nobody.
-func (s *space) who(x *session, number uint32) uint32 {
+func (s *space) who(x *session, number uint32) uint32 { return s.pidIn(x.pidns, number) }
+
+// pidIn is the same for any pid namespace, by its inode.
+func (s *space) pidIn(ns uint64, number uint32) uint32 {
 	if number <= abi.ManagerSession || number > s.state.header.Top {
 		return 0
 	}
@@ -467,7 +470,7 @@ func (s *space) who(x *session, number uint32) uint32 {
 		return 0
 	}
 	for _, l := range st.Levels {
-		if l.NS == x.pidns && l.NS != 0 {
+		if l.NS == ns && l.NS != 0 {
 			return l.PID
 		}
 	}

@@ -136,6 +136,7 @@ func (s *space) foldUse(o *object, session uint32, u use, at int64) {
 	}
 	if u.count > 0 {
 		u.dtime = at
+		o.left = true
 	}
 	// The times come from the client: they cannot lie ahead.
 	u.atime, u.dtime = min(u.atime, at), min(u.dtime, at)
@@ -211,12 +212,13 @@ func (s *space) destroyIfUnused(o *object) error {
 }
 
 // destroyOrphans looks at all segments marked for destruction after attaches
-// went away.
+// went away, and with shm_rmid_forced at those whose creator is gone.
 func (s *space) destroyOrphans() {
 	for _, o := range s.objects[Shm] {
-		if o.rec.Mode&abi.ModeDest == 0 {
+		if o.rec.Mode&abi.ModeDest == 0 && !(s.table.forced() && (o.left || s.sessions[o.rec.Creator] == nil)) {
 			continue
 		}
+		o.left = false
 		if err := s.destroyIfUnused(o); err != nil {
 			s.log.Error("segment not destroyed", keyID, o.rec.ID, keyError, err)
 		}
@@ -229,7 +231,7 @@ func (s *space) detached(req *request) reply {
 	if err != nil {
 		return refuse(err)
 	}
-	if o.rec.Mode&abi.ModeDest == 0 {
+	if o.rec.Mode&abi.ModeDest == 0 && !s.table.forced() {
 		return reply{}
 	}
 	if err := s.destroyIfUnused(o); err != nil {
@@ -262,16 +264,4 @@ func (s *space) lock(o *object, c *caller, lock bool) error {
 		return nil
 	}
 	return o.publish(rec)
-}
-
-// resident is shm_rss and shm_swp of SHM_INFO, in pages of 4 KiB. What is
-// swapped out is not told apart.
-func (s *space) resident() (rss, swapped uint64) {
-	for _, o := range s.objects[Shm] {
-		var st unix.Stat_t
-		if unix.Lstat(o.control.path, &st) == nil {
-			rss += uint64(st.Blocks) * 512 / abi.PageSize
-		}
-	}
-	return rss, 0
 }

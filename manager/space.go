@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ipcspace/ipcspace/client/abi"
+	"github.com/ipcspace/ipcspace/manager/procfs"
 )
 
 // space is one isolated key space that is being served.
@@ -35,6 +36,7 @@ type space struct {
 	pulse     *pulse
 	channels  *listeners
 	door      door
+	proc      *procfs.Mounted // nil: there is no FUSE
 
 	// mu guards everything below and the memory of table and state.
 	mu       sync.Mutex
@@ -84,6 +86,7 @@ func (m *Manager) newSpace(name string) *space {
 		m: m, name: name, log: m.log.With(keySpace, name),
 		storage: storage{
 			public: public, shown: shown, private: private,
+			proc:    filepath.Join(m.cfg.Root, "proc", name),
 			mounted: m.mounts, guard: m.guard, budget: &m.budget,
 			growth: m.growth, open: map[*file]struct{}{}, mostOpen: m.mostOpen,
 		},
@@ -235,6 +238,7 @@ func (s *space) serve() error {
 	s.m.count.Add(1)
 	s.channels.open()
 	s.work.Go(s.readRegister)
+	s.showProc()
 	s.table.bump(&s.table.header.Registrations)
 	return nil
 }
@@ -256,6 +260,7 @@ func (s *space) end() {
 		}
 	}
 	s.mu.Unlock()
+	s.hideProc()
 	s.stop()
 	if s.register != nil {
 		_ = s.register.Close()

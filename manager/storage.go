@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ipcspace/ipcspace/client/abi"
+	"github.com/ipcspace/ipcspace/manager/procfs"
 )
 
 // storage is where a space lives: its public and its private folder, and the
@@ -29,6 +30,7 @@ type storage struct {
 	public  string // for the manager
 	shown   string // for everybody else
 	private string
+	proc    string // where procfs is mounted
 	mounted bool   // each folder is a tmpfs of its own
 	guard   *guard // nil: files are not sealed
 
@@ -241,6 +243,19 @@ func headroom() uint64 {
 		return 0
 	}
 	return si.Totalram * uint64(si.Unit) / headroomPart
+}
+
+// moreInodes lets the private folder have n files.
+func (s *storage) moreInodes(n uint64) error {
+	var fs unix.Statfs_t
+	if !s.mounted || unix.Statfs(s.private, &fs) == nil && fs.Files >= n {
+		return nil
+	}
+	options := fmt.Sprintf("size=%d,nr_inodes=%d", s.limit, n)
+	if err := unix.Mount("ipcspace", s.private, "tmpfs", unix.MS_REMOUNT|unix.MS_NOSUID|unix.MS_NODEV, options); err != nil {
+		return &os.PathError{Op: "more inodes for", Path: s.private, Err: err}
+	}
+	return nil
 }
 
 // adoptLimit reads back what size the private tmpfs has.
@@ -457,6 +472,8 @@ func (s *storage) destroy() error {
 			errs = append(errs, err)
 		}
 	}
+	procfs.Clear(s.proc)
+	_ = os.Remove(s.proc)
 	return errors.Join(errs...)
 }
 

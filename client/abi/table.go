@@ -50,6 +50,9 @@ type TableHeader struct {
 const (
 	TableFlagTrust   = 1 << 0 // files are not sealed against their holders: members trust each other
 	TableFlagLocalID = 1 << 1 // uids and gids are the container's, not the host's
+	// TableFlagRmidForced is kernel.shm_rmid_forced: the last detach of any
+	// segment is told to the manager.
+	TableFlagRmidForced = 1 << 2
 )
 
 // A slot word names the current record of the object at one index of one

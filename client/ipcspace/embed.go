@@ -66,7 +66,7 @@ func embedManager(ctx context.Context, opts runOptions, mounts bool) (p *place, 
 	}
 	p.dir, p.writable = info.Dir, true
 	if mounts {
-		if err := p.mountSpace(info.Dir); err != nil {
+		if err := p.mountSpace(info.Dir, info.Proc); err != nil {
 			return nil, err
 		}
 		p.hide = filepath.Join(p.root, "root")

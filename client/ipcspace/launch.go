@@ -23,9 +23,10 @@ const launchVerb = "launch-command"
 // launchPlan tells the launcher what to prepare.
 type launchPlan struct {
 	Path      string // of the command
-	OwnMounts bool   // a mount namespace of the command's own, /proc/sysvipc empty
+	OwnMounts bool   // a mount namespace of the command's own
 	Hide      string // mounts at or below here are taken away
-	Sysctls   string // folder of files to bind over /proc/sys/kernel's
+	Proc      string // folder of files to bind over those of /proc; empty: /proc/sysvipc is emptied
+	Sysctls   string // without Proc, folder of files to bind over /proc/sys/kernel's
 	Listener  int    // socket to send the seccomp listener on; -1: no filter
 }
 
@@ -53,7 +54,7 @@ func launch(text string, arguments []string, stderr io.Writer) int {
 
 func (plan *launchPlan) prepare() error {
 	if plan.OwnMounts {
-		if err := commandMounts(plan.Hide, plan.Sysctls); err != nil {
+		if err := plan.mount(); err != nil {
 			return err
 		}
 	}
@@ -64,18 +65,23 @@ func (plan *launchPlan) prepare() error {
 	return nil
 }
 
-// commandMounts separates the command's mounts from the manager's. Its copies
+// mount separates the command's mounts from the manager's. Its copies
 // of the manager's private mounts go: they would show it every object of the
 // space, and pin the memory of segments that are removed.
-func commandMounts(hide, sysctls string) error {
+func (plan *launchPlan) mount() error {
 	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
 		return fmt.Errorf("make the command's mount namespace: %w", err)
 	}
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
 		return fmt.Errorf("separate the command's mounts: %w", err)
 	}
-	if hide != "" {
-		below, err := mountsBelow(hide)
+	if plan.Proc != "" {
+		if err := bindProc(plan.Proc); err != nil {
+			return err
+		}
+	}
+	if plan.Hide != "" {
+		below, err := mountsBelow(plan.Hide)
 		if err != nil {
 			return err
 		}
@@ -85,13 +91,16 @@ func commandMounts(hide, sysctls string) error {
 			}
 		}
 	}
+	if plan.Proc != "" {
+		return nil
+	}
 	// ipcs, ipcrm and lsipc read these files first and make the calls without them.
 	err := unix.Mount("ipcspace", "/proc/sysvipc", "tmpfs",
 		unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0555,size=4k")
 	if err != nil && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("hide /proc/sysvipc: %w", err)
 	}
-	return bindSysctls(sysctls)
+	return bindSysctls(plan.Sysctls)
 }
 
 // mountsBelow lists the mount points at and below dir, the last mounted first.

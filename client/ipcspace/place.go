@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ipcspace/ipcspace/client/abi"
+	"github.com/ipcspace/ipcspace/manager/procfs"
 )
 
 // What the library reads in the environment.
@@ -42,7 +43,8 @@ type place struct {
 	space    string
 	mounts   bool   // run has a mount namespace of its own
 	hide     string // mounts at or below here are not for the command; empty: none
-	sysctls  string // folder of files to bind over /proc/sys/kernel's, if mounts
+	proc     string // folder of the manager's files for /proc; empty: it has none
+	sysctls  string // without proc, folder of files to bind over /proc/sys/kernel's
 	closers  []func() error
 }
 
@@ -178,10 +180,14 @@ func mountTmpfs(dir, options string) error {
 }
 
 // mountSpace shows a space's public folder as containers see it, and its limits.
-func (p *place) mountSpace(public string) error {
+func (p *place) mountSpace(public, proc string) error {
 	p.dir, p.writable = filepath.Join(mountBase, "space"), false
 	if err := bindReadOnly(public, p.dir); err != nil {
 		return err
+	}
+	if _, err := os.Stat(filepath.Join(proc, procfs.ListFolder)); proc != "" && err == nil {
+		p.proc = proc
+		return nil
 	}
 	p.sysctls = filepath.Join(mountBase, sysctlFolder)
 	return writeSysctls(public, p.sysctls)
@@ -221,7 +227,7 @@ func joinSpace(root, space string, mounts bool) (*place, error) {
 		if err := mountPlace(); err != nil {
 			return nil, err
 		}
-		if err := p.mountSpace(public); err != nil {
+		if err := p.mountSpace(public, filepath.Join(root, "proc", space)); err != nil {
 			return nil, err
 		}
 		p.hide = filepath.Join(root, "private")

@@ -47,9 +47,10 @@ With --space NAME the command joins a space of the manager at --root, which
 outlives it and which others may join too.
 
 As root, run moves into mount namespaces of its own. The command finds the space
-mounted read-only, /proc/sysvipc empty, and the space's limits in
-/proc/sys/kernel, so that the system's own ipcs, ipcrm and lsipc show the space. An ordinary user gets a private folder on /dev/shm;
-ipcs then still shows the kernel's objects, ` + "`ipcspace ipcs`" + ` shows the space's.
+mounted read-only, and in /proc/sysvipc and /proc/sys/kernel the space's objects
+and limits, so that the system's own ipcs, ipcrm and lsipc show the space and
+sysctl changes it. An ordinary user gets a private folder on /dev/shm; ipcs then
+still shows the kernel's objects, ` + "`ipcspace ipcs`" + ` shows the space's.
 
 A space reaches programs through the C library (LD_PRELOAD). Static programs and
 raw system calls do not pass there and would use the kernel's IPC unseen.

@@ -21,7 +21,7 @@ func supervise(where *place, path string, opts runOptions) (int, error) {
 	if err != nil {
 		return exitRun, fmt.Errorf("find this program: %w", err)
 	}
-	plan := launchPlan{Path: path, OwnMounts: where.mounts, Hide: where.hide, Sysctls: where.sysctls, Listener: -1}
+	plan := launchPlan{Path: path, OwnMounts: where.mounts, Hide: where.hide, Proc: where.proc, Sysctls: where.sysctls, Listener: -1}
 	var refusals *os.File
 	if opts.strict {
 		pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)

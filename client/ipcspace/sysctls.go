@@ -10,11 +10,28 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ipcspace/ipcspace/client/abi"
+	"github.com/ipcspace/ipcspace/manager/procfs"
 )
 
-// The limits of an IPC namespace are files in /proc/sys/kernel, which ipcs -l
-// and installers of databases read. The command finds the space's there,
-// read-only: the manager alone sets them.
+// The objects and limits of an IPC namespace are files in /proc/sysvipc and
+// /proc/sys/kernel, which ipcs and installers of databases read. The command
+// finds the space's there, as the manager serves them (package procfs). Where
+// it has no FUSE, the limits are copies, read-only.
+
+// bindProc binds the files of the folder proc over the kernel's.
+func bindProc(proc string) error {
+	over := map[string]string{"/proc/sysvipc": filepath.Join(proc, procfs.ListFolder)}
+	for _, name := range procfs.Sysctls {
+		over[filepath.Join("/proc/sys/kernel", name)] = filepath.Join(proc, procfs.SysctlFolder, name)
+	}
+	for target, source := range over {
+		// ENOENT: a kernel without System V IPC, or without CHECKPOINT_RESTORE.
+		if err := unix.Mount(source, target, "", unix.MS_BIND, ""); err != nil && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("show %s at %s: %w", source, target, err)
+		}
+	}
+	return nil
+}
 
 // sysctlFolder holds, below mountBase, the files that are bound over those of
 // /proc/sys/kernel.

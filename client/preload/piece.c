@@ -89,7 +89,8 @@ void tell_if_doomed(uint32_t id, uint64_t serial)
 	uint64_t slot;
 
 	full_barrier();
-	if (table_record(ABI_SHM, id, &r, &slot) && r.serial == serial && (r.mode & ABI_MODE_DEST))
+	if (table_record(ABI_SHM, id, &r, &slot) && r.serial == serial &&
+	    ((r.mode & ABI_MODE_DEST) || (load32(&session.table->flags) & ABI_TABLE_FLAG_RMID_FORCED)))
 		channel_simple(ABI_MSG_DETACHED, id, 0, 0, 0, NULL);
 }
 

@@ -42,6 +42,7 @@
 #include <sys/sem.h>
 #include <sys/shm.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -92,6 +93,7 @@ struct board {
 	char text[700];
 	atomic_int ready[64];	/* thread ids that are about to sleep */
 	atomic_int n[64];	/* free for the case: counters and flags across processes */
+	struct { char name[24], text[64]; } limit[12];	/* a space's, as they were: see set_limit */
 	atomic_int kept;
 	struct { int family, id; } object[1 << 17];
 };

@@ -61,6 +61,8 @@ static bool run_case(const struct case_entry *entry)
 	/* Not reaped before its group is dead: its number must not go to another group meanwhile. */
 	waitid(P_PID, p, &info, WEXITED | WNOWAIT);
 	end_group(p);
+	for (int i = 0; board->limit[i].name[0]; i++)
+		set_limit(board->limit[i].name, board->limit[i].text);
 	sweep();
 
 	int verdict = atomic_load(&board->verdict);
