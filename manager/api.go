@@ -95,6 +95,9 @@ type Limits struct {
 	ShmRmidForced uint64
 }
 
+// NextIDs are the ids that the next objects of some families are to get.
+type NextIDs map[Family]uint32
+
 // DefaultLimits are those that Linux starts with.
 func DefaultLimits() Limits {
 	return Limits{

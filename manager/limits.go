@@ -1,7 +1,9 @@
 package manager
 
 import (
+	"context"
 	"fmt"
+	"math"
 	"sync/atomic"
 
 	"github.com/ipcspace/ipcspace/client/abi"
@@ -55,6 +57,40 @@ func (t *table) limits() Limits {
 		MsgMax: h.MsgMax, MsgMnb: h.MsgMnb, MsgMni: h.MsgMni,
 		ShmRmidForced: uint64(h.Flags & abi.TableFlagRmidForced / abi.TableFlagRmidForced),
 	}
+}
+
+// SetLimits changes limits of a space and chooses ids. All that change or next
+// ask for is done, or nothing. ErrNoSpace, ErrInvalid.
+func (m *Manager) SetLimits(ctx context.Context, name string, change func(*Limits), next NextIDs) (SpaceInfo, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s, err := m.findLocked(name)
+	if err != nil {
+		return SpaceInfo{}, err
+	}
+	if err := s.changeLimits(change, next); err != nil {
+		return SpaceInfo{}, fmt.Errorf("limits of space %q: %w", name, err)
+	}
+	return s.info(), nil
+}
+
+func (s *space) changeLimits(change func(*Limits), next NextIDs) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for f, id := range next {
+		if f >= abi.Families || id > math.MaxInt32 {
+			return fmt.Errorf("%d cannot be the next id of %s: %w", id, f, ErrInvalid)
+		}
+	}
+	l := s.table.limits()
+	change(&l)
+	if err := s.setLimits(l); err != nil {
+		return err
+	}
+	for f, id := range next {
+		s.table.setNextID(f, int64(id))
+	}
+	return nil
 }
 
 // setLimits changes the limits of a space in use. What exists stays as it is,

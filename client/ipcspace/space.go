@@ -35,7 +35,7 @@ get: ` + "`ipcspace run --space NAME`" + ` gives it to a command, a read-only mo
 			return usageErrorf("unknown command %q; see: ipcspace space --help", args[0])
 		},
 	}
-	space.AddCommand(newSpaceCreate(), newSpaceList(), newSpaceInspect(), newSpaceRemove())
+	space.AddCommand(newSpaceCreate(), newSpaceList(), newSpaceInspect(), newSpaceLimit(), newSpaceRemove())
 	return space
 }
 
@@ -51,7 +51,8 @@ func newSpaceCreate() *cobra.Command {
 		Long: `Make a space. NAME is a DNS label: lower-case letters, digits and '-'.
 
 Limits are those of Linux (kernel.shmmax … kernel.msgmni) unless set here:
-shmmax shmall shmmni semmsl semmns semopm semmni msgmax msgmnb msgmni.`,
+shmmax shmall shmmni semmsl semmns semopm semmni msgmax msgmnb msgmni
+shm_rmid_forced.`,
 		Example: `  ipcspace space create shop
   ipcspace space create shop --size 2g --limit shmmni=64,msgmnb=65536`,
 		Args: exactArgs("NAME"),
@@ -124,6 +125,51 @@ func newSpaceInspect() *cobra.Command {
 				return m.InspectSpace(cmd.Context(), &admin.InspectSpaceRequest{Name: args[0]})
 			}
 			return tell(cmd, output, ask, writeSpace)
+		},
+	}
+	addOutput(cmd, &output)
+	return cmd
+}
+
+func newSpaceLimit() *cobra.Command {
+	var output string
+	cmd := &cobra.Command{
+		Use:   "limit NAME LIMIT=VALUE...",
+		Short: "Change limits of a space in use",
+		Long: `Change limits of a space in use. What exists stays, new objects see them; only
+shm_rmid_forced=1 removes the segments that nobody has attached and whose
+creators ended. The names are those of "space create".`,
+		Example: `  ipcspace space limit shop shmmni=8192 msgmnb=65536`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) < 2 {
+				return usageErrorf("NAME and LIMIT=VALUE are needed; see: %s --help", cmd.CommandPath())
+			}
+			return nil
+		},
+		ValidArgsFunction: completeSpaces,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			limits, err := parseLimits(args[1:])
+			if err != nil {
+				return usageErrorf("%w", err)
+			}
+			show, err := format(output)
+			if err != nil {
+				return err
+			}
+			client, err := dial(cmd)
+			if err != nil {
+				return err
+			}
+			defer client.Close()
+			reply, err := client.SetLimits(cmd.Context(), &admin.SetLimitsRequest{Space: args[0], Limits: limits})
+			if err != nil {
+				return plain(err)
+			}
+			if show == formatJSON {
+				return writeJSON(cmd.OutOrStdout(), reply.GetSpace())
+			}
+			writeSpaceLimits(cmd.OutOrStdout(), reply.GetSpace().GetLimits())
+			return nil
 		},
 	}
 	addOutput(cmd, &output)
@@ -203,10 +249,7 @@ func writeSpace(w io.Writer, reply *admin.InspectSpaceResponse) error {
 	fmt.Fprintf(w, "Space      %s (%016x)\nFolder     %s\nCreated    %s\nMemory     %s promised of %s\nObjects    %s\nProcesses  %d of at most %d\n",
 		s.GetName(), s.GetId(), s.GetDir(), s.GetCreated().AsTime().Local().Format(time.DateTime),
 		humanSize(s.GetUsed()), humanSize(s.GetSize()), trust, s.GetSessions(), s.GetMaxSessions())
-	fmt.Fprintf(w, "Limits     shmmax %s, shmall %s, shmmni %d\n           semmsl %d, semmns %d, semopm %d, semmni %d\n           msgmax %d, msgmnb %d, msgmni %d\n",
-		humanLimit(l.GetShmmax()), humanLimit(l.GetShmall()), l.GetShmmni(),
-		l.GetSemmsl(), l.GetSemmns(), l.GetSemopm(), l.GetSemmni(),
-		l.GetMsgmax(), l.GetMsgmnb(), l.GetMsgmni())
+	writeSpaceLimits(w, l)
 	fmt.Fprintf(w, "Policy     %s with the last container, of objects left behind %s\n",
 		map[admin.Reclaim]string{admin.Reclaim_RECLAIM_RETAIN: "stays", admin.Reclaim_RECLAIM_DELETE: "goes"}[s.GetReclaim()],
 		map[admin.LeftBehind]string{admin.LeftBehind_LEFT_BEHIND_PRIVATE: "the private ones go", admin.LeftBehind_LEFT_BEHIND_KEEP: "all stay", admin.LeftBehind_LEFT_BEHIND_UNUSED: "all that nobody uses go"}[s.GetLeftBehind()])
@@ -252,6 +295,13 @@ func shortContainer(name string) string {
 	return name
 }
 
+func writeSpaceLimits(w io.Writer, l *admin.Limits) {
+	fmt.Fprintf(w, "Limits     shmmax %s, shmall %s, shmmni %d\n           semmsl %d, semmns %d, semopm %d, semmni %d\n           msgmax %d, msgmnb %d, msgmni %d\n           shm_rmid_forced %d\n",
+		humanLimit(l.GetShmmax()), humanLimit(l.GetShmall()), l.GetShmmni(),
+		l.GetSemmsl(), l.GetSemmns(), l.GetSemopm(), l.GetSemmni(),
+		l.GetMsgmax(), l.GetMsgmnb(), l.GetMsgmni(), l.GetShmRmidForced())
+}
+
 // parseLimits reads name=value pairs.
 func parseLimits(pairs []string) (*admin.Limits, error) {
 	if len(pairs) == 0 {
@@ -262,6 +312,7 @@ func parseLimits(pairs []string) (*admin.Limits, error) {
 		"shmmax": &limits.Shmmax, "shmall": &limits.Shmall, "shmmni": &limits.Shmmni,
 		"semmsl": &limits.Semmsl, "semmns": &limits.Semmns, "semopm": &limits.Semopm, "semmni": &limits.Semmni,
 		"msgmax": &limits.Msgmax, "msgmnb": &limits.Msgmnb, "msgmni": &limits.Msgmni,
+		"shm_rmid_forced": &limits.ShmRmidForced,
 	}
 	for _, pair := range pairs {
 		name, text, found := strings.Cut(pair, "=")
@@ -270,7 +321,7 @@ func parseLimits(pairs []string) (*admin.Limits, error) {
 		case !found:
 			return nil, fmt.Errorf("%q: write NAME=VALUE, as shmmni=64", pair)
 		case field == nil:
-			return nil, fmt.Errorf("%q is no limit; there are shmmax shmall shmmni semmsl semmns semopm semmni msgmax msgmnb msgmni", name)
+			return nil, fmt.Errorf("%q is no limit; there are shmmax shmall shmmni semmsl semmns semopm semmni msgmax msgmnb msgmni shm_rmid_forced", name)
 		}
 		value, err := parseSize(text)
 		if err != nil {

@@ -194,6 +194,7 @@ type Limits struct {
 	Msgmax        *uint64                `protobuf:"varint,8,opt,name=msgmax,proto3,oneof" json:"msgmax,omitempty"`
 	Msgmnb        *uint64                `protobuf:"varint,9,opt,name=msgmnb,proto3,oneof" json:"msgmnb,omitempty"`
 	Msgmni        *uint64                `protobuf:"varint,10,opt,name=msgmni,proto3,oneof" json:"msgmni,omitempty"`
+	ShmRmidForced *uint64                `protobuf:"varint,11,opt,name=shm_rmid_forced,json=shmRmidForced,proto3,oneof" json:"shm_rmid_forced,omitempty"` // 0 or 1
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -298,6 +299,13 @@ func (x *Limits) GetMsgmni() uint64 {
 	return 0
 }
 
+func (x *Limits) GetShmRmidForced() uint64 {
+	if x != nil && x.ShmRmidForced != nil {
+		return *x.ShmRmidForced
+	}
+	return 0
+}
+
 type Space struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -319,9 +327,12 @@ type Space struct {
 	MaxSessions uint32 `protobuf:"varint,13,opt,name=max_sessions,json=maxSessions,proto3" json:"max_sessions,omitempty"`
 	// Members cannot shrink, reopen or unlink objects. Not so for an
 	// unprivileged manager: then the members of a space trust each other.
-	Sealed        bool       `protobuf:"varint,14,opt,name=sealed,proto3" json:"sealed,omitempty"`
-	Reclaim       Reclaim    `protobuf:"varint,20,opt,name=reclaim,proto3,enum=ipcspace.admin.v1.Reclaim" json:"reclaim,omitempty"`
-	LeftBehind    LeftBehind `protobuf:"varint,21,opt,name=left_behind,json=leftBehind,proto3,enum=ipcspace.admin.v1.LeftBehind" json:"left_behind,omitempty"`
+	Sealed     bool       `protobuf:"varint,14,opt,name=sealed,proto3" json:"sealed,omitempty"`
+	Reclaim    Reclaim    `protobuf:"varint,20,opt,name=reclaim,proto3,enum=ipcspace.admin.v1.Reclaim" json:"reclaim,omitempty"`
+	LeftBehind LeftBehind `protobuf:"varint,21,opt,name=left_behind,json=leftBehind,proto3,enum=ipcspace.admin.v1.LeftBehind" json:"left_behind,omitempty"`
+	// The folder of the files for /proc/sysvipc (sysvipc/) and /proc/sys/kernel
+	// (kernel/), to be bound over them. Empty: the manager has no FUSE.
+	Proc          string `protobuf:"bytes,30,opt,name=proc,proto3" json:"proc,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -466,6 +477,13 @@ func (x *Space) GetLeftBehind() LeftBehind {
 		return x.LeftBehind
 	}
 	return LeftBehind_LEFT_BEHIND_PRIVATE
+}
+
+func (x *Space) GetProc() string {
+	if x != nil {
+		return x.Proc
+	}
+	return ""
 }
 
 // Object describes one object, as the *_STAT calls do.
@@ -1593,6 +1611,128 @@ func (*AdmitResponse) Descriptor() ([]byte, []int) {
 	return file_admin_proto_rawDescGZIP(), []int{18}
 }
 
+type SetLimitsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Space string                 `protobuf:"bytes,1,opt,name=space,proto3" json:"space,omitempty"`
+	// Those that are not set stay.
+	Limits *Limits `protobuf:"bytes,2,opt,name=limits,proto3" json:"limits,omitempty"`
+	// The id that the next object of a family gets, once (kernel.*_next_id).
+	ShmNextId     *uint32 `protobuf:"varint,3,opt,name=shm_next_id,json=shmNextId,proto3,oneof" json:"shm_next_id,omitempty"`
+	SemNextId     *uint32 `protobuf:"varint,4,opt,name=sem_next_id,json=semNextId,proto3,oneof" json:"sem_next_id,omitempty"`
+	MsgNextId     *uint32 `protobuf:"varint,5,opt,name=msg_next_id,json=msgNextId,proto3,oneof" json:"msg_next_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetLimitsRequest) Reset() {
+	*x = SetLimitsRequest{}
+	mi := &file_admin_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetLimitsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetLimitsRequest) ProtoMessage() {}
+
+func (x *SetLimitsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetLimitsRequest.ProtoReflect.Descriptor instead.
+func (*SetLimitsRequest) Descriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *SetLimitsRequest) GetSpace() string {
+	if x != nil {
+		return x.Space
+	}
+	return ""
+}
+
+func (x *SetLimitsRequest) GetLimits() *Limits {
+	if x != nil {
+		return x.Limits
+	}
+	return nil
+}
+
+func (x *SetLimitsRequest) GetShmNextId() uint32 {
+	if x != nil && x.ShmNextId != nil {
+		return *x.ShmNextId
+	}
+	return 0
+}
+
+func (x *SetLimitsRequest) GetSemNextId() uint32 {
+	if x != nil && x.SemNextId != nil {
+		return *x.SemNextId
+	}
+	return 0
+}
+
+func (x *SetLimitsRequest) GetMsgNextId() uint32 {
+	if x != nil && x.MsgNextId != nil {
+		return *x.MsgNextId
+	}
+	return 0
+}
+
+type SetLimitsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Space         *Space                 `protobuf:"bytes,1,opt,name=space,proto3" json:"space,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetLimitsResponse) Reset() {
+	*x = SetLimitsResponse{}
+	mi := &file_admin_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetLimitsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetLimitsResponse) ProtoMessage() {}
+
+func (x *SetLimitsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetLimitsResponse.ProtoReflect.Descriptor instead.
+func (*SetLimitsResponse) Descriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *SetLimitsResponse) GetSpace() *Space {
+	if x != nil {
+		return x.Space
+	}
+	return nil
+}
+
 type ListObjectsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Space         string                 `protobuf:"bytes,1,opt,name=space,proto3" json:"space,omitempty"`
@@ -1602,7 +1742,7 @@ type ListObjectsRequest struct {
 
 func (x *ListObjectsRequest) Reset() {
 	*x = ListObjectsRequest{}
-	mi := &file_admin_proto_msgTypes[19]
+	mi := &file_admin_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1614,7 +1754,7 @@ func (x *ListObjectsRequest) String() string {
 func (*ListObjectsRequest) ProtoMessage() {}
 
 func (x *ListObjectsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[19]
+	mi := &file_admin_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1627,7 +1767,7 @@ func (x *ListObjectsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListObjectsRequest.ProtoReflect.Descriptor instead.
 func (*ListObjectsRequest) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{19}
+	return file_admin_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ListObjectsRequest) GetSpace() string {
@@ -1646,7 +1786,7 @@ type ListObjectsResponse struct {
 
 func (x *ListObjectsResponse) Reset() {
 	*x = ListObjectsResponse{}
-	mi := &file_admin_proto_msgTypes[20]
+	mi := &file_admin_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1658,7 +1798,7 @@ func (x *ListObjectsResponse) String() string {
 func (*ListObjectsResponse) ProtoMessage() {}
 
 func (x *ListObjectsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[20]
+	mi := &file_admin_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1671,7 +1811,7 @@ func (x *ListObjectsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListObjectsResponse.ProtoReflect.Descriptor instead.
 func (*ListObjectsResponse) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{20}
+	return file_admin_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ListObjectsResponse) GetObjects() []*Object {
@@ -1692,7 +1832,7 @@ type RemoveObjectRequest struct {
 
 func (x *RemoveObjectRequest) Reset() {
 	*x = RemoveObjectRequest{}
-	mi := &file_admin_proto_msgTypes[21]
+	mi := &file_admin_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1704,7 +1844,7 @@ func (x *RemoveObjectRequest) String() string {
 func (*RemoveObjectRequest) ProtoMessage() {}
 
 func (x *RemoveObjectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[21]
+	mi := &file_admin_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1717,7 +1857,7 @@ func (x *RemoveObjectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveObjectRequest.ProtoReflect.Descriptor instead.
 func (*RemoveObjectRequest) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{21}
+	return file_admin_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *RemoveObjectRequest) GetSpace() string {
@@ -1749,7 +1889,7 @@ type RemoveObjectResponse struct {
 
 func (x *RemoveObjectResponse) Reset() {
 	*x = RemoveObjectResponse{}
-	mi := &file_admin_proto_msgTypes[22]
+	mi := &file_admin_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1761,7 +1901,7 @@ func (x *RemoveObjectResponse) String() string {
 func (*RemoveObjectResponse) ProtoMessage() {}
 
 func (x *RemoveObjectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[22]
+	mi := &file_admin_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1774,14 +1914,14 @@ func (x *RemoveObjectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveObjectResponse.ProtoReflect.Descriptor instead.
 func (*RemoveObjectResponse) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{22}
+	return file_admin_proto_rawDescGZIP(), []int{24}
 }
 
 var File_admin_proto protoreflect.FileDescriptor
 
 const file_admin_proto_rawDesc = "" +
 	"\n" +
-	"\vadmin.proto\x12\x11ipcspace.admin.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x98\x03\n" +
+	"\vadmin.proto\x12\x11ipcspace.admin.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd9\x03\n" +
 	"\x06Limits\x12\x1b\n" +
 	"\x06shmmax\x18\x01 \x01(\x04H\x00R\x06shmmax\x88\x01\x01\x12\x1b\n" +
 	"\x06shmall\x18\x02 \x01(\x04H\x01R\x06shmall\x88\x01\x01\x12\x1b\n" +
@@ -1793,7 +1933,9 @@ const file_admin_proto_rawDesc = "" +
 	"\x06msgmax\x18\b \x01(\x04H\aR\x06msgmax\x88\x01\x01\x12\x1b\n" +
 	"\x06msgmnb\x18\t \x01(\x04H\bR\x06msgmnb\x88\x01\x01\x12\x1b\n" +
 	"\x06msgmni\x18\n" +
-	" \x01(\x04H\tR\x06msgmni\x88\x01\x01B\t\n" +
+	" \x01(\x04H\tR\x06msgmni\x88\x01\x01\x12+\n" +
+	"\x0fshm_rmid_forced\x18\v \x01(\x04H\n" +
+	"R\rshmRmidForced\x88\x01\x01B\t\n" +
 	"\a_shmmaxB\t\n" +
 	"\a_shmallB\t\n" +
 	"\a_shmmniB\t\n" +
@@ -1803,7 +1945,8 @@ const file_admin_proto_rawDesc = "" +
 	"\a_semmniB\t\n" +
 	"\a_msgmaxB\t\n" +
 	"\a_msgmnbB\t\n" +
-	"\a_msgmni\"\x98\x04\n" +
+	"\a_msgmniB\x12\n" +
+	"\x10_shm_rmid_forced\"\xac\x04\n" +
 	"\x05Space\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\x04R\x02id\x12\x10\n" +
@@ -1825,7 +1968,8 @@ const file_admin_proto_rawDesc = "" +
 	"\x06sealed\x18\x0e \x01(\bR\x06sealed\x124\n" +
 	"\areclaim\x18\x14 \x01(\x0e2\x1a.ipcspace.admin.v1.ReclaimR\areclaim\x12>\n" +
 	"\vleft_behind\x18\x15 \x01(\x0e2\x1d.ipcspace.admin.v1.LeftBehindR\n" +
-	"leftBehind\"\xdd\x05\n" +
+	"leftBehind\x12\x12\n" +
+	"\x04proc\x18\x1e \x01(\tR\x04proc\"\xdd\x05\n" +
 	"\x06Object\x121\n" +
 	"\x06family\x18\x01 \x01(\x0e2\x19.ipcspace.admin.v1.FamilyR\x06family\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\x05R\x02id\x12\x10\n" +
@@ -1910,7 +2054,18 @@ const file_admin_proto_rawDesc = "" +
 	"\fAdmitRequest\x12\x14\n" +
 	"\x05space\x18\x01 \x01(\tR\x05space\x12\x12\n" +
 	"\x04pods\x18\x02 \x03(\tR\x04pods\"\x0f\n" +
-	"\rAdmitResponse\"*\n" +
+	"\rAdmitResponse\"\xfa\x01\n" +
+	"\x10SetLimitsRequest\x12\x14\n" +
+	"\x05space\x18\x01 \x01(\tR\x05space\x121\n" +
+	"\x06limits\x18\x02 \x01(\v2\x19.ipcspace.admin.v1.LimitsR\x06limits\x12#\n" +
+	"\vshm_next_id\x18\x03 \x01(\rH\x00R\tshmNextId\x88\x01\x01\x12#\n" +
+	"\vsem_next_id\x18\x04 \x01(\rH\x01R\tsemNextId\x88\x01\x01\x12#\n" +
+	"\vmsg_next_id\x18\x05 \x01(\rH\x02R\tmsgNextId\x88\x01\x01B\x0e\n" +
+	"\f_shm_next_idB\x0e\n" +
+	"\f_sem_next_idB\x0e\n" +
+	"\f_msg_next_id\"C\n" +
+	"\x11SetLimitsResponse\x12.\n" +
+	"\x05space\x18\x01 \x01(\v2\x18.ipcspace.admin.v1.SpaceR\x05space\"*\n" +
 	"\x12ListObjectsRequest\x12\x14\n" +
 	"\x05space\x18\x01 \x01(\tR\x05space\"J\n" +
 	"\x13ListObjectsResponse\x123\n" +
@@ -1935,7 +2090,7 @@ const file_admin_proto_rawDesc = "" +
 	"LeftBehind\x12\x17\n" +
 	"\x13LEFT_BEHIND_PRIVATE\x10\x00\x12\x14\n" +
 	"\x10LEFT_BEHIND_KEEP\x10\x01\x12\x16\n" +
-	"\x12LEFT_BEHIND_UNUSED\x10\x022\xba\x06\n" +
+	"\x12LEFT_BEHIND_UNUSED\x10\x022\x92\a\n" +
 	"\x05Admin\x12P\n" +
 	"\aVersion\x12!.ipcspace.admin.v1.VersionRequest\x1a\".ipcspace.admin.v1.VersionResponse\x12\\\n" +
 	"\vCreateSpace\x12%.ipcspace.admin.v1.CreateSpaceRequest\x1a&.ipcspace.admin.v1.CreateSpaceResponse\x12\\\n" +
@@ -1944,7 +2099,8 @@ const file_admin_proto_rawDesc = "" +
 	"ListSpaces\x12$.ipcspace.admin.v1.ListSpacesRequest\x1a%.ipcspace.admin.v1.ListSpacesResponse\x12_\n" +
 	"\fInspectSpace\x12&.ipcspace.admin.v1.InspectSpaceRequest\x1a'.ipcspace.admin.v1.InspectSpaceResponse\x12\\\n" +
 	"\vRemoveSpace\x12%.ipcspace.admin.v1.RemoveSpaceRequest\x1a&.ipcspace.admin.v1.RemoveSpaceResponse\x12J\n" +
-	"\x05Admit\x12\x1f.ipcspace.admin.v1.AdmitRequest\x1a .ipcspace.admin.v1.AdmitResponse\x12\\\n" +
+	"\x05Admit\x12\x1f.ipcspace.admin.v1.AdmitRequest\x1a .ipcspace.admin.v1.AdmitResponse\x12V\n" +
+	"\tSetLimits\x12#.ipcspace.admin.v1.SetLimitsRequest\x1a$.ipcspace.admin.v1.SetLimitsResponse\x12\\\n" +
 	"\vListObjects\x12%.ipcspace.admin.v1.ListObjectsRequest\x1a&.ipcspace.admin.v1.ListObjectsResponse\x12_\n" +
 	"\fRemoveObject\x12&.ipcspace.admin.v1.RemoveObjectRequest\x1a'.ipcspace.admin.v1.RemoveObjectResponseB,Z*github.com/ipcspace/ipcspace/manager/adminb\x06proto3"
 
@@ -1961,7 +2117,7 @@ func file_admin_proto_rawDescGZIP() []byte {
 }
 
 var file_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_admin_proto_goTypes = []any{
 	(Family)(0),                   // 0: ipcspace.admin.v1.Family
 	(Reclaim)(0),                  // 1: ipcspace.admin.v1.Reclaim
@@ -1985,25 +2141,27 @@ var file_admin_proto_goTypes = []any{
 	(*RemoveSpaceResponse)(nil),   // 19: ipcspace.admin.v1.RemoveSpaceResponse
 	(*AdmitRequest)(nil),          // 20: ipcspace.admin.v1.AdmitRequest
 	(*AdmitResponse)(nil),         // 21: ipcspace.admin.v1.AdmitResponse
-	(*ListObjectsRequest)(nil),    // 22: ipcspace.admin.v1.ListObjectsRequest
-	(*ListObjectsResponse)(nil),   // 23: ipcspace.admin.v1.ListObjectsResponse
-	(*RemoveObjectRequest)(nil),   // 24: ipcspace.admin.v1.RemoveObjectRequest
-	(*RemoveObjectResponse)(nil),  // 25: ipcspace.admin.v1.RemoveObjectResponse
-	(*timestamppb.Timestamp)(nil), // 26: google.protobuf.Timestamp
+	(*SetLimitsRequest)(nil),      // 22: ipcspace.admin.v1.SetLimitsRequest
+	(*SetLimitsResponse)(nil),     // 23: ipcspace.admin.v1.SetLimitsResponse
+	(*ListObjectsRequest)(nil),    // 24: ipcspace.admin.v1.ListObjectsRequest
+	(*ListObjectsResponse)(nil),   // 25: ipcspace.admin.v1.ListObjectsResponse
+	(*RemoveObjectRequest)(nil),   // 26: ipcspace.admin.v1.RemoveObjectRequest
+	(*RemoveObjectResponse)(nil),  // 27: ipcspace.admin.v1.RemoveObjectResponse
+	(*timestamppb.Timestamp)(nil), // 28: google.protobuf.Timestamp
 }
 var file_admin_proto_depIdxs = []int32{
-	26, // 0: ipcspace.admin.v1.Space.created:type_name -> google.protobuf.Timestamp
+	28, // 0: ipcspace.admin.v1.Space.created:type_name -> google.protobuf.Timestamp
 	3,  // 1: ipcspace.admin.v1.Space.limits:type_name -> ipcspace.admin.v1.Limits
 	1,  // 2: ipcspace.admin.v1.Space.reclaim:type_name -> ipcspace.admin.v1.Reclaim
 	2,  // 3: ipcspace.admin.v1.Space.left_behind:type_name -> ipcspace.admin.v1.LeftBehind
 	0,  // 4: ipcspace.admin.v1.Object.family:type_name -> ipcspace.admin.v1.Family
-	26, // 5: ipcspace.admin.v1.Object.changed:type_name -> google.protobuf.Timestamp
-	26, // 6: ipcspace.admin.v1.Object.attached:type_name -> google.protobuf.Timestamp
-	26, // 7: ipcspace.admin.v1.Object.detached:type_name -> google.protobuf.Timestamp
-	26, // 8: ipcspace.admin.v1.Object.operated:type_name -> google.protobuf.Timestamp
-	26, // 9: ipcspace.admin.v1.Object.sent:type_name -> google.protobuf.Timestamp
-	26, // 10: ipcspace.admin.v1.Object.received:type_name -> google.protobuf.Timestamp
-	26, // 11: ipcspace.admin.v1.Session.started:type_name -> google.protobuf.Timestamp
+	28, // 5: ipcspace.admin.v1.Object.changed:type_name -> google.protobuf.Timestamp
+	28, // 6: ipcspace.admin.v1.Object.attached:type_name -> google.protobuf.Timestamp
+	28, // 7: ipcspace.admin.v1.Object.detached:type_name -> google.protobuf.Timestamp
+	28, // 8: ipcspace.admin.v1.Object.operated:type_name -> google.protobuf.Timestamp
+	28, // 9: ipcspace.admin.v1.Object.sent:type_name -> google.protobuf.Timestamp
+	28, // 10: ipcspace.admin.v1.Object.received:type_name -> google.protobuf.Timestamp
+	28, // 11: ipcspace.admin.v1.Session.started:type_name -> google.protobuf.Timestamp
 	3,  // 12: ipcspace.admin.v1.CreateSpaceRequest.limits:type_name -> ipcspace.admin.v1.Limits
 	1,  // 13: ipcspace.admin.v1.CreateSpaceRequest.reclaim:type_name -> ipcspace.admin.v1.Reclaim
 	2,  // 14: ipcspace.admin.v1.CreateSpaceRequest.left_behind:type_name -> ipcspace.admin.v1.LeftBehind
@@ -2015,31 +2173,35 @@ var file_admin_proto_depIdxs = []int32{
 	5,  // 20: ipcspace.admin.v1.InspectSpaceResponse.objects:type_name -> ipcspace.admin.v1.Object
 	6,  // 21: ipcspace.admin.v1.InspectSpaceResponse.sessions:type_name -> ipcspace.admin.v1.Session
 	7,  // 22: ipcspace.admin.v1.InspectSpaceResponse.containers:type_name -> ipcspace.admin.v1.Container
-	5,  // 23: ipcspace.admin.v1.ListObjectsResponse.objects:type_name -> ipcspace.admin.v1.Object
-	0,  // 24: ipcspace.admin.v1.RemoveObjectRequest.family:type_name -> ipcspace.admin.v1.Family
-	8,  // 25: ipcspace.admin.v1.Admin.Version:input_type -> ipcspace.admin.v1.VersionRequest
-	10, // 26: ipcspace.admin.v1.Admin.CreateSpace:input_type -> ipcspace.admin.v1.CreateSpaceRequest
-	12, // 27: ipcspace.admin.v1.Admin.EnsureSpace:input_type -> ipcspace.admin.v1.EnsureSpaceRequest
-	14, // 28: ipcspace.admin.v1.Admin.ListSpaces:input_type -> ipcspace.admin.v1.ListSpacesRequest
-	16, // 29: ipcspace.admin.v1.Admin.InspectSpace:input_type -> ipcspace.admin.v1.InspectSpaceRequest
-	18, // 30: ipcspace.admin.v1.Admin.RemoveSpace:input_type -> ipcspace.admin.v1.RemoveSpaceRequest
-	20, // 31: ipcspace.admin.v1.Admin.Admit:input_type -> ipcspace.admin.v1.AdmitRequest
-	22, // 32: ipcspace.admin.v1.Admin.ListObjects:input_type -> ipcspace.admin.v1.ListObjectsRequest
-	24, // 33: ipcspace.admin.v1.Admin.RemoveObject:input_type -> ipcspace.admin.v1.RemoveObjectRequest
-	9,  // 34: ipcspace.admin.v1.Admin.Version:output_type -> ipcspace.admin.v1.VersionResponse
-	11, // 35: ipcspace.admin.v1.Admin.CreateSpace:output_type -> ipcspace.admin.v1.CreateSpaceResponse
-	13, // 36: ipcspace.admin.v1.Admin.EnsureSpace:output_type -> ipcspace.admin.v1.EnsureSpaceResponse
-	15, // 37: ipcspace.admin.v1.Admin.ListSpaces:output_type -> ipcspace.admin.v1.ListSpacesResponse
-	17, // 38: ipcspace.admin.v1.Admin.InspectSpace:output_type -> ipcspace.admin.v1.InspectSpaceResponse
-	19, // 39: ipcspace.admin.v1.Admin.RemoveSpace:output_type -> ipcspace.admin.v1.RemoveSpaceResponse
-	21, // 40: ipcspace.admin.v1.Admin.Admit:output_type -> ipcspace.admin.v1.AdmitResponse
-	23, // 41: ipcspace.admin.v1.Admin.ListObjects:output_type -> ipcspace.admin.v1.ListObjectsResponse
-	25, // 42: ipcspace.admin.v1.Admin.RemoveObject:output_type -> ipcspace.admin.v1.RemoveObjectResponse
-	34, // [34:43] is the sub-list for method output_type
-	25, // [25:34] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	3,  // 23: ipcspace.admin.v1.SetLimitsRequest.limits:type_name -> ipcspace.admin.v1.Limits
+	4,  // 24: ipcspace.admin.v1.SetLimitsResponse.space:type_name -> ipcspace.admin.v1.Space
+	5,  // 25: ipcspace.admin.v1.ListObjectsResponse.objects:type_name -> ipcspace.admin.v1.Object
+	0,  // 26: ipcspace.admin.v1.RemoveObjectRequest.family:type_name -> ipcspace.admin.v1.Family
+	8,  // 27: ipcspace.admin.v1.Admin.Version:input_type -> ipcspace.admin.v1.VersionRequest
+	10, // 28: ipcspace.admin.v1.Admin.CreateSpace:input_type -> ipcspace.admin.v1.CreateSpaceRequest
+	12, // 29: ipcspace.admin.v1.Admin.EnsureSpace:input_type -> ipcspace.admin.v1.EnsureSpaceRequest
+	14, // 30: ipcspace.admin.v1.Admin.ListSpaces:input_type -> ipcspace.admin.v1.ListSpacesRequest
+	16, // 31: ipcspace.admin.v1.Admin.InspectSpace:input_type -> ipcspace.admin.v1.InspectSpaceRequest
+	18, // 32: ipcspace.admin.v1.Admin.RemoveSpace:input_type -> ipcspace.admin.v1.RemoveSpaceRequest
+	20, // 33: ipcspace.admin.v1.Admin.Admit:input_type -> ipcspace.admin.v1.AdmitRequest
+	22, // 34: ipcspace.admin.v1.Admin.SetLimits:input_type -> ipcspace.admin.v1.SetLimitsRequest
+	24, // 35: ipcspace.admin.v1.Admin.ListObjects:input_type -> ipcspace.admin.v1.ListObjectsRequest
+	26, // 36: ipcspace.admin.v1.Admin.RemoveObject:input_type -> ipcspace.admin.v1.RemoveObjectRequest
+	9,  // 37: ipcspace.admin.v1.Admin.Version:output_type -> ipcspace.admin.v1.VersionResponse
+	11, // 38: ipcspace.admin.v1.Admin.CreateSpace:output_type -> ipcspace.admin.v1.CreateSpaceResponse
+	13, // 39: ipcspace.admin.v1.Admin.EnsureSpace:output_type -> ipcspace.admin.v1.EnsureSpaceResponse
+	15, // 40: ipcspace.admin.v1.Admin.ListSpaces:output_type -> ipcspace.admin.v1.ListSpacesResponse
+	17, // 41: ipcspace.admin.v1.Admin.InspectSpace:output_type -> ipcspace.admin.v1.InspectSpaceResponse
+	19, // 42: ipcspace.admin.v1.Admin.RemoveSpace:output_type -> ipcspace.admin.v1.RemoveSpaceResponse
+	21, // 43: ipcspace.admin.v1.Admin.Admit:output_type -> ipcspace.admin.v1.AdmitResponse
+	23, // 44: ipcspace.admin.v1.Admin.SetLimits:output_type -> ipcspace.admin.v1.SetLimitsResponse
+	25, // 45: ipcspace.admin.v1.Admin.ListObjects:output_type -> ipcspace.admin.v1.ListObjectsResponse
+	27, // 46: ipcspace.admin.v1.Admin.RemoveObject:output_type -> ipcspace.admin.v1.RemoveObjectResponse
+	37, // [37:47] is the sub-list for method output_type
+	27, // [27:37] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_admin_proto_init() }
@@ -2048,13 +2210,14 @@ func file_admin_proto_init() {
 		return
 	}
 	file_admin_proto_msgTypes[0].OneofWrappers = []any{}
+	file_admin_proto_msgTypes[19].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_admin_proto_rawDesc), len(file_admin_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   23,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -29,6 +29,7 @@ const (
 	Admin_InspectSpace_FullMethodName = "/ipcspace.admin.v1.Admin/InspectSpace"
 	Admin_RemoveSpace_FullMethodName  = "/ipcspace.admin.v1.Admin/RemoveSpace"
 	Admin_Admit_FullMethodName        = "/ipcspace.admin.v1.Admin/Admit"
+	Admin_SetLimits_FullMethodName    = "/ipcspace.admin.v1.Admin/SetLimits"
 	Admin_ListObjects_FullMethodName  = "/ipcspace.admin.v1.Admin/ListObjects"
 	Admin_RemoveObject_FullMethodName = "/ipcspace.admin.v1.Admin/RemoveObject"
 )
@@ -57,6 +58,9 @@ type AdminClient interface {
 	RemoveSpace(ctx context.Context, in *RemoveSpaceRequest, opts ...grpc.CallOption) (*RemoveSpaceResponse, error)
 	// Admit says whose processes may register with a space.
 	Admit(ctx context.Context, in *AdmitRequest, opts ...grpc.CallOption) (*AdmitResponse, error)
+	// SetLimits changes the limits of a space in use. What exists stays as it
+	// is; only shm_rmid_forced removes segments that nobody has attached.
+	SetLimits(ctx context.Context, in *SetLimitsRequest, opts ...grpc.CallOption) (*SetLimitsResponse, error)
 	// ListObjects lists the objects of a space by family and index.
 	ListObjects(ctx context.Context, in *ListObjectsRequest, opts ...grpc.CallOption) (*ListObjectsResponse, error)
 	// RemoveObject is IPC_RMID with the manager's rights.
@@ -141,6 +145,16 @@ func (c *adminClient) Admit(ctx context.Context, in *AdmitRequest, opts ...grpc.
 	return out, nil
 }
 
+func (c *adminClient) SetLimits(ctx context.Context, in *SetLimitsRequest, opts ...grpc.CallOption) (*SetLimitsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SetLimitsResponse)
+	err := c.cc.Invoke(ctx, Admin_SetLimits_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *adminClient) ListObjects(ctx context.Context, in *ListObjectsRequest, opts ...grpc.CallOption) (*ListObjectsResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListObjectsResponse)
@@ -185,6 +199,9 @@ type AdminServer interface {
 	RemoveSpace(context.Context, *RemoveSpaceRequest) (*RemoveSpaceResponse, error)
 	// Admit says whose processes may register with a space.
 	Admit(context.Context, *AdmitRequest) (*AdmitResponse, error)
+	// SetLimits changes the limits of a space in use. What exists stays as it
+	// is; only shm_rmid_forced removes segments that nobody has attached.
+	SetLimits(context.Context, *SetLimitsRequest) (*SetLimitsResponse, error)
 	// ListObjects lists the objects of a space by family and index.
 	ListObjects(context.Context, *ListObjectsRequest) (*ListObjectsResponse, error)
 	// RemoveObject is IPC_RMID with the manager's rights.
@@ -219,6 +236,9 @@ func (UnimplementedAdminServer) RemoveSpace(context.Context, *RemoveSpaceRequest
 }
 func (UnimplementedAdminServer) Admit(context.Context, *AdmitRequest) (*AdmitResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Admit not implemented")
+}
+func (UnimplementedAdminServer) SetLimits(context.Context, *SetLimitsRequest) (*SetLimitsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetLimits not implemented")
 }
 func (UnimplementedAdminServer) ListObjects(context.Context, *ListObjectsRequest) (*ListObjectsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListObjects not implemented")
@@ -373,6 +393,24 @@ func _Admin_Admit_Handler(srv interface{}, ctx context.Context, dec func(interfa
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Admin_SetLimits_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetLimitsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).SetLimits(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_SetLimits_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).SetLimits(ctx, req.(*SetLimitsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Admin_ListObjects_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ListObjectsRequest)
 	if err := dec(in); err != nil {
@@ -443,6 +481,10 @@ var Admin_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Admit",
 			Handler:    _Admin_Admit_Handler,
+		},
+		{
+			MethodName: "SetLimits",
+			Handler:    _Admin_SetLimits_Handler,
 		},
 		{
 			MethodName: "ListObjects",

@@ -24,6 +24,7 @@ type answers struct {
 	err      error
 	created  manager.SpaceConfig
 	admitted []string
+	next     manager.NextIDs
 	removed  struct {
 		family manager.Family
 		id     int
@@ -54,6 +55,12 @@ func (a *answers) EnsureSpace(_ context.Context, cfg manager.SpaceConfig, mustEx
 func (a *answers) Admit(_ context.Context, _ string, pods []string) error {
 	a.admitted = pods
 	return a.err
+}
+func (a *answers) SetLimits(_ context.Context, _ string, change func(*manager.Limits), next manager.NextIDs) (manager.SpaceInfo, error) {
+	info := shop
+	change(&info.Limits)
+	a.next = next
+	return info, a.err
 }
 func (a *answers) RemoveObject(_ context.Context, _ string, f manager.Family, id int) error {
 	a.removed.family, a.removed.id = f, id
@@ -109,6 +116,14 @@ func TestCalls(t *testing.T) {
 	want.ShmMni = 7
 	if m.created.Limits == nil || *m.created.Limits != want {
 		t.Errorf("limits %+v, want Linux's with shmmni 7", m.created.Limits)
+	}
+	id := uint32(99)
+	changed, err := client.SetLimits(ctx, &SetLimitsRequest{Space: "shop", Limits: &Limits{Msgmnb: &seven}, MsgNextId: &id})
+	if l := changed.GetSpace().GetLimits(); err != nil || l.GetMsgmnb() != 7 || l.GetMsgmax() != want.MsgMax {
+		t.Errorf("SetLimits = %v, %v", changed, err)
+	}
+	if len(m.next) != 1 || m.next[manager.Msg] != 99 {
+		t.Errorf("next ids %v, want 99 for queues", m.next)
 	}
 	list, err := client.ListSpaces(ctx, &ListSpacesRequest{})
 	if err != nil || len(list.GetSpaces()) != 1 {

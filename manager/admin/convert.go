@@ -15,6 +15,15 @@ func LimitsFrom(l *Limits) *manager.Limits {
 		return nil
 	}
 	limits := manager.DefaultLimits()
+	l.apply(&limits)
+	return &limits
+}
+
+// apply sets in limits what l does not leave open.
+func (l *Limits) apply(limits *manager.Limits) {
+	if l == nil {
+		return
+	}
 	for _, f := range []struct {
 		to   *uint64
 		from *uint64
@@ -23,12 +32,12 @@ func LimitsFrom(l *Limits) *manager.Limits {
 		{&limits.SemMsl, l.Semmsl}, {&limits.SemMns, l.Semmns}, {&limits.SemOpm, l.Semopm},
 		{&limits.SemMni, l.Semmni},
 		{&limits.MsgMax, l.Msgmax}, {&limits.MsgMnb, l.Msgmnb}, {&limits.MsgMni, l.Msgmni},
+		{&limits.ShmRmidForced, l.ShmRmidForced},
 	} {
 		if f.from != nil {
 			*f.to = *f.from
 		}
 	}
-	return &limits
 }
 
 func configFrom(r *CreateSpaceRequest) manager.SpaceConfig {
@@ -45,12 +54,13 @@ func limitsOf(l manager.Limits) *Limits {
 		Semmsl: proto.Uint64(l.SemMsl), Semmns: proto.Uint64(l.SemMns), Semopm: proto.Uint64(l.SemOpm),
 		Semmni: proto.Uint64(l.SemMni),
 		Msgmax: proto.Uint64(l.MsgMax), Msgmnb: proto.Uint64(l.MsgMnb), Msgmni: proto.Uint64(l.MsgMni),
+		ShmRmidForced: proto.Uint64(l.ShmRmidForced),
 	}
 }
 
 func spaceOf(s manager.SpaceInfo) *Space {
 	return &Space{
-		Name: s.Name, Id: s.ID, Dir: s.Dir, Created: timeOf(s.Created),
+		Name: s.Name, Id: s.ID, Dir: s.Dir, Proc: s.Proc, Created: timeOf(s.Created),
 		Size: s.Size, Used: s.Used, Limits: limitsOf(s.Limits),
 		ShmSegments: uint32(s.Objects[manager.Shm]),
 		SemSets:     uint32(s.Objects[manager.Sem]),

@@ -27,6 +27,7 @@ type Manager interface {
 	Spaces() []manager.SpaceInfo
 	Space(name string) (manager.SpaceDetail, error)
 	RemoveSpace(ctx context.Context, name string, force bool) error
+	SetLimits(ctx context.Context, space string, change func(*manager.Limits), next manager.NextIDs) (manager.SpaceInfo, error)
 	Objects(space string) ([]manager.ObjectInfo, error)
 	RemoveObject(ctx context.Context, space string, f manager.Family, id int) error
 	Admit(ctx context.Context, space string, pods []string) error
@@ -215,6 +216,22 @@ func (s *service) Admit(ctx context.Context, r *AdmitRequest) (*AdmitResponse, e
 		return nil, statusOf(err)
 	}
 	return &AdmitResponse{}, nil
+}
+
+func (s *service) SetLimits(ctx context.Context, r *SetLimitsRequest) (*SetLimitsResponse, error) {
+	next := manager.NextIDs{}
+	for f, id := range map[manager.Family]*uint32{
+		manager.Shm: r.ShmNextId, manager.Sem: r.SemNextId, manager.Msg: r.MsgNextId,
+	} {
+		if id != nil {
+			next[f] = *id
+		}
+	}
+	info, err := s.manager.SetLimits(ctx, r.GetSpace(), r.GetLimits().apply, next)
+	if err != nil {
+		return nil, statusOf(err)
+	}
+	return &SetLimitsResponse{Space: spaceOf(info)}, nil
 }
 
 func (s *service) ListObjects(_ context.Context, r *ListObjectsRequest) (*ListObjectsResponse, error) {

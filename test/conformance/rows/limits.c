@@ -239,6 +239,116 @@ ROW(223, "/proc/sysvipc/msg lists every queue, to any reader")
 	JOIN(p);
 }
 
+/* The title and the line of an id as they stand in a /proc/sysvipc file. */
+static void proc_text(const char *file, int id, char title[512], char line[512])
+{
+	char path[64];
+	int key, found;
+	snprintf(path, sizeof path, "/proc/sysvipc/%s", file);
+	FILE *f = fopen(path, "re");
+	if (!f)
+		SKIP("%s cannot be read here", path);
+	EXPECT(fgets(title, 512, f) != NULL);
+	while (fgets(line, 512, f))
+		if (sscanf(line, "%d %d", &key, &found) == 2 && found == id) {
+			fclose(f);
+			return;
+		}
+	FAIL("id %d is not in %s", id, path);
+}
+#define EXPECT_TEXT(got, want) \
+	do { MARK(); if (strcmp(got, want) != 0) FAIL("came '%s', expected '%s'", got, want); } while (0)
+
+ROWS("221,222,223", "the text, letter by letter")
+{
+	char title[512], line[512], want[512];
+	int id = keep(SHM, MUST(shmget((key_t)0xfedc1234, 12345, IPC_CREAT | 0640)));
+	char *m = MUST(shmat(id, NULL, 0));
+	m[0] = 1;
+	struct shmid_ds s;
+	MUST(shmctl(id, IPC_STAT, &s));
+	proc_text("shm", id, title, line);
+	EXPECT_TEXT(title, "       key      shmid perms                  size  cpid  lpid nattch   uid   gid  cuid  cgid"
+		    "      atime      dtime      ctime                   rss                  swap\n");
+	snprintf(want, sizeof want, "%10d %10d  %4o %21lu %5u %5u  %5lu %5u %5u %5u %5u %10llu %10llu %10llu %21lu %21lu\n",
+		 (int)0xfedc1234, id, 0640, 12345UL, s.shm_cpid, s.shm_lpid, 1UL, geteuid(), getegid(), geteuid(), getegid(),
+		 (long long)s.shm_atime, 0LL, (long long)s.shm_ctime, page_size(), 0UL);
+	EXPECT_TEXT(line, want);
+
+	struct semid_ds e;
+	id = keep(SEM, MUST(semget((key_t)0xfedc1234, 250, IPC_CREAT | 0604)));
+	MUST(op1(id, 3, 1, 0));
+	MUST(semctl(id, 0, IPC_STAT, (union semun){ .buf = &e }));
+	proc_text("sem", id, title, line);
+	EXPECT_TEXT(title, "       key      semid perms      nsems   uid   gid  cuid  cgid      otime      ctime\n");
+	snprintf(want, sizeof want, "%10d %10d  %4o %10u %5u %5u %5u %5u %10llu %10llu\n", (int)0xfedc1234, id, 0604, 250U,
+		 geteuid(), getegid(), geteuid(), getegid(), (long long)e.sem_otime, (long long)e.sem_ctime);
+	EXPECT_TEXT(line, want);
+
+	struct msqid_ds q;
+	id = keep(MSG, MUST(msgget((key_t)0xfedc1234, IPC_CREAT | 0777)));
+	MUST(send_text(id, 1, "hello", 0));
+	MUST(msgctl(id, IPC_STAT, &q));
+	proc_text("msg", id, title, line);
+	EXPECT_TEXT(title, "       key      msqid perms      cbytes       qnum lspid lrpid   uid   gid  cuid  cgid"
+		    "      stime      rtime      ctime\n");
+	snprintf(want, sizeof want, "%10d %10d  %4o  %10lu %10lu %5u %5u %5u %5u %5u %5u %10llu %10llu %10llu\n",
+		 (int)0xfedc1234, id, 0777, (unsigned long)q.__msg_cbytes, q.msg_qnum, getpid(), 0, geteuid(), getegid(),
+		 geteuid(), getegid(), (long long)q.msg_stime, 0LL, (long long)q.msg_ctime);
+	EXPECT_TEXT(line, want);
+}
+
+static void sysctl_text(const char *name, char text[128])
+{
+	char path[64];
+	snprintf(path, sizeof path, "/proc/sys/kernel/%s", name);
+	int fd = MUST(open(path, O_RDONLY | O_CLOEXEC));
+	ssize_t n = MUST(read(fd, text, 127));
+	text[n] = 0;
+	EXPECT_EQ(read(fd, text + n, 1), 0);
+	close(fd);
+}
+
+ROWS("217,218,219", "what a sysctl reads, writes and refuses")
+{
+	NEED_SYSCTLS();
+	char text[128];
+	static const struct { const char *name, *text; int error; const char *after; } step[] = {
+		{ "shmmax", "0x1000", 0, "4096\n" }, { "shmmax", " \n 010 junk", 0, "8\n" },
+		{ "shmmax", "-1", EINVAL, "8\n" }, { "shmmax", "", 0, "8\n" }, { "shmmax", "  ", EINVAL, "8\n" },
+		{ "shmmax", "12junk", EINVAL, "8\n" }, { "shmmax", "18446744073709551615", 0, "18446744073709551615\n" },
+		{ "shmmax", "99999999999999999999", EINVAL, "18446744073709551615\n" },
+		{ "sem", "250 32000", 0, "250\t32000\t500\t32000\n" },
+		{ "sem", "\t11\t22 33\n44\n", 0, "11\t22\t33\t44\n" },
+		{ "sem", "55 66 junk", EINVAL, "55\t66\t33\t44\n" },
+		{ "sem", "77 88 99 40000", ERANGE, "77\t88\t99\t44\n" },
+		{ "msgmax", "2147483647", 0, "2147483647\n" }, { "msgmax", "2147483648", EINVAL, "2147483647\n" },
+		{ "msgmnb", "-5", EINVAL, "16384\n" }, { "msgmnb", "1 2", 0, "1\n" },
+		{ "shm_rmid_forced", "2", EINVAL, "0\n" }, { "shm_rmid_forced", "1\n", 0, "1\n" },
+		{ "sem_next_id", "-1", EINVAL, "-1\n" }, { "sem_next_id", "7", 0, "7\n" },
+	};
+	set_limit("sem", "32000 1024000000 500 32000");
+	for (size_t i = 0; i < sizeof step / sizeof step[0]; i++) {
+		if (step[i].error)
+			EXPECT_ERR(set_limit(step[i].name, step[i].text), step[i].error);
+		else
+			EXPECT_OK(set_limit(step[i].name, step[i].text));
+		sysctl_text(step[i].name, text);
+		if (strcmp(text, step[i].after) != 0)
+			FAIL("%s after '%s': '%s', expected '%s'", step[i].name, step[i].text, text, step[i].after);
+	}
+	pid_t p;
+	CHILD(p) {
+		become(STRANGER, STRANGER);
+		EXPECT_ERR(set_limit("shmmni", "5"), EACCES);
+		EXPECT_ERR(set_limit("msg_next_id", "5"), EACCES);
+		sysctl_text("shmmni", text);
+		EXPECT_EQ(access("/proc/sys/kernel/shmmni", R_OK), 0);
+		EXPECT_ERR(access("/proc/sys/kernel/shmmni", W_OK), EACCES);
+	}
+	JOIN(p);
+}
+
 /* What a command prints, in a static buffer; a verdict when it fails. */
 static const char *output_of(const char *command)
 {
