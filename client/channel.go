@@ -91,7 +91,7 @@ func connect(ctx context.Context, dir string, t *table) (*net.UnixConn, error) {
 			return conn, nil
 		}
 		if ctx.Err() != nil {
-			return nil, fmt.Errorf("no manager answers in %s (%w): %w; is ipcspace-manager running?", dir, err, context.Cause(ctx))
+			return nil, fmt.Errorf("register in %s (%v): %w", dir, err, context.Cause(ctx))
 		}
 		if round%16 == 15 {
 			announced = false // a manager that came back knows no old line
@@ -197,7 +197,8 @@ func (c *connection) post(seq uint32, q *request) (<-chan *reply, error) {
 	err := transmit(c.conn, seq, q)
 	if err != nil {
 		c.forget(seq)
-		if errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.ENOTCONN) || errors.Is(err, net.ErrClosed) {
+		if errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.ECONNREFUSED) ||
+			errors.Is(err, unix.ENOTCONN) || errors.Is(err, net.ErrClosed) {
 			return nil, errHungUp
 		}
 		return nil, fmt.Errorf("request to the manager: %w", err)

@@ -30,6 +30,9 @@ var (
 	ErrNoSpace = errors.New("no space")
 	// ErrUntrusted is Open's: the folder is not mounted read-only.
 	ErrUntrusted = errors.New("not mounted read-only")
+	// ErrNoManager says that the space's manager was away for 30 s. What takes
+	// no message goes on without it.
+	ErrNoManager = errors.New("no answer from the space's manager; is ipcspace-manager running?")
 	// ErrLayout is Open's: manager and client are of different layouts.
 	ErrLayout = errors.New("another layout")
 	// ErrClosed says that the space was closed by this program.
@@ -52,7 +55,7 @@ type Error struct {
 	Call  string // as in the manual pages: "msgrcv"
 	On    string // what it was done on: "queue 32769"
 	Errno unix.Errno
-	Cause error // of a call that a context or Close ended: EINTR; else nil
+	Cause error // of a call that a context or Close ended (EINTR), or that found no manager; else nil
 }
 
 func (e *Error) Error() string {
@@ -76,20 +79,25 @@ func (e *Error) Is(target error) bool {
 	return ok && unix.Errno(s) == e.Errno
 }
 
-// failed makes the error of a call: nil, or an *Error. What has no errno ended
-// the call from outside: ctx, Close, or the end of the space.
+// failed makes the error of a call: nil, or an *Error. What has no errno is of
+// the way to the manager: it is gone (ECONNREFUSED), or ctx or Close ended the
+// call (EINTR).
 func (s *session) failed(ctx context.Context, call, on string, err error) error {
 	if err == nil {
 		return nil
 	}
 	e := &Error{Call: call, On: on}
 	if !errors.As(err, &e.Errno) {
-		e.Errno, e.Cause = unix.EINTR, err
-	} else if e.Errno == unix.EINTR {
-		e.Cause = ErrClosed
-		if ctx.Err() != nil {
-			e.Cause = context.Cause(ctx)
-		}
+		e.Errno, e.Cause = unix.ECONNREFUSED, err
+	}
+	switch {
+	case e.Cause == nil && e.Errno != unix.EINTR:
+	case ctx.Err() != nil:
+		e.Errno, e.Cause = unix.EINTR, context.Cause(ctx)
+	case s.closed.Load():
+		e.Errno, e.Cause = unix.EINTR, ErrClosed
+	case e.Cause == nil:
+		e.Errno, e.Cause = unix.ECONNREFUSED, ErrNoManager // the data plane needed it
 	}
 	return e
 }

@@ -110,7 +110,7 @@ func (s *session) begin(ctx context.Context) error {
 	if err := s.takeTurn(ctx); err != nil {
 		return err
 	}
-	waiting, cancel := context.WithTimeout(ctx, managerPatience)
+	waiting, cancel := context.WithTimeoutCause(ctx, managerPatience, ErrNoManager)
 	defer cancel()
 	_, err := s.connected(waiting)
 	s.turn <- struct{}{}
@@ -251,7 +251,7 @@ func (s *session) sessionPage() *abi.SessionPage {
 //
 // When ctx ends first, the request may or may not have been carried out.
 func (s *session) call(ctx context.Context, kind uint32, body []byte, args ...int64) (*reply, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, managerPatience, errNoManager)
+	ctx, cancel := context.WithTimeoutCause(ctx, managerPatience, ErrNoManager)
 	defer cancel()
 	if err := s.takeTurn(ctx); err != nil {
 		return nil, err
@@ -274,8 +274,6 @@ func (s *session) call(ctx context.Context, kind uint32, body []byte, args ...in
 		s.conn.CompareAndSwap(c, nil)
 	}
 }
-
-var errNoManager = errors.New("no answer from the manager; is ipcspace-manager running?")
 
 // nextSeq numbers requests; 0 is hello's.
 func (s *session) nextSeq() uint32 {
@@ -303,7 +301,7 @@ func (s *session) broker(ctx context.Context, kind uint32, body []byte, args ...
 	if err := s.takeTurn(ctx); err != nil {
 		return nil, err
 	}
-	waiting, cancel := context.WithTimeoutCause(ctx, managerPatience, errNoManager)
+	waiting, cancel := context.WithTimeoutCause(ctx, managerPatience, ErrNoManager)
 	c, err := s.connected(waiting)
 	cancel()
 	s.turn <- struct{}{}

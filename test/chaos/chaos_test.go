@@ -35,6 +35,7 @@ const (
 	ledgerSize   = receivedOff + maxLives*messages/8
 	roleUndo     = 0
 	roleReceiver = 4
+	roleSegment  = 5 // and those before it, Go programs have too
 	roleChurn    = 6
 	roles        = 8
 	undoStart    = 10
@@ -121,7 +122,12 @@ func (c *chaos) spawn(space, role int) {
 		c.t.Fatal("too many lives")
 	}
 	c.life(n).role, c.life(n).space = uint32(role), uint32(space)
-	p, err := start(c.envs[space], c.out, command("worker"), c.path, fmt.Sprint(space), fmt.Sprint(n), fmt.Sprint(role), fmt.Sprint(c.rnd.Uint64()))
+	program := "worker"
+	if role <= roleSegment && c.rnd.IntN(2) == 0 {
+		program = "goworker"
+		c.events["  of them, in Go"]++
+	}
+	p, err := start(c.envs[space], c.out, command(program), c.path, fmt.Sprint(space), fmt.Sprint(n), fmt.Sprint(role), fmt.Sprint(c.rnd.Uint64()))
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -465,7 +471,7 @@ func (c *chaos) check(space int, ids string) {
 func (c *chaos) report() {
 	var text strings.Builder
 	for _, name := range []string{"SIGKILL of a process", "  undo", "  lock", "  count", "  sender", "  receiver", "  segment", "  churn", "  signals",
-		"SIGKILL of the manager", "SIGSTOP of a process", "signal with a handler", "processes started", "processes forked",
+		"SIGKILL of the manager", "SIGSTOP of a process", "signal with a handler", "processes started", "  of them, in Go", "processes forked",
 		"messages sent", "messages taken by those killed", "critical sections", "P and V without undo"} {
 		fmt.Fprintf(&text, "%9d %s\n", c.events[name], name)
 	}

@@ -105,6 +105,10 @@ func build() error {
 			return fmt.Errorf("compile %s: %w\n%s", file, err, out)
 		}
 	}
+	out, err := exec.Command("go", "build", "-o", command("goworker"), "./goworker").CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("build goworker: %w\n%s", err, out)
+	}
 	return nil
 }
 
