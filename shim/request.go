@@ -204,6 +204,17 @@ func JoinPreload(existing string) string {
 	return strings.Join(libraries, ":")
 }
 
+// Preloads tells whether a container's environment has the library.
+func Preloads(env []string) bool {
+	has := false
+	for _, pair := range env {
+		if value, ok := strings.CutPrefix(pair, "LD_PRELOAD="); ok {
+			has = contains(strings.FieldsFunc(value, func(r rune) bool { return r == ':' || r == ' ' }), Library)
+		}
+	}
+	return has
+}
+
 func contains(list []string, s string) bool {
 	for _, one := range list {
 		if one == s {

@@ -54,6 +54,16 @@ func (b *Bundle) Request(root string) (*Request, error) {
 	return Parse(root, b.Spec.Annotations, mounts)
 }
 
+// hostNamespace tells whether path is the IPC namespace of the runtime itself. In doubt it is.
+func hostNamespace(path string) bool {
+	theirs, err := os.Stat(path)
+	if err != nil {
+		return true
+	}
+	ours, err := os.Stat("/proc/self/ns/ipc")
+	return err != nil || os.SameFile(ours, theirs)
+}
+
 // KernelIPC tells whether the kernel's own System V IPC is to be closed in the container's IPC
 // namespace. The namespace of others cannot be: ErrRefused, unless the container chose "open".
 func (b *Bundle) KernelIPC(r *Request) (closed bool, err error) {
@@ -71,6 +81,9 @@ func (b *Bundle) KernelIPC(r *Request) (closed bool, err error) {
 		if ns.Path != "" && !b.inPod() {
 			return false, fmt.Errorf("%w: the container joins another one's IPC namespace, whose kernel tables are not its to close; drop --ipc=container:…, or set %s=open",
 				ErrRefused, AnnotationKernelIPC)
+		}
+		if ns.Path != "" && hostNamespace(ns.Path) {
+			break // hostIPC: the sandbox has none of its own
 		}
 		return true, nil
 	}

@@ -15,7 +15,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
@@ -76,22 +75,11 @@ func run(ctx context.Context, root string, state specs.State) error {
 		}
 		// A hook cannot change the environment. Who set LD_PRELOAD has the library; others get it by
 		// the file, which glibc reads.
-		if r.BindFile || !preloads(b.Spec.Process.Env) {
+		if r.BindFile || !shim.Preloads(b.Spec.Process.Env) {
 			p.preload = filepath.Join(dir, shim.PreloadFile)
 		}
 	}
 	return p.carryOut()
-}
-
-// preloads tells whether a container's environment has the library.
-func preloads(env []string) bool {
-	has := false
-	for _, pair := range env {
-		if value, ok := strings.CutPrefix(pair, "LD_PRELOAD="); ok {
-			has = strings.Contains(":"+value+":", ":"+shim.Library+":")
-		}
-	}
-	return has
 }
 
 // Spec is the hook as a runtime is told of it. Its environment is explicit: an empty one would be

@@ -16,6 +16,7 @@ import (
 
 	"github.com/ipcspace/ipcspace/shim/cdi"
 	"github.com/ipcspace/ipcspace/shim/hook"
+	"github.com/ipcspace/ipcspace/shim/nri"
 	"github.com/ipcspace/ipcspace/shim/runtime"
 )
 
@@ -30,6 +31,7 @@ const usage = `ipcspace-shim gives spaces of System V IPC to containers.
   ipcspace-shim hook            an OCI hook of the stage createRuntime, for podman and CRI-O
   ipcspace-shim hook --install DIR   writes the hook's file into a hooks directory
   ipcspace-shim cdi             keeps a CDI specification with one device for each space
+  ipcspace-shim nri             an NRI plugin, for containerd 2 and CRI-O
   ipcspace-shim version
 `
 
@@ -59,7 +61,7 @@ func run(args []string) error {
 	case "cdi":
 		return cdi.Main(ctx, args[2:])
 	case "nri":
-		return nriMain(ctx, args[2:])
+		return nri.Main(ctx, args[2:])
 	case "version":
 		fmt.Println(version)
 		return nil

@@ -146,7 +146,7 @@ func dockerArchive(image string) ([]byte, error) {
 	}
 	config, err := json.Marshal(map[string]any{
 		"architecture": "amd64", "os": "linux",
-		"config": map[string]any{"Cmd": []string{"sh"}, "Env": []string{"PATH=/usr/bin:/bin"}},
+		"config": map[string]any{"Cmd": []string{"/bin/ipc", "sleep"}, "Env": []string{"PATH=/usr/bin:/bin"}},
 		"rootfs": map[string]any{"type": "layers", "diff_ids": []string{fmt.Sprintf("sha256:%x", sha256.Sum256(layer))}},
 	})
 	if err != nil {

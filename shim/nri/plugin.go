@@ -1,0 +1,216 @@
+// Package nri is a plugin of the Node Resource Interface, for containerd from 2.0 on and CRI-O. It
+// does what a Kubernetes volume cannot: it joins LD_PRELOAD and IPCSPACE_REQUIRED for containers that
+// have a space mounted, and closes the kernel's own System V IPC for them.
+//
+// It never mounts, so a space is never there twice. Its handlers ask nobody and open nothing but
+// what the request names: a runtime cuts off a plugin that answers late. It fails closed: a container
+// that cannot have what it asks for is not created.
+package nri
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/containerd/nri/pkg/api"
+	"github.com/containerd/nri/pkg/stub"
+	"golang.org/x/mod/semver"
+
+	"github.com/ipcspace/ipcspace/shim"
+)
+
+// reconnectPause is how long the plugin waits before it connects to the runtime again.
+const reconnectPause = time.Second
+
+// Main is "ipcspace-shim nri".
+func Main(ctx context.Context, args []string) error {
+	p := &plugin{log: slog.New(slog.NewTextHandler(os.Stderr, nil))}
+	flags := flag.NewFlagSet("ipcspace-shim nri", flag.ContinueOnError)
+	flags.StringVar(&p.root, "root", shim.Root(), "the manager's `folder` as the runtime knows it")
+	flags.StringVar(&p.hook, "hook", "", "`path` of ipcspace-shim on the node: close the kernel's IPC by it as a hook, for runtimes whose NRI sets no sysctls (containerd before 2.2)")
+	socket := flags.String("socket", "/var/run/nri/nri.sock", "the runtime's NRI `socket`")
+	name := flags.String("name", "ipcspace", "the plugin's name")
+	index := flags.String("index", "10", "the plugin's place among others, two digits")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	for {
+		err := p.serve(ctx, *socket, *name, *index)
+		if ctx.Err() != nil {
+			return nil
+		}
+		p.log.Warn("not connected to the runtime; trying again", "socket", *socket, "error", err)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(reconnectPause):
+		}
+	}
+}
+
+type plugin struct {
+	root, hook string
+	log        *slog.Logger
+	noSysctls  bool // the runtime at hand ignores them
+}
+
+// serve is one connection, until it ends.
+func (p *plugin) serve(ctx context.Context, socket, name, index string) error {
+	if _, err := os.Stat(socket); err != nil {
+		return err // the stub waits long for a socket that is not there
+	}
+	s, err := stub.New(p, stub.WithPluginName(name), stub.WithPluginIdx(index), stub.WithSocketPath(socket))
+	if err != nil {
+		return err
+	}
+	stop := context.AfterFunc(ctx, s.Stop)
+	defer stop()
+	if err := s.Run(ctx); err != nil {
+		return err
+	}
+	return errors.New("the runtime closed the connection")
+}
+
+// Configure learns which runtime it is.
+func (p *plugin) Configure(_ context.Context, _, runtime, version string) (stub.EventMask, error) {
+	p.noSysctls = lacksSysctls(runtime, version)
+	p.log.Info("connected", "runtime", runtime, "version", version, "sysctls", !p.noSysctls)
+	if p.noSysctls && p.hook == "" {
+		p.log.Warn("this runtime's NRI sets no sysctls: containers with a space are refused unless --hook is given, or they choose "+shim.AnnotationKernelIPC+"=open", "runtime", runtime, "version", version)
+	}
+	return api.MustParseEventMask("CreateContainer"), nil
+}
+
+// lacksSysctls: the plugin API has them from 0.11 on, containerd from 2.2. A runtime whose version
+// says nothing is taken for a new one.
+func lacksSysctls(runtime, version string) bool {
+	if !strings.HasPrefix(version, "v") {
+		version = "v" + version
+	}
+	return runtime == "containerd" && semver.IsValid(version) && semver.Compare(version, "v2.2.0-0") < 0
+}
+
+// Synchronize comes with each connection. A container that runs keeps its environment and its IPC
+// namespace as they are: what it has not got it cannot get now, and is told of.
+func (p *plugin) Synchronize(_ context.Context, pods []*api.PodSandbox, containers []*api.Container) ([]*api.ContainerUpdate, error) {
+	for _, c := range containers {
+		if r, err := p.request(nil, c); err == nil && r != nil && shim.Preloads(c.GetEnv()) {
+			continue
+		} else if r != nil {
+			p.log.Warn("a container has a space and no LD_PRELOAD: it was created while this plugin was away; start it again", "container", c.GetId(), "name", c.GetName())
+		}
+	}
+	p.log.Info("synchronized", "pods", len(pods), "containers", len(containers))
+	return nil, nil
+}
+
+// CreateContainer adjusts a container that has a space mounted.
+func (p *plugin) CreateContainer(_ context.Context, pod *api.PodSandbox, c *api.Container) (*api.ContainerAdjustment, []*api.ContainerUpdate, error) {
+	r, err := p.request(pod, c)
+	if err != nil {
+		return nil, nil, fmt.Errorf("ipcspace: %w", err)
+	}
+	if r == nil {
+		return nil, nil, nil
+	}
+	a := &api.ContainerAdjustment{}
+	preload := ""
+	for _, pair := range c.GetEnv() {
+		name, value, _ := strings.Cut(pair, "=")
+		switch name {
+		case "LD_PRELOAD":
+			preload = value
+		// What an image says does not count. (Removed, they would stay, with containerd 2.4.)
+		case "IPCSPACE_DIR":
+			a.AddEnv(name, shim.Target)
+		case "IPCSPACE_DIR_WRITABLE":
+			a.AddEnv(name, "")
+		}
+	}
+	a.AddEnv("LD_PRELOAD", shim.JoinPreload(preload))
+	a.AddEnv("IPCSPACE_REQUIRED", "1")
+	if !r.OpenKernel {
+		if err := p.closeKernel(a, pod); err != nil {
+			return nil, nil, fmt.Errorf("ipcspace: %w", err)
+		}
+	}
+	p.log.Info("container adjusted", "pod", pod.GetName(), "namespace", pod.GetNamespace(), "container", c.GetName(), "space", r.Space, "kernel_ipc_open", r.OpenKernel)
+	return a, nil, nil
+}
+
+// closeKernel closes the pod's IPC namespace: its containers share one. The host's is not the pod's
+// to close.
+func (p *plugin) closeKernel(a *api.ContainerAdjustment, pod *api.PodSandbox) error {
+	own := false
+	for _, ns := range pod.GetLinux().GetNamespaces() {
+		own = own || ns.GetType() == "ipc"
+	}
+	if !own {
+		return fmt.Errorf("%w: the pod shares the host's IPC namespace, whose kernel tables cannot be closed; drop hostIPC, or set the annotation %s=open",
+			shim.ErrRefused, shim.AnnotationKernelIPC)
+	}
+	switch {
+	case p.hook != "":
+		a.AddHooks(&api.Hooks{CreateRuntime: []*api.Hook{{
+			Path: p.hook, Args: []string{"ipcspace-shim", "hook", "--root", p.root},
+			Env: []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"},
+		}}})
+	case p.noSysctls:
+		return fmt.Errorf("%w: this runtime's NRI sets no sysctls, so the kernel's own System V IPC stays open; start the plugin with --hook, use containerd 2.2 or later, or set the annotation %s=open",
+			shim.ErrRefused, shim.AnnotationKernelIPC)
+	default:
+		for name, value := range shim.Sysctls {
+			a.SetLinuxSysctl(name, value)
+		}
+	}
+	return nil
+}
+
+// volumes is in the path of what a kubelet mounts for a CSI driver.
+const volumes = "/volumes/kubernetes.io~csi/"
+
+// request is what the container asks for by its mounts; nil: nothing. The choice comes from the
+// container's annotations or the pod's, where one for a container alone is called
+// ipcspace.io/kernel-ipc.<container>.
+func (p *plugin) request(pod *api.PodSandbox, c *api.Container) (*shim.Request, error) {
+	r := &shim.Request{}
+	for _, m := range c.GetMounts() {
+		if filepath.Clean("/"+m.GetDestination()) != shim.Target {
+			continue
+		}
+		name, known := shim.SpaceOf(p.root, m.GetSource())
+		if known || strings.Contains(filepath.Clean(m.GetSource()), volumes) {
+			r.Space, r.Mounted = name, true
+		}
+	}
+	if !r.Mounted {
+		return nil, nil
+	}
+	choice := "closed"
+	for _, has := range []struct {
+		annotations map[string]string
+		key         string
+	}{
+		{pod.GetAnnotations(), shim.AnnotationKernelIPC},
+		{pod.GetAnnotations(), shim.AnnotationKernelIPC + "." + c.GetName()},
+		{c.GetAnnotations(), shim.AnnotationKernelIPC},
+	} {
+		if value, set := has.annotations[has.key]; set {
+			choice = value
+		}
+	}
+	switch choice {
+	case "closed":
+	case "open":
+		r.OpenKernel = true
+	default:
+		return nil, fmt.Errorf("%w: %s=%q; it is one of: closed, open", shim.ErrRefused, shim.AnnotationKernelIPC, choice)
+	}
+	return r, nil
+}
