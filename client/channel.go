@@ -111,17 +111,22 @@ func announce(dir, nonce string) error {
 	return err
 }
 
-// dial connects by way of a descriptor of the folder: its path may be too long
-// for a socket's address.
+// longestAddress is what a socket's address has room for (sun_path, unix(7)).
+const longestAddress = 107
+
+// dial connects to a channel; by way of a descriptor of the folder if its path
+// is too long for a socket's address.
 func dial(dir, name string) (*net.UnixConn, error) {
-	folder, err := unix.Open(filepath.Join(dir, abi.ChannelsName), unix.O_PATH|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, err
+	path := filepath.Join(dir, abi.ChannelsName, name)
+	if len(path) > longestAddress {
+		folder, err := unix.Open(filepath.Dir(path), unix.O_PATH|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return nil, err
+		}
+		defer unix.Close(folder)
+		path = fmt.Sprintf("/proc/self/fd/%d/%s", folder, name)
 	}
-	defer unix.Close(folder)
-	return net.DialUnix("unixpacket", nil, &net.UnixAddr{
-		Net: "unixpacket", Name: fmt.Sprintf("/proc/self/fd/%d/%s", folder, name),
-	})
+	return net.DialUnix("unixpacket", nil, &net.UnixAddr{Net: "unixpacket", Name: path})
 }
 
 // newConnection begins to read replies; readers counts the goroutine.

@@ -137,6 +137,20 @@ func (s *session) use(ctx context.Context, serial uint64) (*abi.Use, error) {
 	return nil, unix.ENOMEM
 }
 
+// detached counts an attach less.
+func (s *session) detached(serial uint64) {
+	s.usesMu.Lock()
+	defer s.usesMu.Unlock()
+	uses := &s.sessionPage().Uses
+	for i := range uses {
+		if uses[i].Serial == serial && uses[i].Count > 0 {
+			atomic.StoreInt64(&uses[i].DTime, time.Now().UnixNano())
+			atomic.AddUint32(&uses[i].Count, ^uint32(0))
+			return
+		}
+	}
+}
+
 // Bytes is the segment's memory, of the size that was asked for when it was
 // made. Other processes change it at any time: words that are shared are for
 // sync/atomic, see View. Not to be touched after Close, as after shmdt.
@@ -153,22 +167,19 @@ func (a *Attached) Close() error {
 		return fmt.Errorf("detach segment %d: %w", a.id, err)
 	}
 	a.memory, a.mapped = nil, nil
-	s.usesMu.Lock()
-	defer s.usesMu.Unlock()
-	uses := &s.sessionPage().Uses
-	for i := range uses {
-		if uses[i].Serial == a.serial && uses[i].Count > 0 {
-			atomic.StoreInt64(&uses[i].DTime, time.Now().UnixNano())
-			atomic.AddUint32(&uses[i].Count, ^uint32(0))
-			break
-		}
-	}
+	s.detached(a.serial)
 	rec, _, ok := s.table.record(abi.Shm, a.id)
-	if ok && rec.Serial == a.serial && rec.Mode&abi.ModeDest != 0 {
-		// The manager finds out by itself, too, when it next looks.
-		_, _ = s.tell(context.Background(), abi.MsgDetached, int64(a.id))
+	if !ok || rec.Serial != a.serial || rec.Mode&abi.ModeDest == 0 {
+		return nil
 	}
-	return nil
+	// The space may be closed by now.
+	ctx := context.Background()
+	err := s.enter(ctx, "")
+	if err == nil {
+		_, err = s.tell(ctx, abi.MsgDetached, int64(a.id))
+		s.leave()
+	}
+	return s.failed(ctx, "shmdt", fmt.Sprintf("segment %d", a.id), err)
 }
 
 // SetPermissions changes owner and mode (IPC_SET). What is attached stays so.

@@ -95,7 +95,9 @@ func (s *session) enter(ctx context.Context, dir string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.opens == 0 {
-		s.dir = dir // the same space, perhaps by another path
+		if dir != "" {
+			s.dir = dir // the same space, perhaps by another path
+		}
 		s.closed.Store(false)
 		if err := s.begin(ctx); err != nil {
 			s.closed.Store(true)
