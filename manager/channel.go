@@ -16,20 +16,22 @@ import (
 	"github.com/ipcspace/ipcspace/client/abi"
 )
 
-// channel is one connection of a session. One goroutine reads its requests
-// and answers them in turn; brokered calls that sleep answer from goroutines
-// of their own.
+// channel is one connection of a session. Its hello is read by a goroutine of
+// its own; after that the space's poller reads its requests and answers them in
+// turn. Brokered calls that sleep answer from goroutines of their own.
 type channel struct {
 	space *space
-	conn  *net.UnixConn
-	raw   syscall.RawConn
 	pid   int      // who connected
 	pidfd *os.File // of pid
 
-	session *session // nil before hello; set once, by serve
+	session *session // nil before hello; set once, by greet
 
-	write  sync.Mutex // one packet at a time
-	closer sync.Once
+	write sync.Mutex // one packet at a time
+
+	mu   sync.Mutex    // guards what follows; held for moments only
+	conn *net.UnixConn // before hello
+	fd   int           // after it; -1: none
+	over bool
 }
 
 // request is a packet from a client, whole.
@@ -57,15 +59,13 @@ const (
 	maxPassed    = 8 // descriptors that are looked for in a message, to be closed
 )
 
-var packets = sync.Pool{New: func() any { return new([abi.MaxPacket + 1]byte) }}
-
 // newChannel asks the kernel who is at the other end.
 func newChannel(s *space, conn *net.UnixConn) (*channel, error) {
 	raw, err := conn.SyscallConn()
 	if err != nil {
 		return nil, err
 	}
-	c := &channel{space: s, conn: conn, raw: raw}
+	c := &channel{space: s, conn: conn, fd: -1}
 	var opErr error
 	err = raw.Control(func(fd uintptr) {
 		cred, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
@@ -107,83 +107,132 @@ func (c *channel) alive() bool {
 	return alive
 }
 
-// close ends the connection; serve returns.
-func (c *channel) close() { c.closer.Do(func() { _ = c.conn.Close() }) }
+// close ends the connection, and whoever serves it then cleans up (drop).
+func (c *channel) close() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.over = true
+	if c.fd >= 0 {
+		_ = unix.Shutdown(c.fd, unix.SHUT_RDWR)
+	} else if c.conn != nil {
+		_ = c.conn.Close()
+	}
+}
 
-func (c *channel) serve() {
-	defer func() {
-		c.close()
+// drop cleans up after a channel that is over.
+func (c *channel) drop() {
+	c.close()
+	c.space.channels.known(c)
+	c.space.leave(c)
+	c.write.Lock() // whoever writes fails soon
+	defer c.write.Unlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.fd >= 0 {
+		_ = unix.Close(c.fd)
+		c.fd = -1
+	}
+	_ = c.pidfd.Close()
+}
+
+// greet waits for the hello of a new connection and hands it to the poller.
+func (c *channel) greet() {
+	err := c.hello()
+	if err == nil {
 		c.space.channels.known(c)
-		c.space.leave(c)
-		_ = c.pidfd.Close()
-	}()
-	_ = c.conn.SetReadDeadline(time.Now().Add(registerTimeout))
-	for {
-		again, err := c.serveOne()
-		if err != nil {
-			if !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) && !errors.Is(err, os.ErrDeadlineExceeded) &&
-				!errors.Is(err, unix.ECONNRESET) && !errors.Is(err, unix.EPIPE) {
-				c.space.log.Warn("channel closed", keyPID, c.pid, keyError, err)
-			}
+		if c.space.poller.add(c) {
 			return
 		}
-		if !again {
-			return
-		}
+	} else {
+		c.report(err)
 	}
+	c.drop()
 }
 
-func (c *channel) serveOne() (again bool, err error) {
-	buf, n, cred, err := c.receive()
-	if err != nil {
-		return false, err
-	}
-	defer packets.Put(buf)
-	req, err := parseRequest(buf[:n], cred)
-	if err != nil {
-		return false, err
-	}
-	var r reply
-	switch {
-	case c.session == nil && req.Kind != abi.MsgHello:
-		r = reply{errno: unix.EPROTO, hangUp: true}
-	case c.session == nil:
-		if r = c.space.hello(c, req); r.errno == 0 {
-			c.space.channels.known(c)
-			_ = c.conn.SetReadDeadline(time.Time{})
-		}
-	default:
-		r = c.space.handle(c, req)
-	}
-	if !r.later {
-		err = c.send(req.Kind, req.Seq, &r)
-	}
-	for _, f := range r.closing {
-		_ = f.Close()
-	}
-	return !r.hangUp, err
-}
+var errRefused = errors.New("refused")
 
-// receive waits for a packet without holding a buffer meanwhile.
-func (c *channel) receive() (buf *[abi.MaxPacket + 1]byte, n int, cred *unix.Ucred, err error) {
-	var oob [512]byte
-	var oobn, flags int
+func (c *channel) hello() error {
+	_ = c.conn.SetDeadline(time.Now().Add(registerTimeout))
+	raw, err := c.conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	buf := make([]byte, packetHead+maxHello+1)
+	var n int
+	var cred *unix.Ucred
 	var opErr error
-	err = c.raw.Read(func(fd uintptr) bool {
-		buf = packets.Get().(*[abi.MaxPacket + 1]byte)
-		for {
-			n, oobn, flags, _, opErr = unix.Recvmsg(int(fd), buf[:], oob[:], unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
-			if opErr != unix.EINTR {
-				break
-			}
-		}
-		if opErr != nil {
-			packets.Put(buf)
-		}
-		return opErr != unix.EAGAIN
+	err = raw.Read(func(fd uintptr) bool {
+		n, cred, opErr = receivePacket(int(fd), buf)
+		return !errors.Is(opErr, unix.EAGAIN)
 	})
 	if err = errors.Join(err, opErr); err != nil {
-		return nil, 0, nil, err
+		return err
+	}
+	req, err := parseRequest(buf[:n], cred)
+	if err != nil {
+		return err
+	}
+	r := reply{errno: unix.EPROTO, hangUp: true}
+	if req.Kind == abi.MsgHello {
+		r = c.space.hello(c, req)
+	}
+	// A fresh connection has room for one packet.
+	err = raw.Write(func(fd uintptr) bool {
+		opErr = sendPacket(int(fd), req.Kind, req.Seq, &r)
+		return !errors.Is(opErr, unix.EAGAIN)
+	})
+	r.done()
+	if err = errors.Join(err, opErr); err != nil {
+		return err
+	}
+	if r.hangUp {
+		return errRefused
+	}
+	return c.adopt(raw)
+}
+
+// adopt takes the descriptor from Go's poller, which would be woken by each
+// reply that a client reads.
+func (c *channel) adopt(raw syscall.RawConn) error {
+	fd, opErr := -1, error(nil)
+	err := raw.Control(func(old uintptr) { fd, opErr = unix.FcntlInt(old, unix.F_DUPFD_CLOEXEC, 0) })
+	if err = errors.Join(err, opErr); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.fd = fd
+	_ = c.conn.Close()
+	c.conn = nil
+	if c.over {
+		return net.ErrClosed
+	}
+	return nil
+}
+
+// report logs why a channel ended, unless its client just left.
+func (c *channel) report(err error) {
+	for _, usual := range []error{io.EOF, net.ErrClosed, os.ErrDeadlineExceeded, unix.ECONNRESET, unix.EPIPE, errRefused} {
+		if errors.Is(err, usual) {
+			return
+		}
+	}
+	c.space.log.Warn("channel closed", keyPID, c.pid, keyError, err)
+}
+
+// maxHello bounds what follows the head of a hello.
+const maxHello = 64
+
+// receivePacket takes one packet; EAGAIN: there is none. io.EOF: the end.
+func receivePacket(fd int, buf []byte) (n int, cred *unix.Ucred, err error) {
+	var oob [512]byte
+	var oobn, flags int
+	err = uninterrupted(func() (err error) {
+		n, oobn, flags, _, err = unix.Recvmsg(fd, buf, oob[:], unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
+		return err
+	})
+	if err != nil {
+		return 0, nil, err
 	}
 	cred, passed := parseControl(oob[:oobn])
 	switch {
@@ -191,16 +240,12 @@ func (c *channel) receive() (buf *[abi.MaxPacket + 1]byte, n int, cred *unix.Ucr
 		err = errors.New("client sent descriptors")
 	case n == 0:
 		err = io.EOF
-	case flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0 || n > abi.MaxPacket:
+	case flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0 || n >= len(buf):
 		err = errors.New("packet too large")
 	case cred == nil:
 		err = errors.New("packet without credentials")
 	}
-	if err != nil {
-		packets.Put(buf)
-		return nil, 0, nil, err
-	}
-	return buf, n, cred, nil
+	return n, cred, err
 }
 
 // parseControl finds the credentials and closes descriptors.
@@ -239,8 +284,15 @@ func parseRequest(b []byte, cred *unix.Ucred) (*request, error) {
 	return r, nil
 }
 
-// send writes a reply. A client that does not read is cut off.
-func (c *channel) send(kind, seq uint32, r *reply) error {
+// done closes what was only to be sent along.
+func (r *reply) done() {
+	for _, f := range r.closing {
+		_ = f.Close()
+	}
+}
+
+// sendPacket writes a reply; EAGAIN: the client has not read the ones before.
+func sendPacket(fd int, kind, seq uint32, r *reply) error {
 	le := binary.LittleEndian
 	b := make([]byte, packetHead, packetHead+len(r.body))
 	le.PutUint32(b, kind)
@@ -259,14 +311,49 @@ func (c *channel) send(kind, seq uint32, r *reply) error {
 		}
 		oob = unix.UnixRights(fds...)
 	}
+	return uninterrupted(func() error {
+		_, err := unix.SendmsgN(fd, b, oob, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+		return err
+	})
+}
+
+// trySend sends a reply if that takes no waiting; false: it does.
+func (c *channel) trySend(kind, seq uint32, r *reply) (bool, error) {
+	if !c.write.TryLock() {
+		return false, nil
+	}
+	defer c.write.Unlock()
+	if c.fd < 0 {
+		return true, net.ErrClosed
+	}
+	err := sendPacket(c.fd, kind, seq, r)
+	return !errors.Is(err, unix.EAGAIN), err
+}
+
+// send sends a reply. A client that does not read is cut off.
+func (c *channel) send(kind, seq uint32, r *reply) error {
 	c.write.Lock()
 	defer c.write.Unlock()
-	_ = c.conn.SetWriteDeadline(time.Now().Add(writeTimeout))
-	_, _, err := c.conn.WriteMsgUnix(b, oob, nil)
-	if err != nil {
-		c.close()
+	// Waiting takes no thread: there may be as many of these as channels.
+	for pause, waited := time.Millisecond, time.Duration(0); ; pause = min(2*pause, 100*time.Millisecond) {
+		if c.fd < 0 {
+			return net.ErrClosed
+		}
+		err := sendPacket(c.fd, kind, seq, r)
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, unix.EAGAIN) || waited > writeTimeout {
+			c.close()
+			return err
+		}
+		select {
+		case <-time.After(pause):
+			waited += pause
+		case <-c.space.ctx.Done():
+			return net.ErrClosed
+		}
 	}
-	return err
 }
 
 func failed(errno unix.Errno) reply { return reply{errno: errno} }

@@ -266,7 +266,7 @@ func (l *listeners) accept(ln *net.UnixListener) bool {
 		return true
 	}
 	l.strangers[c] = struct{}{}
-	l.space.work.Go(c.serve)
+	l.space.work.Go(c.greet)
 	return true
 }
 

@@ -35,6 +35,7 @@ type space struct {
 	tableRead *os.File // O_RDONLY, what clients get
 	pulse     *pulse
 	channels  *listeners
+	poller    *poller
 	door      door
 	proc      *procfs.Mounted // nil: there is no FUSE
 
@@ -229,6 +230,9 @@ func (s *space) serve() error {
 	if s.channels, err = newListeners(s); err != nil {
 		return err
 	}
+	if s.poller, err = newPoller(s); err != nil {
+		return err
+	}
 	if s.register, err = openRegister(filepath.Join(public, abi.RegisterName)); err != nil {
 		return err
 	}
@@ -270,6 +274,9 @@ func (s *space) end() {
 	}
 	for _, c := range open {
 		c.close()
+	}
+	if s.poller != nil {
+		s.poller.close()
 	}
 	s.work.Wait()
 	s.mu.Lock()

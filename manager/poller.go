@@ -1,0 +1,181 @@
+package manager
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ipcspace/ipcspace/client/abi"
+)
+
+// poller reads the requests of all channels of a space, in one goroutine: all
+// but brokered calls need space.mu, and one goroutine that goes from request to
+// request is woken, and wakes others, far less than one for each channel.
+type poller struct {
+	space *space
+	file  *os.File // epoll
+	raw   syscall.RawConn
+	buf   [abi.MaxPacket + 1]byte
+
+	mu       sync.Mutex
+	channels map[int32]*channel
+	closed   bool
+}
+
+// lookout is how long the poller looks for the next request without sleeping,
+// if the one before came as soon. A program that makes and removes objects, or
+// begins with several, has its answers at once then; a quiet one costs nothing.
+const lookout = 50 * time.Microsecond
+
+func newPoller(s *space) (*poller, error) {
+	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("epoll: %w", err)
+	}
+	if err := unix.SetNonblock(fd, true); err != nil {
+		_ = unix.Close(fd)
+		return nil, fmt.Errorf("epoll: %w", err)
+	}
+	p := &poller{space: s, file: os.NewFile(uintptr(fd), "channels"), channels: map[int32]*channel{}}
+	if p.raw, err = p.file.SyscallConn(); err != nil {
+		_ = p.file.Close()
+		return nil, fmt.Errorf("epoll: %w", err)
+	}
+	s.work.Go(p.run)
+	return p, nil
+}
+
+// close ends the poller, which drops all channels then.
+func (p *poller) close() {
+	p.mu.Lock()
+	p.closed = true
+	p.mu.Unlock()
+	_ = p.file.Close()
+}
+
+// add has the poller serve a channel. false: the space ends.
+func (p *poller) add(c *channel) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return false
+	}
+	p.channels[int32(c.fd)] = c
+	if err := p.watch(c, unix.EPOLL_CTL_ADD); err != nil {
+		delete(p.channels, int32(c.fd))
+		return false
+	}
+	return true
+}
+
+func (p *poller) watch(c *channel, op int) error {
+	var opErr error
+	err := p.raw.Control(func(fd uintptr) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		opErr = unix.EpollCtl(int(fd), op, c.fd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(c.fd)})
+	})
+	return errorsFirst(err, opErr)
+}
+
+func (p *poller) run() {
+	events := make([]unix.EpollEvent, 64)
+	spins := runtime.NumCPU() > 1
+	soon := false // the last request came within the lookout
+	for last := time.Now(); ; last = time.Now() {
+		n := 0
+		err := p.raw.Read(func(fd uintptr) bool {
+			for {
+				n, _ = unix.EpollWait(int(fd), events, 0)
+				if n > 0 || !spins || !soon || time.Since(last) > lookout {
+					return n > 0
+				}
+			}
+		})
+		if err != nil {
+			break // closed
+		}
+		soon = time.Since(last) <= lookout
+		for _, ev := range events[:n] {
+			p.mu.Lock()
+			c := p.channels[ev.Fd]
+			p.mu.Unlock()
+			if c != nil {
+				p.serve(c)
+			}
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, c := range p.channels {
+		c.drop()
+	}
+}
+
+// serve carries out one request.
+func (p *poller) serve(c *channel) {
+	err := p.serveOne(c)
+	if err == nil {
+		return
+	}
+	c.report(err)
+	p.mu.Lock()
+	delete(p.channels, int32(c.fd))
+	p.mu.Unlock()
+	c.drop()
+}
+
+func (p *poller) serveOne(c *channel) error {
+	n, cred, err := receivePacket(c.fd, p.buf[:])
+	if errors.Is(err, unix.EAGAIN) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	req, err := parseRequest(p.buf[:n], cred)
+	if err != nil {
+		return err
+	}
+	r := c.space.handle(c, req)
+	if r.later {
+		r.done()
+		return nil
+	}
+	sent, err := c.trySend(req.Kind, req.Seq, &r)
+	if !sent {
+		return p.sendLater(c, req.Kind, req.Seq, r)
+	}
+	r.done()
+	if err == nil && r.hangUp {
+		err = errRefused
+	}
+	return err
+}
+
+// sendLater sends a reply for which the client has made no room. Its requests
+// are not read meanwhile.
+func (p *poller) sendLater(c *channel, kind, seq uint32, r reply) error {
+	if err := p.watch(c, unix.EPOLL_CTL_DEL); err != nil {
+		r.done()
+		return err
+	}
+	p.space.work.Go(func() {
+		err := c.send(kind, seq, &r)
+		r.done()
+		if err != nil || r.hangUp {
+			c.close()
+		}
+		// If it is over, the poller finds that out.
+		if err := p.watch(c, unix.EPOLL_CTL_ADD); err != nil {
+			c.space.log.Debug("channel not watched", keyPID, c.pid, keyError, err)
+		}
+	})
+	return nil
+}
