@@ -11,9 +11,9 @@ import (
 )
 
 // file is the file of an object: a segment, or the control or data file of a
-// set or queue. It is made short and closed; most objects are never opened by
-// anybody but the process that made them, and many by none. It is opened, and
-// sealed where that can be, when a client first gets it, and grows by the
+// set or queue. Its memory is promised when the object is made, the file itself
+// is made when somebody first opens it, which for many never comes. It is
+// sealed where that can be when a client first gets it, and grows by the
 // descriptor that the manager opened before the seal.
 //
 // Callers hold space.mu.
@@ -21,6 +21,7 @@ type file struct {
 	storage *storage
 	path    string
 	size    int64
+	made    bool     // it is there
 	sealed  bool     // the immutable flag is set
 	own     *os.File // opened without restriction: maps, grows
 	given   *os.File // clients get copies of this one
@@ -31,26 +32,37 @@ type file struct {
 	growing  atomic.Bool
 }
 
-// makeFile makes a file of size bytes of zeros.
-func (s *storage) makeFile(path string, size int64) (*file, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	if size > 0 {
-		if err := f.Truncate(size); err != nil {
-			_ = os.Remove(path)
-			return nil, err
-		}
-	}
-	return &file{storage: s, path: path, size: size}, nil
+// newFile is a file of size bytes of zeros that is not made yet.
+func (s *storage) newFile(path string, size int64) *file {
+	return &file{storage: s, path: path, size: size}
 }
 
-// findFile is the file of an object that an earlier manager made. A grow that
-// was cut off may have left it longer or shorter than its record says.
+// make makes the file, if it is not there yet.
+func (f *file) make() (err error) {
+	if f.made {
+		return nil
+	}
+	if f.own, err = os.OpenFile(f.path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600); err != nil {
+		return err
+	}
+	if err := f.own.Truncate(f.size); err != nil {
+		f.close()
+		_ = os.Remove(f.path)
+		return err
+	}
+	f.made = true
+	f.storage.opened(f)
+	return nil
+}
+
+// findFile is the file of an object of an earlier manager, which may not have
+// made it yet, or have been cut off as it made it shorter or longer than its
+// record says.
 func (s *storage) findFile(path string, size int64) (*file, error) {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if errors.Is(err, unix.ENOENT) {
+		return s.newFile(path, size), nil
+	}
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: path, Err: err}
 	}
@@ -59,7 +71,7 @@ func (s *storage) findFile(path string, size int64) (*file, error) {
 	if err := unix.Fstat(fd, &st); err != nil {
 		return nil, &os.PathError{Op: "fstat", Path: path, Err: err}
 	}
-	f := &file{storage: s, path: path, size: min(st.Size, size)}
+	f := &file{storage: s, path: path, made: true, size: min(st.Size, size)}
 	s.growth.watch(f, fd)
 	if s.guard != nil {
 		// One that is open to all may be so because that manager was killed
@@ -77,10 +89,10 @@ func (s *storage) findFile(path string, size int64) (*file, error) {
 
 // open makes sure of the manager's own descriptor.
 func (f *file) open() error {
-	if f.own != nil {
-		return nil
+	err := f.make()
+	if err != nil || f.own != nil {
+		return err
 	}
-	var err error
 	if !f.sealed {
 		f.own, err = os.OpenFile(f.path, os.O_RDWR, 0)
 	} else {
@@ -162,6 +174,10 @@ func (f *file) grow(size int64) error {
 	if size <= f.size {
 		return nil
 	}
+	if !f.made {
+		f.size = size
+		return nil
+	}
 	if err := f.open(); err != nil {
 		return err
 	}
@@ -231,6 +247,9 @@ func (f *file) mapped(room int) ([]byte, error) {
 
 // remove unlinks the file. Who holds it still cannot shrink it.
 func (f *file) remove() error {
+	if !f.made {
+		return nil
+	}
 	f.storage.growth.forget(f)
 	if !f.sealed {
 		return os.Remove(f.path)

@@ -221,8 +221,9 @@ func hugePages() (free, size uint64) {
 	return free, size
 }
 
-// makeFiles promises the memory of a new object and makes its files. ENOSPC
-// for segments (the space's size is like SHMALL), ENOMEM for the others.
+// makeFiles promises the memory of a new object and says where its files will
+// be. Zeros are a fresh set or queue. ENOSPC for segments (the space's size is
+// like SHMALL), ENOMEM for the others.
 func (s *space) makeFiles(o *object) error {
 	if o.family == Shm {
 		o.promised = pages(o.rec.Size) * abi.PageSize
@@ -243,26 +244,14 @@ func (s *space) makeFiles(o *object) error {
 	if err := s.storage.promise(o.promised, true); err != nil {
 		return unix.ENOMEM
 	}
-	if err := s.makeControl(o); err != nil {
-		s.log.Error("no file for an object", keyFamily, o.family.String(), keyError, err)
-		s.dropFiles(o)
-		return unix.ENOMEM
+	if o.family == Msg {
+		o.control = s.storage.newFile(s.storage.path(queueName(o.rec.Serial)), controlLength(0, o.rec.Cells))
+		o.data = s.storage.newFile(s.storage.path(dataName(o.rec.Serial)), dataLength(o.rec.Chunks))
+	} else {
+		o.control = s.storage.newFile(s.storage.path(setName(o.rec.Serial)), controlLength(o.sems(), o.rec.Cells))
 	}
 	o.setCapacity(o.rec.Cells, o.rec.Chunks)
 	return nil
-}
-
-// makeControl makes the files of a set or queue. Zeros are a fresh object.
-func (s *space) makeControl(o *object) (err error) {
-	name := setName(o.rec.Serial)
-	if o.family == Msg {
-		name = queueName(o.rec.Serial)
-		if o.data, err = s.storage.makeFile(s.storage.path(dataName(o.rec.Serial)), dataLength(o.rec.Chunks)); err != nil {
-			return err
-		}
-	}
-	o.control, err = s.storage.makeFile(s.storage.path(name), controlLength(o.sems(), o.rec.Cells))
-	return err
 }
 
 // dropFiles takes back what makeFiles did.

@@ -141,7 +141,11 @@ func (s *space) openSegment(o *object, c *caller, asked uint32) reply {
 		}
 		return r
 	}
-	f, err := s.storage.openReadOnly(o.control.path)
+	var f *os.File
+	err := o.control.make()
+	if err == nil {
+		f, err = s.storage.openReadOnly(o.control.path)
+	}
 	if err != nil {
 		s.log.Error("segment not opened", keyID, o.rec.ID, keyError, err)
 		return failed(unix.ENOMEM)

@@ -196,6 +196,9 @@ func (s *space) reenter(o *object, segments map[uint64]string) (err error) {
 	case Shm:
 		o.promised = pages(o.rec.Size) * abi.PageSize
 		path := segments[o.rec.Serial]
+		if path == "" && (!st.mounted || o.rec.Size < largeSegment) {
+			path = st.path(segmentName(o.rec.Key, o.rec.Serial)) // nobody opened it yet
+		}
 		o.inner = filepath.Base(path) != segmentData
 		if o.control, err = st.findFile(path, int64(o.promised)); err != nil {
 			return err

@@ -237,13 +237,13 @@ func (s *storage) makeRoom(inner uint64) error {
 }
 
 // headroom is what members may take before growth has it back.
-func headroom() uint64 {
+var headroom = sync.OnceValue(func() uint64 {
 	var si unix.Sysinfo_t
 	if unix.Sysinfo(&si) != nil {
 		return 0
 	}
 	return si.Totalram * uint64(si.Unit) / headroomPart
-}
+})
 
 // moreInodes lets the private folder have n files.
 func (s *storage) moreInodes(n uint64) error {
@@ -340,7 +340,7 @@ func (s *storage) createSegment(key uint32, serial uint64, size uint64) (*file, 
 	path := s.path(segmentName(key, serial))
 	length := int64(pages(size) * abi.PageSize)
 	if !s.mounted || size < largeSegment {
-		return s.makeFile(path, length)
+		return s.newFile(path, length), nil
 	}
 	if err := os.Mkdir(path, 0o700); err != nil {
 		return nil, err
@@ -350,7 +350,8 @@ func (s *storage) createSegment(key uint32, serial uint64, size uint64) (*file, 
 		_ = os.Remove(path)
 		return nil, err
 	}
-	f, err := s.makeFile(filepath.Join(path, segmentData), length)
+	f := s.newFile(filepath.Join(path, segmentData), length)
+	err := f.make()
 	if err != nil {
 		_ = unix.Unmount(path, unix.MNT_DETACH)
 		_ = os.Remove(path)

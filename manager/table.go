@@ -146,7 +146,11 @@ func (t *table) store(f Family, index uint32, word uint64) {
 	if old != 0 && (word == 0 || old&abi.SlotRecordMask != word&abi.SlotRecordMask) {
 		t.records = append(t.records, uint32(old&abi.SlotRecordMask))
 	}
-	t.bump(&t.header.Changes)
+	// Clients wait only for what is CLOSING.
+	atomic.AddUint32(&t.header.Changes, 1)
+	if old&abi.SlotClosing != 0 {
+		futexWake(&t.header.Changes, 1<<30)
+	}
 }
 
 // bump wakes all who wait on a futex word of the table. Clients map it

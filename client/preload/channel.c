@@ -221,18 +221,22 @@ static long send_request(int fd, const struct abi_request *req, const void *data
 		struct cmsghdr head;
 		struct ucred creds;
 		uint32_t pad;
-	} c = {{sizeof(struct cmsghdr) + sizeof(struct ucred), SOL_SOCKET, SCM_CREDENTIALS},
-	       {(uint32_t)SYS0(__NR_getpid), creds_uid(), creds_gid()},
-	       0};
-	struct msghdr m = {NULL, 0, iov, req->len ? 2 : 1, &c, sizeof c, 0};
+	} c = {.head = {sizeof(struct cmsghdr) + sizeof(struct ucred), SOL_SOCKET,
+			SCM_CREDENTIALS}};
+	struct msghdr m = {.iov = iov, .iovlen = req->len ? 2 : 1};
 	long r;
 
+	/* What the kernel puts by itself are the real ids. */
+	if (!creds_plain()) {
+		c.creds = (struct ucred){(uint32_t)SYS0(__NR_getpid), creds_uid(), creds_gid()};
+		m.control = &c;
+		m.controllen = sizeof c;
+	}
 	do
 		r = SYS3(__NR_sendmsg, fd, &m, MSG_NOSIGNAL);
 	while (r == -EINTR);
-	if (r == -EINVAL || r == -EPERM) {
-		/* Ids that the user namespace does not map cannot be named. The
-		 * kernel puts the real ones then. */
+	if (m.control != NULL && (r == -EINVAL || r == -EPERM)) {
+		/* Ids that the user namespace does not map cannot be named. */
 		m.control = NULL;
 		m.controllen = 0;
 		r = SYS3(__NR_sendmsg, fd, &m, MSG_NOSIGNAL);
@@ -268,18 +272,23 @@ static long receive_packet(int fd, struct exchange *x, int flags)
 	return r;
 }
 
-/* Waits for the packet, the first while without sleeping. */
+/* Waits for the packet, the first while without sleeping: a manager that is
+ * awake on another CPU answers within microseconds. */
 static long receive_reply(int fd, struct exchange *x)
 {
 	int64_t begun = now_monotonic();
 
-	do {
+	for (unsigned tries = 0; now_monotonic() - begun < AWAKE; tries++) {
 		long r = receive_packet(fd, x, MSG_DONTWAIT);
 
 		if (r != -EAGAIN)
 			return r;
-		SYS0(__NR_sched_yield);
-	} while (now_monotonic() - begun < AWAKE);
+		if (tries >= 8 || session.cpus < 2)
+			SYS0(__NR_sched_yield);
+		else
+			for (int i = 0; i < 20; i++)
+				cpu_relax();
+	}
 	return receive_packet(fd, x, 0);
 }
 
@@ -309,7 +318,7 @@ static long hello(int fd, struct exchange *x)
 		x->request.len = sizeof page->cookie;
 		x->data = page->cookie;
 	}
-	x->request.tid = (uint32_t)SYS0(__NR_gettid);
+	x->request.tid = thread_id();
 	long r = send_request(fd, &x->request, x->data);
 	if (r == 0) {
 		do
@@ -414,7 +423,7 @@ int channel_call(struct exchange *x)
 	control_lock();
 	channel_settle();
 	x->request.seq = ++control.seq;
-	x->request.tid = (uint32_t)SYS0(__NR_gettid);
+	x->request.tid = thread_id();
 	for (;;) {
 		if (!fd_is(control.channel, control.channel_inode)) {
 			r = channel_open();
@@ -482,7 +491,7 @@ int channel_brokered(struct exchange *x)
 	if (fd < 0 || r < 0)
 		return (int)(fd < 0 ? fd : r);
 
-	x->request.tid = (uint32_t)SYS0(__NR_gettid);
+	x->request.tid = thread_id();
 	cancel.tid = x->request.tid;
 	cancel.arg[0] = x->request.seq;
 	/* With a time-out set, recvmsg is never restarted after a handler

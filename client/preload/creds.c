@@ -17,6 +17,7 @@ static uint32_t last_creds = 1;
 static struct {
 	uint32_t creds; /* which these are, 0: never filled */
 	uint32_t uid, gid;
+	bool plain; /* effective ids are the real ones */
 	long count;
 	uint32_t groups[GROUPS];
 } kept;
@@ -57,8 +58,18 @@ static void refresh(void)
 		return;
 	kept.uid = creds_uid();
 	kept.gid = creds_gid();
+	kept.plain = kept.uid == (uint32_t)SYS0(__NR_getuid) &&
+		     kept.gid == (uint32_t)SYS0(__NR_getgid);
 	kept.count = SYS2(__NR_getgroups, GROUPS, kept.groups);
 	store32(&kept.creds, now);
+}
+
+bool creds_plain(void)
+{
+	if (creds_differ)
+		return false;
+	refresh();
+	return kept.plain;
 }
 
 static bool in_groups(uint32_t gid, uint32_t other)

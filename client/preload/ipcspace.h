@@ -225,6 +225,8 @@ bool creds_allow(const struct abi_record *r, uint32_t wanted);
 /* Effective ids, for the credentials of a message. */
 uint32_t creds_uid(void);
 uint32_t creds_gid(void);
+/* Whether they are those that the kernel puts into a message by itself. */
+bool creds_plain(void);
 /* A number for the calling thread's credentials: another one after each change
  * that the library sees. */
 extern uint32_t creds_process;

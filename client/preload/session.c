@@ -74,10 +74,15 @@ static uint32_t lock_word; /* 0 free, 1 held, 2 held and waited for */
 static uint32_t lock_owner, lock_depth;
 static uint64_t lock_mask; /* the owner's signal mask before */
 
+uint32_t thread_id(void)
+{
+	return likely(this_thread != NULL) ? this_thread->tid : (uint32_t)SYS0(__NR_gettid);
+}
+
 void control_lock(void)
 {
 	uint64_t all = ~UINT64_C(0), mask;
-	uint32_t tid = (uint32_t)SYS0(__NR_gettid);
+	uint32_t tid = thread_id();
 
 	if (load32(&lock_owner) == tid) {
 		lock_depth++;
@@ -139,15 +144,26 @@ void control_unlock(void)
 	SYS4(__NR_rt_sigprocmask, SIG_SETMASK, &mask, NULL, 8);
 }
 
+/* A child's thread has another number than its parent's. */
+static uint32_t renumber(void)
+{
+	uint32_t tid = (uint32_t)SYS0(__NR_gettid);
+
+	if (this_thread != NULL)
+		this_thread->tid = tid;
+	return tid;
+}
+
 /* In a child, whose one thread held the lock as it forked. */
 void control_inherit(void)
 {
-	store32(&lock_owner, (uint32_t)SYS0(__NR_gettid));
+	store32(&lock_owner, renumber());
 }
 
 /* In a child that was made while anybody held it, or nobody. */
 void control_reset(void)
 {
+	renumber();
 	store32(&lock_owner, 0);
 	lock_depth = 0;
 	store32(&lock_word, 0);
