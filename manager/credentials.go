@@ -118,7 +118,7 @@ type idRange struct{ inside, outside, count uint64 }
 // readIDMap reads /proc/<pid>/uid_map or gid_map, which shows the ids as the
 // reader's namespace knows them.
 func readIDMap(pid int, file string) (idMap, error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", pid, file))
+	b, err := readProc(fmt.Sprintf("/proc/%d/%s", pid, file))
 	if err != nil {
 		return nil, err
 	}

@@ -32,6 +32,19 @@ type file struct {
 	growing  atomic.Bool
 }
 
+// openFile is os.OpenFile for regular files, which Go's poller need not try.
+func openFile(path string, flags int, mode uint32) (*os.File, error) {
+	var fd int
+	err := uninterrupted(func() (err error) {
+		fd, err = unix.Open(path, flags|unix.O_CLOEXEC, mode)
+		return err
+	})
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}
+
 // newFile is a file of size bytes of zeros that is not made yet.
 func (s *storage) newFile(path string, size int64) *file {
 	return &file{storage: s, path: path, size: size}
@@ -42,7 +55,7 @@ func (f *file) make() (err error) {
 	if f.made {
 		return nil
 	}
-	if f.own, err = os.OpenFile(f.path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600); err != nil {
+	if f.own, err = openFile(f.path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600); err != nil {
 		return err
 	}
 	if err := f.own.Truncate(f.size); err != nil {
@@ -94,7 +107,7 @@ func (f *file) open() error {
 		return err
 	}
 	if !f.sealed {
-		f.own, err = os.OpenFile(f.path, os.O_RDWR, 0)
+		f.own, err = openFile(f.path, os.O_RDWR, 0)
 	} else {
 		err = f.unseal()
 	}
@@ -118,7 +131,7 @@ func (f *file) unseal() error {
 					return err
 				}
 			}
-			own, err = os.OpenFile(path, os.O_RDWR, 0)
+			own, err = openFile(path, os.O_RDWR, 0)
 			return err
 		})
 	})

@@ -2,7 +2,6 @@ package manager
 
 import (
 	"fmt"
-	"os"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -208,7 +207,7 @@ func checkHuge(c *caller, flags uint32, size uint64) error {
 
 // hugePages is how many huge pages of the default size are free, and that size.
 func hugePages() (free, size uint64) {
-	b, err := os.ReadFile("/proc/meminfo")
+	b, err := readProc("/proc/meminfo")
 	if err != nil {
 		return 0, 0
 	}

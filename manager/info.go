@@ -2,7 +2,6 @@ package manager
 
 import (
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -53,7 +52,7 @@ func (s *space) sessionInfos() []SessionInfo {
 			continue
 		}
 		i := SessionInfo{Session: x.number, PID: x.id.pid, Container: x.container, Started: x.since, Channels: len(x.channels)}
-		if b, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", x.id.pid)); err == nil {
+		if b, err := readProc(fmt.Sprintf("/proc/%d/comm", x.id.pid)); err == nil {
 			i.Command = strings.TrimSuffix(string(b), "\n")
 		}
 		x.page.uses(func(_ int, u use) {

@@ -37,7 +37,7 @@ func (s *storage) newPage(number, parent uint32, cookie [16]byte) (*page, error)
 	if err := s.removePage(number); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := openFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return nil, err
 	}
@@ -53,7 +53,7 @@ func (s *storage) newPage(number, parent uint32, cookie [16]byte) (*page, error)
 }
 
 func (s *storage) openPage(number uint32) (*page, error) {
-	f, err := os.OpenFile(s.path(pageName(number)), os.O_RDWR, 0)
+	f, err := openFile(s.path(pageName(number)), os.O_RDWR, 0)
 	if err != nil {
 		return nil, err
 	}

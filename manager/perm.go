@@ -3,7 +3,6 @@ package manager
 import (
 	"fmt"
 	"math"
-	"os"
 	"strconv"
 	"strings"
 
@@ -99,7 +98,7 @@ func checkLock(r *abi.Record, c *caller, lock bool) error {
 
 // memlockLimit is RLIMIT_MEMLOCK of the caller; 0 if it cannot be known.
 func memlockLimit(c *caller) uint64 {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/limits", c.pid))
+	b, err := readProc(fmt.Sprintf("/proc/%d/limits", c.pid))
 	if err != nil || !c.alive() {
 		return 0
 	}

@@ -71,7 +71,7 @@ func (d *door) refuses(pid int) error {
 	if pods == nil {
 		return nil
 	}
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	b, err := readProc(fmt.Sprintf("/proc/%d/cgroup", pid))
 	if err != nil {
 		return err
 	}

@@ -187,6 +187,13 @@ func TestKilledInCreate(t *testing.T) {
 				if err != nil || id != a.Val[0] || p.header().InUse[f] != before+1 {
 					t.Errorf("%s, %s: id %d, found %d %v; %d objects before, %d after", kill, f, a.Val[0], id, err, before, p.header().InUse[f])
 				}
+				// A file is made when somebody opens it.
+				opened, err := p.call(abi.MsgOpen, nil, int64(f), id, abi.AccessRead|abi.AccessWrite)
+				if err != nil {
+					t.Errorf("%s, %s: open: %v", kill, f, err)
+					continue
+				}
+				opened.close()
 			}
 		}
 		if files, _ := filepath.Glob(filepath.Join(d.root, "private/a/*-*")); len(files) != 15+5+1 {

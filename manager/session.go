@@ -98,7 +98,7 @@ func (s *space) hello(c *channel, req *request) reply {
 	if len(x.channels) >= maxChannels {
 		return reply{errno: unix.EMFILE, hangUp: true}
 	}
-	page, err := os.OpenFile(s.storage.path(pageName(x.number)), os.O_RDWR, 0)
+	page, err := openFile(s.storage.path(pageName(x.number)), os.O_RDWR, 0)
 	if err != nil {
 		s.log.Error("session page unreadable", keySession, x.number, keyError, err)
 		return reply{errno: unix.EIO, hangUp: true}
@@ -117,7 +117,7 @@ func (s *space) hello(c *channel, req *request) reply {
 // A process whose page is still mapped has another copy of the library, which
 // is a session of its own.
 func (s *space) sessionOf(id processID) (*session, error) {
-	maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", id.pid))
+	maps, err := readProc(fmt.Sprintf("/proc/%d/maps", id.pid))
 	for _, x := range s.process[id] {
 		if err == nil && !x.dead && pidAlive(x.pidfd) && countMaps(string(maps), x.page.dev, x.page.ino) == 0 {
 			return x, s.renew(x)
@@ -142,7 +142,7 @@ func (s *space) sessionOf(id processID) (*session, error) {
 // inheritUnasked is for a process that was forked without a spare: what its
 // parent had mapped it has too, unless it called exec since.
 func (s *space) inheritUnasked(x *session) {
-	maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", x.id.pid))
+	maps, err := readProc(fmt.Sprintf("/proc/%d/maps", x.id.pid))
 	if err == nil && !strings.Contains(string(maps), s.storage.devText()) {
 		return
 	}
@@ -420,7 +420,7 @@ func (s *space) leave(c *channel) {
 // pageMapped tells whether the process still has the session page: not so
 // after exec. When in doubt it has.
 func (x *session) pageMapped() bool {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", x.id.pid))
+	b, err := readProc(fmt.Sprintf("/proc/%d/maps", x.id.pid))
 	if err != nil || !pidAlive(x.pidfd) {
 		return true
 	}

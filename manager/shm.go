@@ -3,7 +3,6 @@ package manager
 import (
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -95,7 +94,7 @@ func (x *session) mappings(count uint32) (n int, held bool) {
 	if count == 0 || x.id == (processID{}) {
 		return int(count), count > 0
 	}
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", x.id.pid))
+	b, err := readProc(fmt.Sprintf("/proc/%d/maps", x.id.pid))
 	if err != nil || len(b) == 0 || !pidAlive(x.pidfd) {
 		return int(count), true
 	}

@@ -52,6 +52,7 @@ type space struct {
 	mapped   int      // control files mapped
 	calls    int      // brokered calls under way
 	settling *time.Timer
+	settleAt time.Time         // when
 	asked    atomic.Int64      // when the space was last asked for, ns since 1970
 	watched  map[string]bool   // containers whose end is waited for
 	gone     map[uint64]string // containers that are gone and left objects that others use, by tag

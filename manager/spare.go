@@ -21,32 +21,38 @@ import (
 const (
 	maxSpares     = 4           // unused ones of one parent
 	longestFork   = time.Minute // of a parent that does not tell, for its manager died
+	maxUnsettled  = 16          // used ones of one parent
+	settleSoon    = 5 * time.Millisecond
 	settlePause   = 100 * time.Millisecond
 	settleLongest = 10 * time.Second
 )
 
-// spare answers MsgSpare.
+// spare answers MsgSpare. The parent may wait for it to fork again, so what
+// became of the spare that it used is seen to afterwards: most children that are
+// gone by then leave nothing to look for.
 func (s *space) spare(x *session, req *request) reply {
 	if used := s.sessions[uint32(req.Arg[0])]; used != nil && used.state.Parent == x.number {
 		used.forked = true
-		if !s.settle(used) {
-			s.settleLater(settlePause)
-		}
+		s.settleLater(settleSoon)
 	}
 	if r, ok := x.state.result(req.Seq); ok {
 		if y := s.sessions[uint32(r.Val[0])]; y != nil {
 			return s.spareReply(y)
 		}
 	}
-	unused := 0
+	unused, used := 0, 0
 	for _, y := range s.sessions {
-		if y.state.Parent == x.number && y.id == (processID{}) {
-			if state, _ := y.page.state(); state == abi.PageSpare {
-				unused++
-			} else {
-				s.settleLater(settlePause)
-			}
+		if y.state.Parent != x.number || y.id != (processID{}) {
+			continue
 		}
+		if state, _ := y.page.state(); state == abi.PageSpare {
+			unused++
+		} else if used++; used > maxUnsettled {
+			s.settle(y)
+		}
+	}
+	if used > 0 {
+		s.settleLater(settlePause)
 	}
 	if unused >= maxSpares {
 		return failed(unix.EAGAIN)
@@ -60,7 +66,7 @@ func (s *space) spare(x *session, req *request) reply {
 }
 
 func (s *space) spareReply(y *session) reply {
-	f, err := os.OpenFile(s.storage.path(pageName(y.number)), os.O_RDWR, 0)
+	f, err := openFile(s.storage.path(pageName(y.number)), os.O_RDWR, 0)
 	if err != nil {
 		return failed(unix.EIO)
 	}
@@ -161,6 +167,10 @@ func (s *space) findChild(y, parent *session, pid uint32) (host, pidfd int, ok b
 		if err != nil {
 			continue
 		}
+		if !pidAlive(fd) {
+			_ = unix.Close(fd)
+			continue
+		}
 		levels, err := pidLevelsOf(p)
 		start, err2 := startTime(p)
 		if err == nil && err2 == nil && levels[0].PID == pid && levels[0].NS == y.pidns &&
@@ -173,7 +183,7 @@ func (s *space) findChild(y, parent *session, pid uint32) (host, pidfd int, ok b
 }
 
 func mapsPage(pid int, p *page) bool {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", pid))
+	b, err := readProc(fmt.Sprintf("/proc/%d/maps", pid))
 	return err == nil && countMaps(string(b), p.dev, p.ino) > 0
 }
 
@@ -201,23 +211,30 @@ func (s *space) spares(match func(*session) bool) []*session {
 // settleLater looks at used spares again after a pause, which grows as long
 // as some stay unsettled.
 func (s *space) settleLater(pause time.Duration) {
-	if s.settling != nil || s.closed {
+	at := time.Now().Add(pause)
+	if s.closed || s.settling != nil && !at.Before(s.settleAt) {
 		return
 	}
-	s.settling = time.AfterFunc(pause, func() {
+	if s.settling != nil {
+		s.settling.Stop()
+	}
+	s.settleAt = at
+	var timer *time.Timer
+	timer = time.AfterFunc(pause, func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		s.settling = nil
-		if s.closed {
+		if s.closed || s.settling != timer {
 			return
 		}
+		s.settling = nil
 		s.destroyOrphans()
 		open := false
 		for _, y := range s.spares(func(y *session) bool { st, _ := y.page.state(); return st != abi.PageSpare }) {
 			open = !s.settle(y) || open
 		}
 		if open {
-			s.settleLater(min(2*pause, settleLongest))
+			s.settleLater(min(max(2*pause, settlePause), settleLongest))
 		}
 	})
+	s.settling = timer
 }
