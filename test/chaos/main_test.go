@@ -17,10 +17,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
-)
 
-// Set for the suite's second start, the one inside its namespaces.
-const insideVariable = "IPCSPACE_TEST_INSIDE"
+	"github.com/ipcspace/ipcspace/test/suite"
+)
 
 // scratch is the suite's folder.
 var scratch string
@@ -32,12 +31,10 @@ func run(m *testing.M) int {
 		fmt.Println("skipped: these tests need root, for namespaces")
 		return 0
 	}
-	if os.Getenv(insideVariable) == "" {
-		return enterNamespaces()
+	if !suite.Inside() {
+		return suite.EnterNamespaces("--pid", "--fork", "--kill-child", "--mount-proc")
 	}
-	for _, name := range []string{"LD_PRELOAD", "IPCSPACE_DIR", "IPCSPACE_DIR_WRITABLE", "IPCSPACE_REQUIRED", "IPCSPACE_ROOT", "IPCSPACE_SPACE"} {
-		_ = os.Unsetenv(name) // fails for malformed names only
-	}
+	suite.ClearEnvironment()
 	var err error
 	if scratch, err = os.MkdirTemp("", "ipcspace-chaos-"); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -57,41 +54,11 @@ func run(m *testing.M) int {
 	return code
 }
 
-// enterNamespaces replaces this process by unshare(1), whose child is the suite. It returns only
-// on failure.
-func enterNamespaces() int {
-	unshare, err := exec.LookPath("unshare")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "unshare (util-linux) is needed for private namespaces:", err)
-		return 1
-	}
-	self, err := os.Executable()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "the test binary's own path:", err)
-		return 1
-	}
-	argv := append([]string{"unshare", "--ipc", "--mount", "--propagation", "private",
-		"--pid", "--fork", "--kill-child", "--mount-proc", "--", self}, os.Args[1:]...)
-	err = syscall.Exec(unshare, argv, append(os.Environ(), insideVariable+"=1"))
-	fmt.Fprintf(os.Stderr, "exec %s: %v\n", unshare, err)
-	return 1
-}
-
 // build puts what the tests run into scratch: the commands from bin/ (so that a later make does not
 // change them under a test), and the C programs of testdata.
 func build() error {
-	source := os.Getenv("IPCSPACE_TEST_BIN")
-	if source == "" {
-		source = "../../bin"
-	}
-	for _, name := range []string{"ipcspace", "ipcspace-manager", "libipcspace.so", "test/libipcspace-fail.so"} {
-		content, err := os.ReadFile(filepath.Join(source, name))
-		if err != nil {
-			return fmt.Errorf("%w (make test-programs makes it)", err)
-		}
-		if err := os.WriteFile(command(filepath.Base(name)), content, 0o755); err != nil {
-			return err
-		}
+	if err := suite.CopyCommands(scratch, "ipcspace", "ipcspace-manager", "libipcspace.so", "test/libipcspace-fail.so"); err != nil {
+		return err
 	}
 	cc := os.Getenv("CC")
 	if cc == "" {

@@ -7,6 +7,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/ipcspace/ipcspace/test/suite"
 )
 
 // PostgreSQL protects its data by the segment's attach count: a server must not start while a
@@ -30,16 +32,16 @@ func TestPostgresInterlock(t *testing.T) {
 		return err
 	}))
 	postmaster := c.postmaster(t)
-	if !slices.Contains(childrenOf(postmaster), backend) {
+	if !slices.Contains(suite.ChildrenOf(postmaster), backend) {
 		t.Fatalf("backend %d is no child of the postmaster %d", backend, postmaster)
 	}
-	others := slices.DeleteFunc(childrenOf(postmaster), func(pid int) bool { return pid == backend })
+	others := slices.DeleteFunc(suite.ChildrenOf(postmaster), func(pid int) bool { return pid == backend })
 	must(t, syscall.Kill(postmaster, syscall.SIGKILL))
 	t.Cleanup(func() { _ = syscall.Kill(backend, syscall.SIGKILL) }) // gone already if all went well
 	<-c.wait
 	c.wait = nil
 	must(t, gone(append(others, postmaster)...))
-	if !running(backend) {
+	if !suite.Running(backend) {
 		t.Fatal("the backend ended with its postmaster: nothing to test")
 	}
 
@@ -79,8 +81,8 @@ func refuses(t *testing.T, c *cluster, when string) {
 func gone(pids ...int) error {
 	return eventually(30*time.Second, func() error {
 		for _, pid := range pids {
-			if running(pid) {
-				return fmt.Errorf("process %d lives (%s)", pid, commandLine(pid))
+			if suite.Running(pid) {
+				return fmt.Errorf("process %d lives (%s)", pid, suite.CommandLine(pid))
 			}
 		}
 		return nil

@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/ipcspace/ipcspace/test/suite"
 )
 
 // postgres is an installation of PostgreSQL.
@@ -153,7 +155,7 @@ func (c *cluster) start() error {
 		}
 		// The file of a server that was killed still says "ready".
 		pid, err := strconv.Atoi(c.lockFile(pidLine))
-		if err == nil && running(pid) && c.lockFile(statusLine) == "ready" {
+		if err == nil && suite.Running(pid) && c.lockFile(statusLine) == "ready" {
 			return nil
 		}
 		if time.Now().After(deadline) {
@@ -228,7 +230,7 @@ func (c *cluster) kill(t *testing.T) {
 		return
 	}
 	if pid, err := strconv.Atoi(c.lockFile(pidLine)); err == nil {
-		for _, backend := range childrenOf(pid) {
+		for _, backend := range suite.ChildrenOf(pid) {
 			_ = syscall.Kill(backend, syscall.SIGKILL) // may have ended
 		}
 		_ = syscall.Kill(pid, syscall.SIGKILL)

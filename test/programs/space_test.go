@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/ipcspace/ipcspace/test/suite"
 )
 
 // No single command of these tests takes longer than this, on a busy machine either.
@@ -57,7 +59,7 @@ func (m *manager) start() error {
 		}
 		m.process = process
 		m.err = eventually(20*time.Second, func() error {
-			if !running(process.Process.Pid) {
+			if !suite.Running(process.Process.Pid) {
 				return fmt.Errorf("%s ended", process)
 			}
 			_, err := runCommand(exec.Command(ipcspace(), "space", "list", "--root", m.root))
