@@ -46,6 +46,17 @@ static size_t pages(size_t length)
 	return (length + PAGE - 1) & ~(PAGE - 1);
 }
 
+/* One mapping of the segment more, as shm_open() counts it. */
+static void count_in(uint64_t serial)
+{
+	struct abi_use *use = use_of(serial);
+
+	if (use != NULL) {
+		use->atime = now_real();
+		use_add(use, 1);
+	}
+}
+
 /* Cuts p at addr if that lies inside: two mappings from here on. */
 static void cut(struct piece *p, uintptr_t addr)
 {
@@ -63,9 +74,7 @@ static void cut(struct piece *p, uintptr_t addr)
 	rest->length -= head;
 	p->length = head;
 	piece_publish(rest);
-	struct abi_use *use = use_of(p->serial);
-	if (use != NULL)
-		use_add(use, 1);
+	count_in(p->serial);
 }
 
 static void cut_range(uintptr_t addr, size_t length)
@@ -149,23 +158,26 @@ EXPORT void *mmap64(void *at, size_t length, int prot, int flags, int fd, int64_
 	return map(at, length, prot, flags, fd, offset);
 }
 
-/* What stood at [from, from + length) stands at to, as long as grown says. */
+/* What stood at [from, from + length) stands at to, as long as grown says. The
+ * kernel cuts off what is too much, and moves by a second mapping for a moment. */
 static void pieces_moved(uintptr_t from, size_t length, uintptr_t to, size_t grown)
 {
 	if (to != from)
 		pieces_unmapped(to, grown);
+	if (grown < length)
+		pieces_unmapped(from + grown, length - grown);
 	cut_range(from, length);
 	for (struct piece *p = piece_next(NULL); p != NULL; p = piece_next(p)) {
 		if (!inside(p, from, length))
 			continue;
 		size_t begin = p->addr - from, end = begin + p->length;
+		struct abi_use *use = to != from ? use_of(p->serial) : NULL;
 
-		if (begin >= grown) {
-			piece_gone(p);
-			continue;
-		}
 		p->addr = to + begin;
-		p->length = (end == length || end > grown ? grown : end) - begin;
+		if (end == length && grown > length)
+			p->length = grown - begin;
+		if (use != NULL)
+			use->atime = use->dtime = now_real();
 	}
 }
 
@@ -176,7 +188,6 @@ static void pieces_copied(uintptr_t from, uintptr_t to, size_t length)
 		if (from < p->addr || from >= p->addr + p->length)
 			continue;
 		struct piece *copy = piece_take();
-		struct abi_use *use = use_of(p->serial);
 
 		if (copy == NULL)
 			return;
@@ -186,8 +197,7 @@ static void pieces_copied(uintptr_t from, uintptr_t to, size_t length)
 		copy->addr = to;
 		copy->length = length;
 		piece_publish(copy);
-		if (use != NULL)
-			use_add(use, 1);
+		count_in(p->serial);
 		return;
 	}
 }

@@ -30,7 +30,7 @@ func (s step) String() string {
 }
 
 // outside are the steps that are done to an actor, not by it.
-var outside = map[string]bool{"kill": true, "stop": true, "cont": true, "signal": true, "ignored": true}
+var outside = map[string]bool{"kill": true, "stop": true, "cont": true, "signal": true, "ignored": true, "jump": true, "nest": true}
 
 type program []step
 
@@ -56,6 +56,8 @@ const (
 
 	shmRdonly = 0o10000
 	shmExec   = 0o100000
+	shmRnd    = 0o20000
+	shmRemap  = 0o40000
 )
 
 var (
@@ -77,6 +79,7 @@ var (
 	qbytes   = []int{16384, 100, 50, 20, 4, 0, 1 << 20}
 	segments = []int{4096, 1, 9000, 12288, 20000, 0, 1 << 20}
 	caps     = []int{-1, 15, 24, 14}
+	attaches = []int{0, 1, 2}
 )
 
 const maxSteps = 70
@@ -173,6 +176,9 @@ func shmCalls() []*rapid.Generator[step] {
 		op("touch", choice{0, 1, 2}, choice{0, 5000, 12287}, choice{7, 9, -1}),
 		op("shmstat", slots, choice{0, 1}), op("shmstat", slots, choice{0, 1}),
 		op("shmrmid", slots), op("shmset", slots, ids, ids, modes),
+		op("over", slots, attaches, choice{shmRemap, shmRemap, 0, shmRemap | shmRdonly, shmRemap | shmRnd, shmRnd}),
+		op("mprotect", attaches, choice{1, 3, 0, 5}, choice{0, 1, 2}), op("mremap", attaches, choice{1, 2, 3, 5}),
+		op("madvise", attaches, choice{10, 11}), op("shmlock", slots, choice{11, 12}),
 	}
 }
 
@@ -181,7 +187,8 @@ func others() []*rapid.Generator[step] {
 		op("become", ids, ids, ids), op("become", ids, ids, ids),
 		op("adopt", ids, ids),
 		op("capability", caps, choice{0, 1}),
-		op("exec"), op("exit"),
+		op("exec"), op("exit"), op("thread", places), op("thread", places), op("leave"), op("vfork", choice{0, 1, 2}, slots),
+		op("info", choice{0, 1, 2}, choice{0, 1}), op("jump"), op("nest"), op("nest"),
 		op("kill"), op("signal"), op("signal"), op("ignored"), op("stop"), op("cont"), op("cont"),
 	}
 }

@@ -29,7 +29,7 @@ func compile(t *testing.T) string {
 	t.Helper()
 	binary := filepath.Join(t.TempDir(), "stage")
 	out, err := exec.Command("gcc", "-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Werror",
-		"-o", binary, "stage/stage.c", "stage/actor.c", "stage/calls.c").CombinedOutput()
+		"-pthread", "-o", binary, "stage/stage.c", "stage/actor.c", "stage/calls.c").CombinedOutput()
 	if err != nil {
 		t.Fatalf("gcc: %v\n%s", err, out)
 	}

@@ -2,8 +2,10 @@
 #include "actor.h"
 #include <errno.h>
 #include <grp.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,11 +15,14 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-long arg[ARGS];
-int args;
+__thread long arg[ARGS];
+__thread int args;
+__thread sigjmp_buf way_out;
+__thread volatile int in_call;
 
-static int me;
-static char answer[TEXT];
+static __thread int me;
+static __thread char answer[TEXT];
+static atomic_int threads = 1;
 
 void say(const char *format, ...)
 {
@@ -40,6 +45,38 @@ int result(long r)
 
 /* ---- processes ---- */
 
+static void *begin_thread(void *place)
+{
+	act((int)(intptr_t)place, " began");
+}
+
+/* place */
+static void do_thread(void)
+{
+	int place = (int)arg[0];
+	pthread_attr_t detached;
+	pthread_t t;
+	if (atomic_load(&board->place[place])) {
+		say(" no");
+		return;
+	}
+	atomic_fetch_add(&threads, 1);
+	pthread_attr_init(&detached);
+	pthread_attr_setdetachstate(&detached, PTHREAD_CREATE_DETACHED);
+	int e = pthread_create(&t, &detached, begin_thread, (void *)(intptr_t)place);
+	while (e == 0 && !atomic_load(&board->place[place]))
+		usleep(100);
+	say(" %d", e);
+}
+
+/* Ends this thread: the process goes with its last one. */
+static void do_leave(void)
+{
+	if (atomic_fetch_sub(&threads, 1) == 1)
+		_exit(0);
+	syscall(SYS_exit, 0);
+}
+
 /* place raw */
 static void do_fork(void)
 {
@@ -50,6 +87,8 @@ static void do_fork(void)
 	}
 	long pid = arg[1] ? syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0) : fork();
 	if (pid == 0)
+		atomic_store(&threads, 1);
+	if (pid == 0)
 		act(place, " born");	/* it outlives this actor, and ends with the stage */
 	while (pid > 0 && !atomic_load(&board->place[place]))
 		usleep(100);
@@ -59,7 +98,7 @@ static void do_fork(void)
 static void do_exec(void)
 {
 	char place[12], fd[12];
-	if (geteuid() != getuid() || getegid() != getgid()) {
+	if (atomic_load(&threads) > 1 || gettid() != getpid() || geteuid() != getuid() || getegid() != getgid()) {
 		/* As of a set-user-id program: the loader drops LD_PRELOAD. */
 		say(" no");
 		return;
@@ -113,6 +152,7 @@ static void perform(const char *name)
 	static const struct { const char *name; void (*run)(void); } all[] = {
 		{ "fork", do_fork }, { "exec", do_exec }, { "become", do_become },
 		{ "adopt", do_adopt }, { "capability", do_capability },
+		{ "thread", do_thread }, { "leave", do_leave },
 	};
 	if (strcmp(name, "exit") == 0)
 		_exit(0);
@@ -125,10 +165,27 @@ static void perform(const char *name)
 }
 
 static void no_op(int sig) { (void)sig; }
+static void jump(int sig)
+{
+	(void)sig;
+	if (in_call)
+		siglongjmp(way_out, 1);
+}
+
+/* Calls from a handler, perhaps on the very object whose call it interrupted. */
+static void nest(int sig)
+{
+	int saved = errno;
+	(void)sig;
+	if (in_call)
+		handler_calls();
+	errno = saved;
+}
 
 void act(int place, const char *greeting)
 {
-	int n = atomic_fetch_add(&board->pids, 1);
+	bool first = gettid() == getpid();
+	int n = first ? atomic_fetch_add(&board->pids, 1) : 0;
 	struct sigaction handled = { .sa_handler = no_op, .sa_flags = SA_RESTART };
 	char line[TEXT];
 
@@ -136,19 +193,25 @@ void act(int place, const char *greeting)
 	prctl(PR_SET_NAME, "actor");
 	sigaction(SIGUSR1, &handled, NULL);
 	signal(SIGUSR2, SIG_IGN);
+	handled.sa_handler = jump;
+	sigaction(SIGHUP, &handled, NULL);
+	handled.sa_handler = nest;
+	sigaction(SIGURG, &handled, NULL);
 	signal(SIGCHLD, SIG_IGN);
 	/* An exec keeps the pid. */
-	for (int i = 0; i < n; i++)
+	for (int i = 0; first && i < n; i++)
 		if (atomic_load(&board->pid[i]) == getpid()) {
 			atomic_fetch_sub(&board->pids, 1);
 			n = i;
 			break;
 		}
-	atomic_store(&board->pid[n], getpid());
+	if (first)
+		atomic_store(&board->pid[n], getpid());
 	snprintf(answer, sizeof answer, "%s", greeting);
 	if (*greeting)
 		send(board->socket[me][1], answer, strlen(answer), MSG_NOSIGNAL);
-	atomic_store(&board->place[me], getpid());
+	atomic_store(&board->process[me], getpid());
+	atomic_store(&board->place[me], gettid());
 	for (;;) {
 		ssize_t got = recv(board->socket[me][1], line, sizeof line - 1, 0);
 		if (got < 0 && errno == EINTR)

@@ -23,7 +23,8 @@ struct board {
 	atomic_int id[3][SLOTS];	/* -1: none yet */
 	atomic_int pids;		/* processes of this program, in order of birth */
 	atomic_int pid[PIDS];
-	atomic_int place[ACTORS];	/* pid in that place, 0: free */
+	atomic_int place[ACTORS];	/* thread id of who is in that place, 0: free */
+	atomic_int process[ACTORS];	/* and its pid */
 	atomic_int ids;			/* every object made, to be removed at the end */
 	struct { int family, id; } made[IDS];
 	atomic_long begun;		/* second at which the program began */
@@ -31,7 +32,8 @@ struct board {
 extern struct board *board;
 extern int board_fd;
 
-/* Becomes the actor of a place for good: announces itself and does what comes. */
+/* Becomes the actor of a place for good, a process or a thread: announces itself and does what
+ * comes. */
 void act(int place, const char *greeting) __attribute__((noreturn));
 
 #endif

@@ -143,11 +143,13 @@ static void do_set(int family)
 static void do_semop(void)
 {
 	struct sembuf ops[4];
-	size_t n = 0;
+	volatile size_t n = 0;
 	for (int i = 2; i + 2 < args && n < 4; i += 3, n++)
 		ops[n] = (struct sembuf){ (unsigned short)arg[i], (short)arg[i + 1], (short)arg[i + 2] };
 	struct timespec t = { 0, arg[1] * 1000000 };
-	result(arg[1] < 0 ? semop(id_of(SEM), ops, n) : semtimedop(id_of(SEM), ops, n, &t));
+	int id = id_of(SEM), r = 0;
+	if (SLEEPS(r = arg[1] < 0 ? semop(id, ops, n) : semtimedop(id, ops, n, &t)))
+		result(r);
 }
 
 static void do_semctl(int cmd)
@@ -169,7 +171,7 @@ static void do_semctl(int cmd)
 }
 
 struct message { long type; unsigned char text[9000]; };
-static struct message m;
+static __thread struct message m;
 
 /* slot type size flags seed */
 static void do_send(void)
@@ -177,16 +179,18 @@ static void do_send(void)
 	m.type = arg[1];
 	for (size_t i = 0; i < sizeof m.text; i++)
 		m.text[i] = (unsigned char)(arg[4] * 31 + (long)(i * 7 + i / 251));
-	result(msgsnd(id_of(MSG), &m, (size_t)arg[2], (int)arg[3]));
+	int r = 0;
+	if (SLEEPS(r = msgsnd(id_of(MSG), &m, (size_t)arg[2], (int)arg[3])))
+		result(r);
 }
 
 /* slot type size flags */
 static void do_receive(void)
 {
 	memset(&m, 0xee, sizeof m);
-	long n = msgrcv(id_of(MSG), &m, (size_t)arg[2], arg[1], (int)arg[3]);
-	uint32_t sum = 0;
-	if (!result(n))
+	long n = 0;
+	volatile uint32_t sum = 0;
+	if (!SLEEPS(n = msgrcv(id_of(MSG), &m, (size_t)arg[2], arg[1], (int)arg[3])) || !result(n))
 		return;
 	for (size_t i = 0; i < sizeof m.text; i++)	/* what lies behind the text, too */
 		sum = sum * 31 + m.text[i];
@@ -238,6 +242,117 @@ static void do_unmap(void)
 		attach[k].address = NULL;
 }
 
+/* slot attach flags: over the memory of an attach that is there, with SHM_REMAP or without */
+static void do_attach_over(void)
+{
+	int k = (int)arg[1];
+	if (!attach[k].address) {
+		say(" no");
+		return;
+	}
+	char *p = shmat(id_of(SHM), attach[k].address + (arg[2] & SHM_RND ? 5 : 0), (int)arg[2]);
+	if (p == (char *)-1)
+		result(-1);
+	else
+		say(" %s", p == attach[k].address ? "there" : "elsewhere");
+	if (p != (char *)-1)
+		attach[k].whole = 0;
+}
+
+/* attach protection part: 0 all, 1 the first page, 2 the second */
+static void do_protect(void)
+{
+	int k = (int)arg[0];
+	size_t size = attach[k].size;
+	if (!attach[k].address || (arg[2] && size < 3 * PAGE)) {
+		say(" no");
+		return;
+	}
+	result(mprotect(attach[k].address + (arg[2] == 2 ? PAGE : 0), arg[2] ? PAGE : size, (int)arg[1]));
+}
+
+/* attach pages: to that size, wherever */
+static void do_move(void)
+{
+	int k = (int)arg[0];
+	size_t size = (size_t)arg[1] * PAGE;
+	if (!attach[k].address || !attach[k].whole) {
+		say(" no");
+		return;
+	}
+	char *p = mremap(attach[k].address, attach[k].size, size, MREMAP_MAYMOVE);
+	if (p == MAP_FAILED) {
+		result(-1);
+		return;
+	}
+	say(" moved");
+	attach[k].address = p;
+	attach[k].size = size;
+}
+
+/* attach advice */
+static void do_advise(void)
+{
+	int k = (int)arg[0];
+	if (!attach[k].address || !attach[k].whole)
+		say(" no");
+	else
+		result(madvise(attach[k].address, attach[k].size, (int)arg[1]));
+}
+
+/* slot SHM_LOCK or SHM_UNLOCK */
+static void do_lock(void) { result(shmctl(id_of(SHM), (int)arg[1], NULL)); }
+
+/* family usage(0: the limits) */
+static void do_info(void)
+{
+	union { struct shminfo shm; struct shm_info used; struct seminfo sem; struct msginfo msg; } u;
+	memset(&u, 0x5a, sizeof u);
+	if (arg[0] == SHM) {
+		if (!result(shmctl(0, arg[1] ? SHM_INFO : IPC_INFO, (struct shmid_ds *)&u) < 0 ? -1 : 0))
+			return;
+		if (arg[1])
+			say(" %d %lu %lu %lu", u.used.used_ids, u.used.shm_tot, u.used.swap_attempts, u.used.swap_successes);
+		else
+			say(" %lu %lu %lu %lu %lu", u.shm.shmmax, u.shm.shmmin, u.shm.shmmni, u.shm.shmseg, u.shm.shmall);
+	} else if (arg[0] == SEM) {
+		if (result(semctl(0, 0, arg[1] ? SEM_INFO : IPC_INFO, (union semun){ .buf = &u }) < 0 ? -1 : 0))
+			say(" %d %d %d %d %d %d %d %d %d %d", u.sem.semmap, u.sem.semmni, u.sem.semmns, u.sem.semmnu,
+			    u.sem.semmsl, u.sem.semopm, u.sem.semume, u.sem.semusz, u.sem.semvmx, u.sem.semaem);
+	} else if (result(msgctl(0, arg[1] ? MSG_INFO : IPC_INFO, (struct msqid_ds *)&u) < 0 ? -1 : 0)) {
+		say(" %d %d %d %d %d %d %d %u", u.msg.msgpool, u.msg.msgmap, u.msg.msgmax, u.msg.msgmnb, u.msg.msgmni,
+		    u.msg.msgssz, u.msg.msgtql, u.msg.msgseg);
+	}
+}
+
+void handler_calls(void)
+{
+	struct { long type; char text[4]; } note = { 3, "abc" };
+	struct sembuf up = { 0, 1, IPC_NOWAIT };
+	say(" handler:");
+	result(semop(atomic_load(&board->id[SEM][0]), &up, 1));
+	result(semctl(atomic_load(&board->id[SEM][0]), 0, GETNCNT));
+	result(msgsnd(atomic_load(&board->id[MSG][0]), &note, 4, IPC_NOWAIT));
+}
+
+/* family slot: what a vfork child may do, whose memory is the parent's */
+static void do_vfork(void)
+{
+	int family = (int)arg[0], slot = (int)arg[1];
+	volatile int r = 0, e = 0;
+	int id = atomic_load(&board->id[family][slot]);
+	pid_t p = vfork();
+	if (p == 0) {
+		struct sembuf up = { 0, 1, IPC_NOWAIT };
+		struct shmid_ds d;
+		r = family == SHM ? shmctl(id, IPC_STAT, &d) : family == SEM ? semop(id, &up, 1) : msgget(0x49440001, 0) < 0 ? -1 : 0;
+		e = errno;
+		_exit(0);
+	}
+	errno = e;
+	result(p < 0 ? -1 : r);
+}
+
 static sigjmp_buf fault;
 static void caught(int sig) { siglongjmp(fault, sig); }
 
@@ -266,7 +381,9 @@ int perform_call(const char *name)
 	static const char *const families[] = { "shm", "sem", "msg" };
 	static const struct { const char *name; void (*run)(void); } calls[] = {
 		{ "semop", do_semop }, { "msgsnd", do_send }, { "msgrcv", do_receive }, { "shmat", do_attach },
-		{ "shmdt", do_detach }, { "munmap", do_unmap }, { "touch", do_touch },
+		{ "shmdt", do_detach }, { "munmap", do_unmap }, { "touch", do_touch }, { "over", do_attach_over },
+		{ "mprotect", do_protect }, { "mremap", do_move }, { "madvise", do_advise }, { "shmlock", do_lock },
+		{ "info", do_info }, { "vfork", do_vfork },
 	};
 	static const struct { const char *name; int cmd; } commands[] = {
 		{ "getval", GETVAL }, { "getpid", GETPID }, { "getncnt", GETNCNT }, { "getzcnt", GETZCNT },

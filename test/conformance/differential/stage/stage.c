@@ -200,28 +200,44 @@ static void until_state(int a, bool stopped)
 	actor[a].stopped = stopped;
 }
 
+/* Whether any thread of an actor's process is in a call. */
+static bool sleeps_in_part(int a)
+{
+	for (int b = 0; b < ACTORS; b++)
+		if (actor[b].pid != 0 && actor[b].busy &&
+		    atomic_load(&board->process[b]) == atomic_load(&board->process[a]))
+			return true;
+	return false;
+}
+
 /* What is done to an actor, not by it. */
 static bool done_to(const char *name, int a)
 {
 	static const struct { const char *name; int sig; } signals[] = {
 		{ "kill", SIGKILL }, { "stop", SIGSTOP }, { "cont", SIGCONT }, { "signal", SIGUSR1 }, { "ignored", SIGUSR2 },
+		{ "jump", SIGHUP }, { "nest", SIGURG },
 	};
 	for (size_t i = 0; i < sizeof signals / sizeof *signals; i++) {
 		int sig = signals[i].sig;
 		if (strcmp(name, signals[i].name) != 0)
 			continue;
 		/* A stopped sleeper is a known difference (rows 124 and 238). */
-		if (actor[a].pid == 0 || (sig == SIGSTOP && actor[a].busy) || (sig == SIGCONT) != actor[a].stopped) {
+		if (actor[a].pid == 0 || (sig == SIGSTOP && sleeps_in_part(a)) || (sig == SIGCONT) != actor[a].stopped) {
 			if (sig != SIGKILL || actor[a].pid == 0) {
 				printf("  skipped\n");
 				return true;
 			}
 		}
-		kill(actor[a].pid, sig);
-		if (sig == SIGKILL)
-			until_gone(a);
-		if (sig == SIGSTOP || sig == SIGCONT)
-			until_state(a, sig == SIGSTOP);
+		pid_t process = atomic_load(&board->process[a]);
+		syscall(SYS_tgkill, process, actor[a].pid, sig);
+		for (int b = 0; b < ACTORS; b++) {	/* these reach all threads of a process */
+			if (actor[b].pid == 0 || atomic_load(&board->process[b]) != process)
+				continue;
+			if (sig == SIGKILL)
+				until_gone(b);
+			if (sig == SIGSTOP || sig == SIGCONT)
+				until_state(b, sig == SIGSTOP);
+		}
 		quiet(-1);
 		return true;
 	}
