@@ -83,7 +83,7 @@ $(BIN)/test/libipcspace-fail.so: $(PRELOAD_SOURCES)
 # programs and load the library, which go test does not see change.
 PACKAGES      = $(shell $(GO) list ./... | grep -v '/ipcspace/test/')
 # What takes minutes or is random is not for every change to answer for: they have targets of their own.
-RANDOM_TESTS := ^(TestChaos|TestDifferential|TestAttacks)$$
+RANDOM_TESTS := ^(TestChaos|TestAttacks)$$
 TEST_PACKAGES = $(shell $(GO) list ./test/... 2>/dev/null)
 TEST_FLAGS   ?=
 

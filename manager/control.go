@@ -120,7 +120,9 @@ func (s *space) set(o *object, c *caller, req *request) error {
 	rec.UID, rec.GID = uid, gid
 	rec.Mode = rec.Mode&^0o777 | uint32(req.Arg[5])&0o777
 	rec.CTime = now()
-	if o.family != Shm && narrows(&o.rec, &rec) {
+	// A set stays where it is if all who hold its file keep their rights: its
+	// sleepers do not notice. Those of a queue are to check again in any case.
+	if o.family != Shm && narrows(&o.rec, &rec) && !(o.family == Sem && o.given.keep(&rec)) {
 		return s.move(o, rec)
 	}
 	if err := o.publish(rec); err != nil {

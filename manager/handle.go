@@ -94,6 +94,7 @@ func (s *space) open(x *session, c *caller, req *request) reply {
 	r := reply{val: [6]int64{int64(o.word.Load()), int64(held), 1}}
 	if held == both {
 		r.val[2] = 0
+		o.given.add(c)
 		if err := r.pass(o); err != nil {
 			s.log.Error("object not opened", keyFamily, f.String(), keyID, o.rec.ID, keyError, err)
 			return failed(unix.ENOMEM)

@@ -25,6 +25,7 @@ type object struct {
 	control *file // segment, or control file
 	data    *file // data file of a queue
 	shared  bool  // somebody but the manager may hold it
+	given   holders
 
 	promised uint64
 	inner    bool

@@ -3,6 +3,7 @@ package manager
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -48,6 +49,36 @@ func classBits(r *abi.Record, c *caller, asked uint32) uint32 {
 		return group
 	}
 	return other
+}
+
+// holders are all those who were ever given an object's descriptors, with
+// what is known of their credentials then; a descriptor outlives a setuid.
+type holders struct {
+	known   []caller
+	unknown bool // there may be others
+}
+
+const maxHolders = 64
+
+func (h *holders) add(c *caller) {
+	one := caller{uid: c.uid, gid: c.gid, read: true, groups: c.groups, caps: c.caps}
+	same := func(k caller) bool {
+		return k.uid == one.uid && k.gid == one.gid && k.caps == one.caps && slices.Equal(k.groups, one.groups)
+	}
+	switch {
+	case slices.ContainsFunc(h.known, same):
+	case len(h.known) == maxHolders:
+		h.unknown = true
+	default:
+		h.known = append(h.known, one)
+	}
+}
+
+// keep tells whether all of them surely have both rights under rec, too: then
+// they may go on with the same file.
+func (h *holders) keep(rec *abi.Record) bool {
+	const both = abi.AccessRead | abi.AccessWrite
+	return !h.unknown && !slices.ContainsFunc(h.known, func(c caller) bool { return rights(rec, &c, both) != both })
 }
 
 // checkOwner is the check of IPC_SET and IPC_RMID (ipcctl_obtain_check). The

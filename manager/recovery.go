@@ -191,7 +191,7 @@ func (s *space) readSlots() error {
 // there was room.
 func (s *space) reenter(o *object, segments map[uint64]string) (err error) {
 	st := &s.storage
-	o.shared = true
+	o.shared, o.given.unknown = true, true
 	switch o.family {
 	case Shm:
 		o.promised = pages(o.rec.Size) * abi.PageSize

@@ -18,7 +18,7 @@ type difference struct {
 var knownDifferences = []difference{
 	{"124", "", "a futex does not return from SIGSTOP and SIGCONT"},
 	{"238", "", "a futex does not return from SIGSTOP, so a stopped sleeper stays in the queue"},
-	{"30", "sleepers outlive an IPC_SET", "sleepers in semop begin again on the set that replaces the old one"},
+	{"30", "sleepers outlive an IPC_SET that takes rights away: one", "who loses a right begins its semop again, on the set that replaces the old one"},
 	{"70", "with the id for an inode", "the inode is the file's; the key stands in the name"},
 	{"83", "MADV_REMOVE", "the immutable flag that protects the objects' files refuses hole punching"},
 	{"229", "after putting another file on every descriptor", "to open an object takes a free descriptor for a moment"},

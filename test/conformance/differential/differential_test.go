@@ -12,7 +12,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-var searchTime = flag.Duration("differential.for", 30*time.Second, "how long to search for divergences")
+var searchTime = flag.Duration("differential.for", time.Minute, "how long to search for divergences")
 
 const (
 	// A process that sleeps for so long is taken to be blocked.

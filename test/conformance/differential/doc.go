@@ -6,6 +6,6 @@
 // transcripts, of every result, errno, byte and field, must be equal. What differs is shrunk to the
 // smallest program that still does.
 //
-// go test runs it for a bounded time; -differential.for=2h searches for longer, and -rapid.seed=N
+// go test runs it for a minute; -differential.for=2h searches for longer, and -rapid.seed=N
 // repeats a search. A divergence that was understood becomes a case in ../rows.
 package differential

@@ -112,6 +112,25 @@ ROW(75, "VMA splits: pieces made alike again stay pieces")
 	EXPECT_EQ(nattch(id), 0);
 }
 
+ROWS("75,82", "mremap: what it cuts off or moves was a mapping of its own for a moment")
+{
+	size_t page = page_size();
+	int id = new_segment(4 * page);
+	char *m = MUST(shmat(id, NULL, 0));
+	EXPECT_EQ(segment_stat(id).shm_dtime, 0);
+	EXPECT((m = mremap(m, 4 * page, 3 * page, 0)) != MAP_FAILED);
+	EXPECT_RECENT(segment_stat(id).shm_dtime, time(NULL));
+	EXPECT_EQ(nattch(id), 1);
+	int other = new_segment(4 * page);
+	m = MUST(shmat(other, NULL, SHM_RDONLY));
+	char *room = mmap(NULL, 8 * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	EXPECT_EQ(mremap(m, 4 * page, 4 * page, MREMAP_MAYMOVE | MREMAP_FIXED, room), room);
+	EXPECT_RECENT(segment_stat(other).shm_dtime, time(NULL));
+	EXPECT_EQ(nattch(other), 1);
+	EXPECT_OK(shmdt(room));
+	EXPECT_EQ(nattch(other), 0);
+}
+
 ROW(76, "munmap of the whole attach detaches")
 {
 	int id = new_segment(10000);
