@@ -24,6 +24,8 @@ type bundle struct {
 	mounts      []map[string]any
 	env         []string
 	hooks       map[string]any
+
+	runc, id string // of the last run
 }
 
 func newBundle(t *testing.T, image string, args ...string) *bundle {
@@ -129,8 +131,14 @@ func (b *bundle) run(t *testing.T, runc string) *exec.Cmd {
 	b.write(t)
 	id := fmt.Sprintf("ipcspace-bundle-%d-%d", os.Getpid(), containers.Add(1))
 	state := filepath.Join(b.dir, "state")
-	t.Cleanup(func() { _, _ = runCommand(exec.Command(runc, "--root", state, "delete", "--force", id)) })
+	b.runc, b.id = runc, id
+	t.Cleanup(func() { _, _ = runCommand(b.delete()) }) // mostly it is gone by itself
 	cmd := exec.Command(runc, "--root", state, "run", "--no-new-keyring", "--bundle", b.dir, id)
 	cmd.Env = append(os.Environ(), "IPCSPACE_ROOT="+root())
 	return cmd
+}
+
+// delete ends what the last run left.
+func (b *bundle) delete() *exec.Cmd {
+	return exec.Command(b.runc, "--root", filepath.Join(b.dir, "state"), "delete", "--force", b.id)
 }

@@ -89,7 +89,7 @@ func (d *daemon) stop() error { return d.end(syscall.SIGTERM) }
 var node = daemon{
 	name: "manager",
 	command: func() (*exec.Cmd, error) {
-		return exec.Command(filepath.Join(bin, "ipcspace-manager"), "--root", root(), "--log-level", "debug"), nil
+		return exec.Command(filepath.Join(bin, "ipcspace-manager"), "--root", root(), "--log-level", "debug", "--reclaim-delay", "10s"), nil
 	},
 	ready: func() error {
 		_, err := runCommand(ipcspace("space", "list"))

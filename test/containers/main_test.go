@@ -201,7 +201,9 @@ func state(pid int) string {
 }
 
 // runCommand returns what a command prints on its standard output; its error has what it printed on the other.
-func runCommand(cmd *exec.Cmd) (string, error) {
+func runCommand(cmd *exec.Cmd) (string, error) { return runCommandFor(commandTimeout, cmd) }
+
+func runCommandFor(timeout time.Duration, cmd *exec.Cmd) (string, error) {
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -210,7 +212,7 @@ func runCommand(cmd *exec.Cmd) (string, error) {
 	if err := cmd.Start(); err != nil {
 		return "", fmt.Errorf("start %s: %w", cmd, err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), commandTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { _ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) })
 	defer stop()

@@ -137,6 +137,14 @@ int main(int argc, char **argv)
 			pause();
 		return 0;
 	}
+	if (!strcmp(verb, "value")) {
+		int id = semget(key, 1, 0), value = id < 0 ? -1 : semctl(id, 0, GETVAL);
+
+		if (value < 0)
+			return fail("value");
+		printf("%d\n", value);
+		return 0;
+	}
 	if (!strcmp(verb, "storm"))
 		return storm(key, text);
 	if (!strcmp(verb, "touch"))
