@@ -166,9 +166,13 @@ var manyCPUs = runtime.GOMAXPROCS(0) > 1 && runtime.NumCPU() > 1
 // pause lets the time of one step pass in a loop that waits for another.
 func pause(step int) {
 	switch {
-	case manyCPUs && step < 64:
+	case manyCPUs && step < 100:
+		relax()
 	case step < 256:
+		// Who has what we wait for is a process that lost its CPU, or a
+		// goroutine of ours.
 		runtime.Gosched()
+		_, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
 	default:
 		time.Sleep(20 * time.Microsecond) //nolint:forbidigo // a lock has no event: its holder may be stopped
 	}

@@ -11,8 +11,9 @@ import (
 // make: one for each session that the manager acts for.
 type Queue struct {
 	object
-	data   memory
-	chunks atomic.Int64 // that may be touched; data's limit covers them
+	data    memory
+	chunks  atomic.Int64 // that may be touched; data's limit covers them
+	spinner spinner
 }
 
 // QueueStat is what a queue itself knows of msqid_ds.

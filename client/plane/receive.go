@@ -92,6 +92,9 @@ func (q *Queue) Receive(ctx context.Context, buf []byte, typ int64, flags int) (
 		room = math.MaxUint64
 	}
 	message, err := q.receiveNow(mode, asked, room, flags&ipcNoWait != 0)
+	if err == errCell && q.spinner.until(func() bool { return uint32(q.load(offMsgHead)) != 0 }) {
+		message, err = q.receiveNow(mode, asked, room, false)
+	}
 	if err == errCell {
 		message, err = q.receiveWaiting(ctx, mode, asked, room)
 	}

@@ -52,7 +52,7 @@ func (s *Set) Op(ctx context.Context, ops []abi.SemOp, timeout time.Duration) er
 		if done, err := s.fast(ops[0]); done {
 			return err
 		}
-		if timeout != 0 && ops[0].Flag&ipcNoWait == 0 && manyCPUs {
+		if timeout != 0 && ops[0].Flag&ipcNoWait == 0 {
 			if done, err := s.spin(ops[0]); done {
 				return err
 			}
@@ -86,24 +86,21 @@ func (s *Set) fast(op abi.SemOp) (done bool, err error) {
 	return false, nil
 }
 
-// spin waits a moment for an operation that blocks, before it queues: sleeping
-// costs two system calls and a switch. How long adapts to whether it paid.
+// spin waits a moment for an operation that blocks, before it queues.
 func (s *Set) spin(op abi.SemOp) (done bool, err error) {
-	const most, least = 2000, 20
-	limit := max(s.spins.Load(), least)
 	off := semOff(int(op.Num))
-	for i := range limit {
+	for s.spinner.until(func() bool {
 		w := s.load(off)
-		if w&(abi.SemSlow|abi.SemDead) != 0 {
+		value := int(w & abi.SemValueMask)
+		return w&(abi.SemSlow|abi.SemDead) != 0 || op.Op == 0 && value == 0 || op.Op < 0 && value+int(op.Op) >= 0
+	}) {
+		if s.load(off)&(abi.SemSlow|abi.SemDead) != 0 {
 			return false, nil
 		}
-		value := int(w & abi.SemValueMask)
-		if op.Op == 0 && value == 0 || op.Op < 0 && value+int(op.Op) >= 0 {
-			s.spins.Store(min(2*i+least, most))
-			return s.fast(op)
+		if done, err := s.fast(op); done {
+			return true, err
 		}
 	}
-	s.spins.Store(limit / 2)
 	return false, nil
 }
 

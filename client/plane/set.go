@@ -1,8 +1,6 @@
 package plane
 
 import (
-	"sync/atomic"
-
 	"github.com/ipcspace/ipcspace/client/abi"
 	"golang.org/x/sys/unix"
 )
@@ -11,7 +9,7 @@ import (
 // It is cheap to make: one for each session that the manager acts for.
 type Set struct {
 	object
-	spins atomic.Int32 // how long spinning has paid lately, see spin
+	spinner spinner
 }
 
 // NewSet makes a handle of the set in control, which spans the largest

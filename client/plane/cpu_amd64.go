@@ -6,3 +6,6 @@ const granuleShift = 20
 
 // ticks is the CPU's time stamp counter.
 func ticks() uint64
+
+// relax is the CPU's hint that it waits in a loop.
+func relax()

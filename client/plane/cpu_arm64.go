@@ -6,3 +6,6 @@ const granuleShift = 14
 
 // ticks is the CPU's virtual counter.
 func ticks() uint64
+
+// relax is the CPU's hint that it waits in a loop.
+func relax()

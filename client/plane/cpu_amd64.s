@@ -7,3 +7,8 @@ TEXT ·ticks(SB), NOSPLIT, $0-8
 	ORQ	DX, AX
 	MOVQ	AX, ret+0(FP)
 	RET
+
+// func relax()
+TEXT ·relax(SB), NOSPLIT, $0-0
+	PAUSE
+	RET
