@@ -1,6 +1,7 @@
 // Command bench runs one unmodified program on the kernel and in a space in
 // turn, and prints the ratio of the times (kernel / space) row by row, as a
-// table, and as JSON with -json FILE.
+// table, and as JSON with -json FILE. Rows that begin with go_ are of a Go
+// program, by the kernel's calls and by package client.
 //
 //	go run ./test/bench [-pairs N] [-scale X] [-json FILE] [ROW...]
 package main
@@ -20,7 +21,11 @@ import (
 	"text/tabwriter"
 )
 
-// rows are those of program/ipcbench.c, each with the ratio that it is to reach.
+// goRow begins the names of goprogram's rows.
+const goRow = "go_"
+
+// rows are those of program/ipcbench.c and of goprogram, each with the ratio
+// that it is to reach.
 var rows = []struct {
 	name  string
 	least float64
@@ -33,6 +38,7 @@ var rows = []struct {
 	{"sem_contended_8", 2}, {"msg_4_to_4", 2},
 	{"attach_pair", 1.1}, {"shm_create_remove", 0.4}, {"sem_create_remove", 0.1}, {"msg_create_remove", 0.1},
 	{"fork_attached", 0.8}, {"random_reads_1g", 1.2}, {"first_touch_1g", 1.2},
+	{"go_semop_pair", 20}, {"go_message_64", 10}, {"go_message_8k", 4}, {"go_sem_ping_pong", 2}, {"go_msg_ping_pong", 2},
 }
 
 // result is one row: medians in ns of one round.
@@ -79,6 +85,10 @@ func run(only []string, pairs int, scale float64) ([]result, error) {
 	if b, err := exec.Command("gcc", "-O2", "-o", program, "test/bench/program/ipcbench.c").CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("compile test/bench/program/ipcbench.c (run from the top of the tree): %w\n%s", err, b)
 	}
+	goProgram := filepath.Join(dir, "goprogram")
+	if b, err := exec.Command("go", "build", "-o", goProgram, "./test/bench/goprogram").CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("build test/bench/goprogram: %w\n%s", err, b)
+	}
 	args := []string{"-s", strconv.FormatFloat(scale, 'f', -1, 64)}
 
 	var results []result
@@ -88,9 +98,14 @@ func run(only []string, pairs int, scale float64) ([]result, error) {
 		}
 		var kernel, space []float64
 		for range pairs {
-			k := exec.Command(program, append(args, row.name)...)
+			onKernel, inSpace := slices.Concat([]string{program}, args), slices.Concat([]string{"run", "--", program}, args)
+			if strings.HasPrefix(row.name, goRow) {
+				onKernel = slices.Concat([]string{goProgram}, args, []string{"kernel"})
+				inSpace = slices.Concat([]string{"run", "--", goProgram}, args, []string{"space"})
+			}
+			k := exec.Command(onKernel[0], append(onKernel[1:], row.name)...)
 			k.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWIPC}
-			s := exec.Command("bin/ipcspace", append([]string{"run", "--", program}, append(args, row.name)...)...)
+			s := exec.Command("bin/ipcspace", append(inSpace, row.name)...)
 			for _, side := range []struct {
 				cmd   *exec.Cmd
 				times *[]float64
