@@ -59,6 +59,24 @@ static void note_outcome(struct handle *h, uint64_t w)
 		      outcome_word(lock_epoch(w), ABI_OUTCOME_DONE));
 }
 
+/* Rings for those that the entries served: their owner, who does that after its
+ * commit, may be dead. */
+static void ring_for(struct handle *h, const struct abi_log_entry *e, uint32_t n)
+{
+	for (uint32_t i = 0; i < n; i++) {
+		uint64_t new = e[i].new;
+		uint32_t kind = cell_kind(new);
+
+		if (!off_valid(h, e[i].off) || !is_cell_state(h, e[i].off) ||
+		    cell_state(new) != ABI_CELL_DONE ||
+		    (kind != ABI_KIND_SLEEPER && kind != ABI_KIND_RECEIVER && kind != ABI_KIND_SENDER))
+			continue;
+		const struct abi_sleeper_cell *s = (const void *)(h->mem + e[i].off);
+		if (s->flags & ABI_SLEEPER_DOORBELL)
+			doorbell_ring(cell_session(new));
+	}
+}
+
 /* Carries out the transaction that w, COMMITTED, names. The entries are
  * copied before the lock word is looked at again: their owner does not write
  * its log cells until that word has changed, so if it has not, the copy is
@@ -90,6 +108,7 @@ static void help(struct handle *h, uint64_t w)
 		if (load64(lock) != w)
 			return;
 		entries_apply(h, copy, (uint32_t)n);
+		ring_for(h, copy, (uint32_t)n);
 		next = following;
 	}
 	FAIL_POINT("help: applied");

@@ -230,11 +230,16 @@ bool sleeper_asleep(struct handle *h, uint32_t cell)
 	return false;
 }
 
-/* Leaves a claimed sleeper, found awake, to itself. */
+/* Leaves a claimed sleeper, found awake, to itself. One with a doorbell may only
+ * seem dead: it is told. */
 static bool refuse(uint64_t *state, uint64_t claimed)
 {
+	const struct abi_sleeper_cell *s = (const struct abi_sleeper_cell *)state;
+
 	FAIL_POINT("claim: awake already");
 	cas64(state, claimed, cell_turn(claimed, ABI_CELL_RETRY, 0));
+	if (s->flags & ABI_SLEEPER_DOORBELL)
+		doorbell_ring(cell_session(claimed));
 	return false;
 }
 
