@@ -123,8 +123,8 @@ failpoints: build $(BIN)/test/libipcspace-fail.so ## the table: operation, point
 	$(GO) test -v -run TestFailPoints -count=1 -timeout 20m $(TEST_FLAGS) ./test/chaos -failpoints.table
 
 .PHONY: bench
-bench: build ## one program on the kernel and in a space in turn, as ratios; QUICK=1: under a minute
-	$(GO) run ./test/bench $(if $(QUICK),-pairs 1 -scale 0.02,-json $(BIN)/bench.json)
+bench: build ## the same programs on the kernel and in a space in turn, as ratios; QUICK=1: under a minute
+	$(GO) run ./test/bench $(if $(QUICK),-quick,-json $(BIN)/bench.json -svg $(BIN)/bench.svg) $(BENCH)
 
 .PHONY: demo
 demo: ## two isolated spaces with PostgreSQL in each, in about a minute

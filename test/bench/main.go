@@ -1,152 +1,210 @@
-// Command bench runs one unmodified program on the kernel and in a space in
-// turn, and prints the ratio of the times (kernel / space) row by row, as a
-// table, and as JSON with -json FILE. Rows that begin with go_ are of a Go
-// program, by the kernel's calls and by package client.
+// Command bench runs one unmodified program, and PostgreSQL, on the kernel and
+// in a space in turn, and reports the medians and their ratio (kernel time /
+// space time) row by row: as a table, as JSON (-json) and as a plot (-svg).
+// It also reports what has no figure to reach: how the calls grow with
+// contenders, objects and sessions, and what a space and its manager take.
 //
-//	go run ./test/bench [-pairs N] [-scale X] [-json FILE] [ROW...]
+//	go run ./test/bench [-pairs N] [-scale X] [-json FILE] [-svg FILE] [-postgres=false] [-growth=false] [ROW...]
+//
+// Rows that begin with go_ are of a Go program, by the kernel's calls and by
+// package client. It is a benchmark, not a test: nothing fails for being slow.
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"flag"
 	"fmt"
 	"log"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
-	"text/tabwriter"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
-// goRow begins the names of goprogram's rows.
-const goRow = "go_"
-
-// rows are those of program/ipcbench.c and of goprogram, each with the ratio
-// that it is to reach.
-var rows = []struct {
-	name  string
-	least float64
-}{
-	{"semop_pair", 50}, {"semop_undo_pair", 12}, {"semop_two_pair", 15},
-	{"getval", 15}, {"shmget_existing", 15}, {"stat_set", 15}, {"stat_queue", 15},
-	{"message_64", 15}, {"message_8k", 5}, {"stream_64", 6},
-	{"sem_ping_pong", 4}, {"msg_ping_pong", 4},
-	{"sem_ping_pong_busy", 0.95}, {"msg_ping_pong_busy", 0.95},
-	{"sem_contended_8", 2}, {"msg_4_to_4", 2},
-	{"attach_pair", 1.1}, {"shm_create_remove", 0.4}, {"sem_create_remove", 0.1}, {"msg_create_remove", 0.1},
-	{"fork_attached", 0.8}, {"random_reads_1g", 1.2}, {"first_touch_1g", 1.2},
-	{"go_semop_pair", 20}, {"go_message_64", 10}, {"go_message_8k", 4}, {"go_sem_ping_pong", 2}, {"go_msg_ping_pong", 2},
+// report is what -json writes.
+type report struct {
+	Machine  machine       `json:"machine"`
+	Results  []result      `json:"results"`
+	Growth   []growth      `json:"growth,omitempty"`
+	Space    *footprint    `json:"space,omitempty"`
+	Duration time.Duration `json:"duration_ns"`
 }
 
-// result is one row: medians in ns of one round.
-type result struct {
-	Row    string  `json:"row"`
-	Kernel float64 `json:"kernel_ns"`
-	Space  float64 `json:"space_ns"`
-	Ratio  float64 `json:"ratio"`
-	Least  float64 `json:"least"`
+type machine struct {
+	CPU    string    `json:"cpu"`
+	CPUs   int       `json:"cpus"`
+	Kernel string    `json:"kernel"`
+	Date   time.Time `json:"date"`
+	Load   string    `json:"load_before"`
+}
+
+// bench is one run: where its programs are and how long it takes.
+type bench struct {
+	dir       string // scratch, removed at the end
+	program   string // ipcbench
+	goProgram string
+	ipcspace  string
+	pairs     int
+	scale     float64
+	quick     bool
 }
 
 func main() {
 	log.SetFlags(0)
-	pairs := flag.Int("pairs", 7, "pairs of runs, kernel and space in turn")
-	scale := flag.Float64("scale", 1, "length of the rows")
-	out := flag.String("json", "", "also write the results to this file")
+	log.SetPrefix("bench: ")
+	b := &bench{}
+	flag.IntVar(&b.pairs, "pairs", 7, "pairs of runs, kernel and space in turn")
+	flag.Float64Var(&b.scale, "scale", 1, "length of the rows")
+	flag.BoolVar(&b.quick, "quick", false, "a look in under a minute: one short pair, no PostgreSQL")
+	jsonFile := flag.String("json", "", "write the results to this file")
+	svgFile := flag.String("svg", "", "plot the ratios to this file")
+	fromFile := flag.String("plot", "", "measure nothing: plot this JSON to -svg")
+	withPostgres := flag.Bool("postgres", true, "PostgreSQL's rows")
+	withGrowth := flag.Bool("growth", true, "growth, and what the manager takes")
+	var pg postgresOptions
+	flag.IntVar(&pg.scale, "pg.scale", 100, "PostgreSQL: scale of pgbench")
+	flag.StringVar(&pg.buffers, "pg.buffers", "4GB", "PostgreSQL: shared_buffers")
+	flag.DurationVar(&pg.time, "pg.time", 20*time.Second, "PostgreSQL: length of one run")
+	flag.IntVar(&pg.pairs, "pg.pairs", 3, "PostgreSQL: pairs of servers")
 	flag.Parse()
+
+	if *fromFile != "" {
+		check(replot(*fromFile, *svgFile))
+		return
+	}
 	if os.Geteuid() != 0 {
-		log.Fatal("bench: needs root, for an IPC namespace of the kernel's own")
+		log.Fatal("needs root, for namespaces of its own")
 	}
-	results, err := run(flag.Args(), *pairs, *scale)
-	if err != nil {
-		log.Fatalf("bench: %v", err)
+	if os.Getenv(inside) == "" {
+		os.Exit(reexec())
 	}
-	print(results)
-	if *out != "" {
-		b, err := json.MarshalIndent(results, "", "\t")
-		if err == nil {
-			err = os.WriteFile(*out, append(b, '\n'), 0o644)
+	if b.quick {
+		b.pairs, b.scale, *withPostgres = 1, b.scale*0.01, false
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	r, err := b.run(ctx, flag.Args(), *withGrowth, *withPostgres, pg)
+	if r != nil {
+		r.print(os.Stdout)
+		if *jsonFile != "" {
+			check(writeJSON(*jsonFile, r))
 		}
-		if err != nil {
-			log.Fatalf("bench: write results: %v", err)
+		if *svgFile != "" {
+			check(writeSVG(*svgFile, r.Results))
 		}
 	}
+	check(err)
 }
 
-func run(only []string, pairs int, scale float64) ([]result, error) {
-	dir, err := os.MkdirTemp("", "ipcbench")
-	if err != nil {
+// inside says, in the environment, that this process has a mount namespace of
+// its own: what it mounts goes with it.
+const inside = "IPCSPACE_BENCH_INSIDE"
+
+func reexec() int {
+	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	cmd.Env = append(os.Environ(), inside+"=1")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
+	if err := cmd.Run(); err != nil && cmd.ProcessState == nil {
+		log.Fatal(err)
+	}
+	return cmd.ProcessState.ExitCode()
+}
+
+func (b *bench) run(ctx context.Context, only []string, withGrowth, withPostgres bool, pg postgresOptions) (*report, error) {
+	begun := time.Now()
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return nil, fmt.Errorf("make mounts private: %w", err)
+	}
+	var err error
+	if b.dir, err = os.MkdirTemp("", "ipcbench"); err != nil {
 		return nil, err
 	}
-	defer os.RemoveAll(dir)
-	program := filepath.Join(dir, "ipcbench")
-	if b, err := exec.Command("gcc", "-O2", "-o", program, "test/bench/program/ipcbench.c").CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("compile test/bench/program/ipcbench.c (run from the top of the tree): %w\n%s", err, b)
+	defer os.RemoveAll(b.dir)
+	if b.ipcspace, err = filepath.Abs("bin/ipcspace"); err != nil {
+		return nil, err
 	}
-	goProgram := filepath.Join(dir, "goprogram")
-	if b, err := exec.Command("go", "build", "-o", goProgram, "./test/bench/goprogram").CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("build test/bench/goprogram: %w\n%s", err, b)
+	b.program = filepath.Join(b.dir, "ipcbench")
+	sources, err := filepath.Glob("test/bench/program/*.c")
+	if err != nil || len(sources) == 0 {
+		return nil, fmt.Errorf("no test/bench/program/*.c: run from the top of the tree")
 	}
-	args := []string{"-s", strconv.FormatFloat(scale, 'f', -1, 64)}
-
-	var results []result
-	for _, row := range rows {
-		if len(only) > 0 && !slices.Contains(only, row.name) {
-			continue
+	if out, err := exec.CommandContext(ctx, "gcc", append([]string{"-O2", "-o", b.program}, sources...)...).CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("compile ipcbench: %w\n%s", err, out)
+	}
+	b.goProgram = filepath.Join(b.dir, "goprogram")
+	if out, err := exec.CommandContext(ctx, "go", "build", "-o", b.goProgram, "./test/bench/goprogram").CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("build test/bench/goprogram: %w\n%s", err, out)
+	}
+	r := &report{Machine: thisMachine()}
+	if r.Results, err = b.rows(ctx, only); err != nil {
+		return r, err
+	}
+	if withGrowth && len(only) == 0 {
+		if r.Growth, r.Space, err = b.growth(ctx); err != nil {
+			return r, err
 		}
-		var kernel, space []float64
-		for range pairs {
-			onKernel, inSpace := slices.Concat([]string{program}, args), slices.Concat([]string{"run", "--", program}, args)
-			if strings.HasPrefix(row.name, goRow) {
-				onKernel = slices.Concat([]string{goProgram}, args, []string{"kernel"})
-				inSpace = slices.Concat([]string{"run", "--", goProgram}, args, []string{"space"})
-			}
-			k := exec.Command(onKernel[0], append(onKernel[1:], row.name)...)
-			k.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWIPC}
-			s := exec.Command("bin/ipcspace", append(inSpace, row.name)...)
-			for _, side := range []struct {
-				cmd   *exec.Cmd
-				times *[]float64
-			}{{k, &kernel}, {s, &space}} {
-				ns, err := measure(side.cmd, row.name)
-				if err != nil {
-					return nil, err
-				}
-				*side.times = append(*side.times, ns)
-			}
-		}
-		r := result{Row: row.name, Kernel: median(kernel), Space: median(space), Least: row.least}
-		r.Ratio = r.Kernel / r.Space
-		results = append(results, r)
 	}
-	return results, nil
+	if withPostgres && (len(only) == 0 || slices.Contains(only, "postgres")) {
+		results, err := b.postgres(ctx, pg)
+		r.Results = append(r.Results, results...)
+		if err != nil {
+			return r, err
+		}
+	}
+	r.Duration = time.Since(begun)
+	return r, nil
 }
 
-func measure(cmd *exec.Cmd, row string) (float64, error) {
-	cmd.Stderr = os.Stderr
-	b, err := cmd.Output()
+func thisMachine() machine {
+	m := machine{CPU: "unknown", CPUs: numCPU(), Date: time.Now().UTC().Truncate(time.Second)}
+	if text, err := os.ReadFile("/proc/cpuinfo"); err == nil {
+		for line := range strings.Lines(string(text)) {
+			if name, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == "model name" {
+				m.CPU = strings.TrimSpace(value)
+				break
+			}
+		}
+	}
+	var u unix.Utsname
+	if unix.Uname(&u) == nil {
+		m.Kernel = unix.ByteSliceToString(u.Release[:])
+	}
+	if text, err := os.ReadFile("/proc/loadavg"); err == nil {
+		m.Load, _, _ = strings.Cut(string(text), " ")
+	}
+	return m
+}
+
+func writeJSON(path string, r *report) error {
+	text, err := json.MarshalIndent(r, "", "\t")
 	if err != nil {
-		return 0, fmt.Errorf("%s: %w", row, err)
+		return err
 	}
-	_, ns, ok := strings.Cut(strings.TrimSpace(string(b)), " ")
-	if !ok {
-		return 0, fmt.Errorf("%s: no result in %q", row, b)
-	}
-	return strconv.ParseFloat(ns, 64)
+	return os.WriteFile(path, append(text, '\n'), 0o644)
 }
 
-func median(x []float64) float64 {
-	slices.Sort(x)
-	return x[len(x)/2]
+func replot(from, to string) error {
+	text, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	var r report
+	if err := json.Unmarshal(text, &r); err != nil {
+		return fmt.Errorf("%s: %w", from, err)
+	}
+	return writeSVG(to, r.Results)
 }
 
-func print(results []result) {
-	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(w, "row\tkernel ns\tspace ns\tratio\tto reach\t")
-	for _, r := range results {
-		fmt.Fprintf(w, "%s\t%.1f\t%.1f\t%.2f\t%.2f\t\n", r.Row, r.Kernel, r.Space, r.Ratio, r.Least)
+func check(err error) {
+	if err != nil {
+		log.Fatal(err)
 	}
-	_ = w.Flush()
 }

@@ -1,0 +1,249 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// PostgreSQL is built to take its semaphores from semget(2), and told to take
+// all shared memory from shmget(2); test/programs builds and caches it.
+
+type postgresOptions struct {
+	scale   int
+	buffers string
+	time    time.Duration
+	pairs   int
+}
+
+// load is one way of using the server; args are pgbench's.
+type load struct {
+	name       string
+	args       []string
+	small      bool // the server without huge pages
+	least, aim float64
+}
+
+var loads = []load{
+	{"postgres_select", []string{"-S", "-c", "16", "-j", "2"}, false, 1.2, 1.5},
+	{"postgres_tpcb", []string{"-c", "16", "-j", "2"}, false, 1.05, 1.3},
+	{"postgres_connect", []string{"-S", "-C", "-c", "4", "-j", "2"}, false, 1.2, 1.4},
+	{"postgres_select_small", []string{"-S", "-c", "16", "-j", "2"}, true, 1.1, 1.3},
+}
+
+// nobody runs the server, which refuses root.
+const nobody = 65534
+
+type cluster struct {
+	b        *bench
+	bin, lib string
+	dir      string
+	options  postgresOptions
+}
+
+func (b *bench) postgres(ctx context.Context, o postgresOptions) ([]result, error) {
+	c := &cluster{b: b, dir: filepath.Join(b.dir, "postgres"), options: o}
+	if err := c.make(ctx); err != nil {
+		return nil, fmt.Errorf("PostgreSQL: %w", err)
+	}
+	kernel, space := map[string][]float64{}, map[string][]float64{}
+	for range o.pairs {
+		for _, small := range []bool{false, true} {
+			if err := errors.Join(c.measure(ctx, small, b.kernel, kernel), c.measure(ctx, small, b.embedded, space)); err != nil {
+				return nil, err
+			}
+		}
+	}
+	var results []result
+	for _, l := range loads {
+		results = append(results, newResult(l.name, kernel[l.name], space[l.name], l.least, l.aim))
+	}
+	return results, nil
+}
+
+// make builds the server and its data.
+func (c *cluster) make(ctx context.Context) error {
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return err
+	}
+	build := exec.CommandContext(ctx, "test/programs/build-postgresql.sh", filepath.Join(cache, "ipcspace"))
+	build.Stderr = os.Stderr
+	out, err := build.Output()
+	if err != nil {
+		return fmt.Errorf("%s: %w", build, err)
+	}
+	// The cache may lie in a private home, where the server's user cannot read it.
+	built := filepath.Join(c.b.dir, "postgresql")
+	if err := os.CopyFS(built, os.DirFS(strings.TrimSpace(string(out)))); err != nil {
+		return err
+	}
+	c.bin, c.lib = filepath.Join(built, "bin"), filepath.Join(built, "lib")
+	if err := errors.Join(os.Chmod(c.b.dir, 0o755), os.Mkdir(c.dir, 0o700), os.Chown(c.dir, nobody, nobody)); err != nil {
+		return err
+	}
+	if err := c.do(ctx, c.b.kernel, "initdb", "-D", c.data(), "-U", "postgres", "-A", "trust", "--no-locale", "--no-sync"); err != nil {
+		return err
+	}
+	conf := fmt.Sprintf(`
+shared_memory_type = sysv
+dynamic_shared_memory_type = sysv
+shared_buffers = %s
+huge_pages = off
+max_connections = 64
+listen_addresses = ''
+unix_socket_directories = '%s'
+fsync = off
+synchronous_commit = off
+max_wal_size = 8GB
+autovacuum = off
+`, c.options.buffers, c.dir)
+	f, err := os.OpenFile(filepath.Join(c.data(), "postgresql.conf"), os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(conf)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	return c.serve(ctx, false, c.b.kernel, func() error {
+		_, err := c.pgbench(ctx, "-i", "-q", "-s", strconv.Itoa(c.options.scale))
+		return err
+	})
+}
+
+func (c *cluster) data() string { return filepath.Join(c.dir, "data") }
+
+// command is one of PostgreSQL's programs, run by nobody.
+func (c *cluster) command(ctx context.Context, s side, wrapper []string, program string, args ...string) *exec.Cmd {
+	argv := append(append([]string{"setpriv", "--reuid", strconv.Itoa(nobody), "--regid", strconv.Itoa(nobody), "--clear-groups"}, wrapper...),
+		filepath.Join(c.bin, program))
+	cmd := s(ctx, append(argv, args...)...)
+	cmd.Env = append(os.Environ(), "LD_LIBRARY_PATH="+c.lib, "LC_ALL=C")
+	return cmd
+}
+
+func (c *cluster) do(ctx context.Context, s side, program string, args ...string) error {
+	cmd := c.command(ctx, s, nil, program, args...)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w\n%s", cmd, err, out)
+	}
+	return nil
+}
+
+func (c *cluster) pgbench(ctx context.Context, args ...string) (string, error) {
+	cmd := c.command(ctx, func(ctx context.Context, argv ...string) *exec.Cmd {
+		return exec.CommandContext(ctx, argv[0], argv[1:]...)
+	}, nil, "pgbench", append([]string{"-h", c.dir, "-U", "postgres", "-n"}, append(args, "postgres")...)...)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("%s: %w\n%s", cmd, err, out)
+	}
+	return string(out), nil
+}
+
+// serve runs f while the server runs.
+func (c *cluster) serve(ctx context.Context, small bool, s side, f func() error) error {
+	var wrapper []string
+	if small {
+		wrapper = []string{c.b.program, "-small"}
+	}
+	server := c.command(ctx, s, wrapper, "postgres", "-D", c.data())
+	logName := filepath.Join(c.dir, "log")
+	logFile, err := os.Create(logName)
+	if err != nil {
+		return err
+	}
+	defer logFile.Close()
+	server.Stdout, server.Stderr = logFile, logFile
+	if err := server.Start(); err != nil {
+		return err
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- server.Wait() }()
+	for deadline := time.Now().Add(time.Minute); !c.ready(ctx); {
+		select {
+		case err := <-ended:
+			text, _ := os.ReadFile(logName)
+			return fmt.Errorf("%s: %w\n%s", server, err, text)
+		case <-time.After(100 * time.Millisecond):
+		}
+		if time.Now().After(deadline) {
+			_ = server.Process.Kill()
+			return fmt.Errorf("%s is not ready after a minute", server)
+		}
+	}
+	err = f()
+	// A fast shutdown, of the server itself: what started it ends with it.
+	pid, err2 := c.postmaster()
+	if err2 == nil {
+		err2 = syscall.Kill(pid, syscall.SIGINT)
+	}
+	select {
+	case end := <-ended:
+		return errors.Join(err, err2, end)
+	case <-time.After(2 * time.Minute):
+		_ = server.Process.Kill()
+		return errors.Join(err, err2, errors.New("the server does not shut down"))
+	}
+}
+
+func (c *cluster) ready(ctx context.Context) bool {
+	if _, err := c.postmaster(); err != nil {
+		return false
+	}
+	cmd := exec.CommandContext(ctx, filepath.Join(c.bin, "pg_isready"), "-q", "-h", c.dir)
+	cmd.Env = append(os.Environ(), "LD_LIBRARY_PATH="+c.lib)
+	return cmd.Run() == nil
+}
+
+func (c *cluster) postmaster() (int, error) {
+	text, err := os.ReadFile(filepath.Join(c.data(), "postmaster.pid"))
+	if err != nil {
+		return 0, err
+	}
+	first, _, _ := strings.Cut(string(text), "\n")
+	return strconv.Atoi(first)
+}
+
+var tps = regexp.MustCompile(`tps = ([0-9.]+)`)
+
+// measure adds the ns of a transaction of each load, on one side.
+func (c *cluster) measure(ctx context.Context, small bool, s side, times map[string][]float64) error {
+	return c.serve(ctx, small, s, func() error {
+		seconds := func(d time.Duration) string { return strconv.Itoa(max(int(d/time.Second), 1)) }
+		// All of the data into the buffers first.
+		if _, err := c.pgbench(ctx, "-S", "-c", "4", "-j", "2", "-T", seconds(c.options.time/2)); err != nil {
+			return err
+		}
+		for _, l := range loads {
+			if l.small != small {
+				continue
+			}
+			out, err := c.pgbench(ctx, append(l.args, "-T", seconds(c.options.time))...)
+			if err != nil {
+				return err
+			}
+			m := tps.FindStringSubmatch(out)
+			if m == nil {
+				return fmt.Errorf("pgbench says no tps:\n%s", out)
+			}
+			rate, err := strconv.ParseFloat(m[1], 64)
+			if err != nil || rate == 0 {
+				return fmt.Errorf("pgbench says %q", m[0])
+			}
+			log.Printf("%s: %.0f/s", l.name, rate)
+			times[l.name] = append(times[l.name], 1e9/rate)
+		}
+		return nil
+	})
+}
