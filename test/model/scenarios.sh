@@ -1,0 +1,12 @@
+# EPOCHS bounds the length of histories; what is given is what ends in seconds and still has every
+# kind of event. PLANT_… is a bug that must be found.
+check "one sleeps, one wakes; revoking" holds -DREVOKES=1
+check "... and one is stopped anywhere, for ever" holds -DREVOKES=0 -DSTOPS=1 -DEPOCHS=6
+check "... and one is killed anywhere" holds -DREVOKES=0 -DKILLS=1 -DEPOCHS=4
+check "... and a signal ends the sleep" holds -DREVOKES=1 -DSIGNALS=1 -DEPOCHS=6
+check "the set is removed" holds -DREVOKES=0 -DREMOVE -DEPOCHS=4
+check "the set is moved" holds -DREVOKES=0 -DMOVE -DEPOCHS=4
+check "planted: the commit is not fenced" fails -DREVOKES=1 -DPLANT_FENCE
+check "planted: who is awake is served, too" fails -DREVOKES=0 -DSIGNALS=1 -DPLANT_WAKE
+check "planted: a move copies before it has the lock" fails -DREVOKES=0 -DMOVE -DPLANT_MOVE -DEPOCHS=5
+check "planted: removal not looked for before the sleep" fails -DREVOKES=0 -DREMOVE -DPLANT_SLOT -DEPOCHS=5
