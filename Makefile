@@ -118,6 +118,10 @@ chaos: build $(BIN)/test/libipcspace-fail.so ## minutes of random deaths of clie
 attacks: build ## the table: what a hostile member does, what must come of it, what came of it
 	$(GO) test -v -run TestAttacks -count=1 -timeout 20m $(TEST_FLAGS) ./test/attacks
 
+.PHONY: model
+model: ## the protocol of a set, exhaustively checked by spin; planted bugs must be found (minutes)
+	@test/model/run.sh
+
 .PHONY: failpoints
 failpoints: build $(BIN)/test/libipcspace-fail.so ## the table: operation, point, death or interruption, result
 	$(GO) test -v -run TestFailPoints -count=1 -timeout 20m $(TEST_FLAGS) ./test/chaos -failpoints.table

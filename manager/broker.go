@@ -17,13 +17,17 @@ import (
 // that the kernel makes for each. A call may sleep; it has a goroutine of its
 // own, ends with its channel, and can be cancelled.
 
+// The calls of a session that sleep have one thread together, which listens to
+// its doorbell.
+
 // call is a brokered call under way.
 type call struct {
 	channel *channel
 	cancel  context.CancelFunc
 }
 
-// Most brokered calls at one time. Each that sleeps has a thread.
+// Most brokered calls at one time, and so also most threads: one for each
+// session with any.
 const (
 	maxSessionCalls = 64
 	maxSpaceCalls   = 512
@@ -65,21 +69,34 @@ func (s *space) broker(c *channel, req *request) reply {
 		return refuse(err)
 	}
 	ctx, cancel := context.WithCancel(s.ctx)
+	if len(x.calls) == 0 {
+		x.bell = s.listen(x.number)
+	}
 	x.calls[req.Seq] = call{c, cancel}
+	bell := x.bell
 	s.calls++
 	s.m.calls.Add(1)
 	kind, seq := req.Kind, req.Seq
 	s.work.Go(func() {
 		defer cancel()
-		r := s.carryOut(ctx, x, o, b)
+		r := s.carryOut(ctx, x, o, b, bell)
 		s.mu.Lock()
-		delete(x.calls, seq)
+		if delete(x.calls, seq); len(x.calls) == 0 {
+			_ = guarded(bell.End)
+		}
 		s.calls--
 		s.m.calls.Add(-1)
 		s.mu.Unlock()
 		_ = c.send(kind, seq, &r)
 	})
 	return reply{later: true}
+}
+
+// listen wakes the brokered calls of a session.
+func (s *space) listen(session uint32) *plane.Bell {
+	bell := plane.NewBell(s.pulse.word32(session, abi.PulseDoorbell), 0)
+	s.work.Go(func() { _ = guarded(bell.Listen) })
+	return bell
 }
 
 // begin finds and checks the object and keeps it mapped. space.mu is held.
@@ -100,9 +117,9 @@ func (s *space) begin(x *session, b *brokered) (*object, error) {
 }
 
 // carryOut does the call, again if the object moved meanwhile.
-func (s *space) carryOut(ctx context.Context, x *session, o *object, b *brokered) reply {
+func (s *space) carryOut(ctx context.Context, x *session, o *object, b *brokered, bell *plane.Bell) reply {
 	for {
-		err := b.do(ctx, o, x.number)
+		err := b.do(ctx, &host{o: o, session: x.number, bell: bell})
 		s.mu.Lock()
 		o.release()
 		if !errors.Is(err, plane.ErrStale) {
@@ -124,17 +141,17 @@ func (s *space) carryOut(ctx context.Context, x *session, o *object, b *brokered
 }
 
 // do runs the data plane for the session.
-func (b *brokered) do(ctx context.Context, o *object, session uint32) (err error) {
+func (b *brokered) do(ctx context.Context, h *host) (err error) {
 	fault := guarded(func() {
 		if b.family == Sem {
 			var p *plane.Set
-			if p, err = o.set(session, false); err == nil {
+			if p, err = plane.NewSet(h.o.mem, h.o.sems(), h); err == nil {
 				err = b.set(ctx, p)
 			}
 			return
 		}
 		var p *plane.Queue
-		if p, err = o.queue(session, false); err == nil {
+		if p, err = plane.NewQueue(h.o.mem, h.o.dataMem, h); err == nil {
 			err = b.queue(ctx, p)
 		}
 	})

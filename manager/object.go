@@ -146,6 +146,7 @@ type host struct {
 	o       *object
 	session uint32
 	locked  bool
+	bell    *plane.Bell // of brokered calls
 }
 
 func (h *host) Session() uint32 { return h.session }
@@ -154,7 +155,7 @@ func (h *host) Capacity() (cells, chunks int) {
 	return int(uint32(c)), int(c >> 32)
 }
 func (h *host) QueueBytes() uint64          { return h.o.queueBytes() }
-func (h *host) Bell() *plane.Bell           { return nil }
+func (h *host) Bell() *plane.Bell           { return h.bell }
 func (h *host) RingDoorbell(session uint32) { h.o.space.pulse.ring(session) }
 func (h *host) Died(session uint32) bool    { return h.o.space.pulse.died(session) }
 func (h *host) Valid() bool {
@@ -197,11 +198,11 @@ func (o *object) queueBytes() uint64 {
 
 // set is the data plane's handle for a session. Between use and release.
 func (o *object) set(session uint32, locked bool) (*plane.Set, error) {
-	return plane.NewSet(o.mem, o.sems(), &host{o, session, locked})
+	return plane.NewSet(o.mem, o.sems(), &host{o: o, session: session, locked: locked})
 }
 
 func (o *object) queue(session uint32, locked bool) (*plane.Queue, error) {
-	return plane.NewQueue(o.mem, o.dataMem, &host{o, session, locked})
+	return plane.NewQueue(o.mem, o.dataMem, &host{o: o, session: session, locked: locked})
 }
 
 // onPlane runs f with the object's files mapped, with space.mu held, as the

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ipcspace/ipcspace/client/abi"
+	"github.com/ipcspace/ipcspace/client/plane"
 )
 
 // session is one process of a space, or the place kept for a child of one (a
@@ -38,6 +39,7 @@ type session struct {
 	opened     map[*object]struct{}
 	everything bool
 	calls      map[uint32]call // brokered calls under way, by Seq
+	bell       *plane.Bell     // of theirs
 	dead       bool
 	forked     bool      // a spare whose parent said that its fork is over
 	reserved   time.Time // when it was first seen reserved

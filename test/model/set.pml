@@ -800,6 +800,7 @@ die:
 #ifdef PLANT_MOVE /* ... but not before the copy */
 	txn_abort();
 #endif
+	skip;
 	d_step { assert(l_state != COMMITTED); g_copied = VALUE(val[SEM]); assert(g_copied == g_value) };
 #endif
 	who = 0;
