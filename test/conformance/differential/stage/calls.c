@@ -335,7 +335,8 @@ void handler_calls(void)
 	result(msgsnd(atomic_load(&board->id[MSG][0]), &note, 4, IPC_NOWAIT));
 }
 
-/* family slot: what a vfork child may do, whose memory is the parent's */
+/* family slot: a vfork child, whose memory is the parent's, looks only: what it changed would be its
+ * parent's doing in a space, a known difference (row 135). */
 static void do_vfork(void)
 {
 	int family = (int)arg[0], slot = (int)arg[1];
@@ -343,9 +344,8 @@ static void do_vfork(void)
 	int id = atomic_load(&board->id[family][slot]);
 	pid_t p = vfork();
 	if (p == 0) {
-		struct sembuf up = { 0, 1, IPC_NOWAIT };
 		struct shmid_ds d;
-		r = family == SHM ? shmctl(id, IPC_STAT, &d) : family == SEM ? semop(id, &up, 1) : msgget(0x49440001, 0) < 0 ? -1 : 0;
+		r = family == SHM ? shmctl(id, IPC_STAT, &d) : family == SEM ? semctl(id, 0, GETVAL) : msgget(0x49440001, 0) < 0 ? -1 : 0;
 		e = errno;
 		_exit(0);
 	}
