@@ -351,6 +351,10 @@ static long slow(int id, struct call *c, struct want *want, int64_t timeout)
 		if (h == NULL)
 			return tries ? -EIDRM : r;
 		r = check(h, want);
+		/* The list of adjustments is made before the operations are
+		 * looked at: the process's end will set otime. */
+		if (r == -EFBIG && want->undoes && h->mem != NULL)
+			undo_reserve(h, c, &(struct abi_sem_op){0, 0, SEM_UNDO}, 1);
 		if (r < 0)
 			return r;
 		if (h->mem == NULL)

@@ -430,6 +430,17 @@ ROW(147, "a wait for zero is woken by an undo too")
 	JOIN(s);
 }
 
+ROWS("116,136,147", "a SEM_UNDO that fails with EFBIG still has the process's end set otime")
+{
+	int set = new_set(2);
+	pid_t p;
+	CHILD(p)
+		EXPECT_ERR(SEMOP(set, { 2, -1, SEM_UNDO | IPC_NOWAIT }), EFBIG);
+	JOIN(p);
+	EXPECT_RECENT(set_stat(set).sem_otime, time(NULL));
+	EXPECT_EQ(semctl(set, 0, GETVAL), 0);
+}
+
 ROW(148, "removal forgets undo: a set with the same key or index is not touched")
 {
 	key_t key = free_key();
