@@ -187,6 +187,23 @@ static long map_segment(struct handle *h, uintptr_t addr, int flags)
 	return p;
 }
 
+struct attach {
+	uint32_t id, access;
+	uintptr_t addr;
+	int flags;
+};
+
+static long attach_for(void *attach)
+{
+	struct attach *a = attach;
+	int error = 0;
+	struct handle *h = segment(a->id, a->access, &error);
+
+	if (h != NULL && !fd_is(h->fd, h->fd_inode))
+		return -EMFILE; /* it was opened, but elsewhere */
+	return h ? map_segment(h, a->addr, a->flags) : error;
+}
+
 static long attach_locked(int id, uintptr_t addr, int flags)
 {
 	uint32_t access = ABI_ACCESS_READ | (flags & SHM_RDONLY ? 0 : ABI_ACCESS_WRITE) |
@@ -201,11 +218,12 @@ static long attach_locked(int id, uintptr_t addr, int flags)
 	}
 	if (addr == 0 && (flags & SHM_REMAP))
 		return -EINVAL;
-	control_lock();
-	int error = 0;
-	struct handle *h = segment((uint32_t)id, access, &error);
-	long r = h ? map_segment(h, addr, flags) : error;
+	struct attach a = {(uint32_t)id, access, addr, flags};
 
+	control_lock();
+	long r = attach_for(&a);
+	if (unlikely(r == -EMFILE))
+		r = with_descriptors(attach_for, &a);
 	control_unlock();
 	return r;
 }

@@ -9,6 +9,7 @@
 #define SO_SNDTIMEO_NEW 67
 #define SCM_RIGHTS 1
 #define SCM_CREDENTIALS 2
+#define MSG_CTRUNC 8
 #define MSG_DONTWAIT 0x40
 #define MSG_NOSIGNAL 0x4000
 #define MSG_CMSG_CLOEXEC 0x40000000
@@ -258,6 +259,8 @@ static long receive_packet(int fd, struct exchange *x, int flags)
 	x->nfds = 0;
 	if (r < (long)sizeof x->reply)
 		return r < 0 ? r : 0;
+	if (m.flags & MSG_CTRUNC) /* there was no room for descriptors */
+		x->reply.errno = EMFILE;
 	if (m.controllen >= sizeof(struct cmsghdr) && c.head.level == SOL_SOCKET &&
 	    c.head.type == SCM_RIGHTS) {
 		size_t n = (c.head.len - sizeof(struct cmsghdr)) / sizeof(int);
@@ -340,8 +343,10 @@ int channel_open(void)
 		if (fd < 0)
 			return (int)fd;
 		r = hello((int)fd, &x);
-		if (r < 0)
+		if (r < 0) {
+			close_fds(&x);
 			SYS1(__NR_close, fd);
+		}
 		if (r == -ESRCH && session.page != NULL) {
 			/* The manager took this process for dead: a new session. */
 			room_give_page(session.page);
@@ -416,8 +421,9 @@ void channel_ask_spare(uint32_t used)
 	control.spare_asked = send_request(control.channel, &req, NULL) == 0;
 }
 
-int channel_call(struct exchange *x)
+static long call(void *exchange)
 {
+	struct exchange *x = exchange;
 	long r;
 
 	control_lock();
@@ -452,6 +458,16 @@ int channel_call(struct exchange *x)
 	if (r < 0)
 		close_fds(x);
 	control_unlock();
+	return r;
+}
+
+int channel_call(struct exchange *x)
+{
+	long r = call(x);
+
+	/* Descriptors in the answer would be lost: see handle_open. */
+	if (unlikely(r == -EMFILE) && x->request.kind != ABI_MSG_OPEN)
+		r = with_descriptors(call, x);
 	return (int)r;
 }
 

@@ -188,13 +188,32 @@ static struct handle *open_locked(int family, uint32_t id, uint32_t access, int 
 	}
 }
 
+struct opening {
+	int family;
+	uint32_t id, access;
+	int error;
+	struct handle *handle;
+};
+
+static long open_for(void *opening)
+{
+	struct opening *o = opening;
+
+	o->handle = open_locked(o->family, o->id, o->access, &o->error);
+	return o->handle ? 0 : o->error;
+}
+
 struct handle *handle_open(int family, uint32_t id, uint32_t access, int *error)
 {
-	control_lock();
-	struct handle *h = open_locked(family, id, access, error);
+	struct opening o = {family, id, access, 0, NULL};
 
+	control_lock();
+	if (unlikely(open_for(&o) == -EMFILE))
+		with_descriptors(open_for, &o);
 	control_unlock();
-	return h;
+	if (o.handle == NULL)
+		*error = o.error;
+	return o.handle;
 }
 
 void handle_room_slow(struct handle *h)

@@ -244,6 +244,24 @@ void session_look_home(void)
 		store32(&session.mode, session.page ? MODE_SPACE : MODE_UNKNOWN);
 }
 
+/* Maps the table and registers. */
+static long arrive(void *unused)
+{
+	long r = session.table == NULL ? map_table() : 0;
+
+	(void)unused;
+	if (r == 0 && session.alive == NULL) {
+		session.alive = make_alive();
+		if (session.alive == NULL)
+			r = -ENOMEM;
+	}
+	if (r == 0) {
+		session.cpus = count_cpus();
+		r = channel_open();
+	}
+	return r;
+}
+
 /* Finds the space and registers. With control held. */
 static int register_process(void)
 {
@@ -254,22 +272,15 @@ static int register_process(void)
 		return -ENOSYS;
 	}
 	memcpy(control.dir, dir_wanted, sizeof dir_wanted);
-	long r = map_table();
+	long r = arrive(NULL);
 
+	if (r == -EMFILE)
+		r = with_descriptors(arrive, NULL);
 	fork_watch();
 
 	if (r == -ENOENT && !dir_named && !required) {
 		store32(&session.mode, MODE_KERNEL);
 		return -ENOSYS;
-	}
-	if (r == 0 && session.alive == NULL) {
-		session.alive = make_alive();
-		if (session.alive == NULL)
-			r = -ENOMEM;
-	}
-	if (r == 0) {
-		session.cpus = count_cpus();
-		r = channel_open();
 	}
 	if (r == 0) {
 		store32(&session.mode, MODE_SPACE);

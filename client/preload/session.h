@@ -48,4 +48,11 @@ void fork_watch(void);
 /* In a child that fork_watch did not see being made. */
 void fork_adopt(void);
 
+/* --- borrow.c ---------------------------------------------------------- */
+
+/* Runs f where it can open files, after it failed with EMFILE here. What it maps
+ * is mapped here; what it opens is closed again, and so is looked at before its
+ * next use (fd_is). Its result, or -EMFILE. */
+long with_descriptors(long (*f)(void *), void *arg);
+
 #endif

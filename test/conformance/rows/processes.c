@@ -227,7 +227,17 @@ ROW(229, "after chroot to an empty folder")
 	});
 }
 
-ROW(230, "with a descriptor limit of 0")
+ROW(230, "with a soft limit of no descriptors")
+{
+	struct used u = made_elsewhere();
+	struct rlimit none;
+	MUST(getrlimit(RLIMIT_NOFILE, &none));
+	none.rlim_cur = 0;
+	AFTER(u, MUST(setrlimit(RLIMIT_NOFILE, &none)));
+	AFTER(u, { close_all(); MUST(setrlimit(RLIMIT_NOFILE, &none)); });
+}
+
+ROW(230, "with a descriptor limit of 0, for good")
 {
 	struct used u = made_elsewhere();
 	struct rlimit none = { 0, 0 };
