@@ -110,6 +110,10 @@ func (s *space) settle(y *session) bool {
 				return true
 			}
 		}
+		// It is gone already, but named as the last to detach, perhaps.
+		if st, err := s.state.session(y.state.Parent); err == nil {
+			y.state.Levels[0] = pidLevel{NS: st.Levels[0].NS, PID: pid}
+		}
 	}
 	if parent != nil {
 		y.inherit(parent)

@@ -214,6 +214,20 @@ ROW(77, "fork sets atime and lpid, the parent's; the child's exit sets dtime and
 	EXPECT_EQ(segment_stat(id).shm_lpid, p);
 }
 
+ROW(77, "a child that ends at once, before anybody looked, is lpid all the same")
+{
+	int id = new_segment(4096);
+	MUST(shmat(id, NULL, 0));
+	for (int round = 0; round < 20; round++) {
+		pid_t p = MUST(fork());
+		if (p == 0)
+			syscall(SYS_exit, 0);
+		MUST(waitpid(p, NULL, 0));
+		EXPECT_EQ(segment_stat(id).shm_lpid, p);
+		EXPECT_EQ(nattch(id), 1);
+	}
+}
+
 ROW(77, "the child of a raw clone counts before its first call, and without one")
 {
 	int id = new_segment(4096);
