@@ -122,6 +122,16 @@ attacks: build ## the table: what a hostile member does, what must come of it, w
 model: ## the protocol of a set, exhaustively checked by spin; planted bugs must be found (minutes)
 	@test/model/run.sh
 
+# Each for FUZZ=30s: messages, lines, /proc, hostile sets and queues, adoption of spoilt spaces.
+FUZZ ?= 30s
+.PHONY: fuzz
+fuzz: ## go test -fuzz of everything that reads what others wrote
+	@for target in manager:FuzzRegistration manager:FuzzRequest manager:FuzzControlMessage manager:FuzzStat \
+		manager:FuzzRecovery client/plane:FuzzSet client/plane:FuzzQueue; do \
+		echo "== $$target"; \
+		$(GO) test -run '^$$' -fuzz "^$${target#*:}$$" -fuzztime $(FUZZ) -fuzzminimizetime 5s -parallel 2 ./$${target%%:*} || exit 1; \
+	done
+
 .PHONY: failpoints
 failpoints: build $(BIN)/test/libipcspace-fail.so ## the table: operation, point, death or interruption, result
 	$(GO) test -v -run TestFailPoints -count=1 -timeout 20m $(TEST_FLAGS) ./test/chaos -failpoints.table

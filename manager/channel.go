@@ -260,8 +260,10 @@ func parseControl(oob []byte) (cred *unix.Ucred, passed bool) {
 			for _, fd := range fds {
 				_ = unix.Close(fd)
 			}
-		} else if u, err := unix.ParseUnixCredentials(&msgs[i]); err == nil {
-			cred = u
+		} else if len(msgs[i].Data) >= unix.SizeofUcred {
+			if u, err := unix.ParseUnixCredentials(&msgs[i]); err == nil {
+				cred = u
+			}
 		}
 	}
 	return cred, passed

@@ -54,9 +54,10 @@ func New(cfg Config) (m *Manager, err error) {
 		return nil, err
 	}
 	m = &Manager{cfg: cfg, log: calm(cfg.Log), budget: budget{most: cfg.Budget}, spaces: map[string]*space{}}
+	made := m // returning an error makes m nil
 	defer func() {
 		if err != nil {
-			m.release()
+			made.release()
 		}
 	}()
 	var files unix.Rlimit

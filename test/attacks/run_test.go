@@ -115,7 +115,7 @@ func newWitness(t *testing.T, name, dir, mode string, args ...string) *witness {
 	check(t, err)
 	w := &witness{name: name, report: (*report)(unsafe.Pointer(&mem[0])), done: make(chan struct{})}
 	w.cmd = exec.Command(filepath.Join(scratch, "witness"), append([]string{mode, path}, args...)...)
-	w.cmd.Env = append(os.Environ(), "IPCSPACE_DIR="+dir, "IPCSPACE_DIR_WRITABLE=ok", "IPCSPACE_REQUIRED=1", "LD_PRELOAD="+filepath.Join(scratch, "libipcspace.so"))
+	w.cmd.Env = witnessEnv(dir)
 	w.cmd.Stderr = os.Stderr
 	w.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL}
 	check(t, w.cmd.Start())
@@ -124,6 +124,10 @@ func newWitness(t *testing.T, name, dir, mode string, args ...string) *witness {
 		close(w.done)
 	}()
 	return w
+}
+
+func witnessEnv(dir string) []string {
+	return append(os.Environ(), "IPCSPACE_DIR="+dir, "IPCSPACE_DIR_WRITABLE=ok", "IPCSPACE_REQUIRED=1", "LD_PRELOAD="+filepath.Join(scratch, "libipcspace.so"))
 }
 
 func (w *witness) end() {
@@ -175,8 +179,24 @@ type managed struct {
 
 func newManaged(t *testing.T) *managed {
 	t.Helper()
-	m := &managed{root: filepath.Join(scratch, "root"), done: make(chan struct{})}
-	m.Cmd = exec.Command(filepath.Join(scratch, "ipcspace-manager"), "--root", m.root, "--ephemeral")
+	m := startManager(t, filepath.Join(scratch, "ipcspace-manager"), filepath.Join(scratch, "root"), "--ephemeral")
+	t.Cleanup(func() {
+		_ = m.Process.Signal(unix.SIGTERM)
+		select {
+		case <-m.done:
+		case <-time.After(20 * time.Second):
+			t.Error("the manager does not end")
+			m.kill()
+		}
+	})
+	return m
+}
+
+// startManager starts one and waits until it answers.
+func startManager(t *testing.T, binary, root string, args ...string) *managed {
+	t.Helper()
+	m := &managed{root: root, done: make(chan struct{})}
+	m.Cmd = exec.Command(binary, append([]string{"--root", root}, args...)...)
 	m.Stdout, m.Stderr = &m.log, &m.log
 	m.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL}
 	check(t, m.Start())
@@ -185,14 +205,7 @@ func newManaged(t *testing.T) *managed {
 		close(m.done)
 	}()
 	t.Cleanup(func() {
-		_ = m.Process.Signal(unix.SIGTERM)
-		select {
-		case <-m.done:
-		case <-time.After(20 * time.Second):
-			t.Error("the manager does not end")
-			_ = m.Process.Kill()
-			<-m.done
-		}
+		m.kill()
 		if t.Failed() {
 			for line := range strings.Lines(m.log.String()) {
 				if !strings.Contains(line, "level=INFO") {

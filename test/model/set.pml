@@ -795,8 +795,9 @@ die:
 	slot = false; /* Closing is published */
 	object = 2;
 	atomic { val[SEM] = val[SEM] | DEAD };
-	/* Take the lock for good. */
+	/* Take the lock for good: who takes it after that finds the object gone. */
 	txn_lock();
+	over[MANAGER] = true;
 #ifdef PLANT_MOVE /* ... but not before the copy */
 	txn_abort();
 #endif
