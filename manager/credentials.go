@@ -43,6 +43,14 @@ type caller struct {
 // capabilities, but in a namespace that is not among these.
 type userns struct{ chain []uint64 }
 
+// own is the inode of the manager's own; 0 if it is not known.
+func (u *userns) own() uint64 {
+	if len(u.chain) == 0 {
+		return 0
+	}
+	return u.chain[0]
+}
+
 func managerUserns() (*userns, error) {
 	chain, err := nsChain(os.Getpid(), "user", 0)
 	return &userns{chain}, err

@@ -107,8 +107,12 @@ func (s *space) hello(c *channel, req *request) reply {
 	}
 	c.session = x
 	x.channels[c] = struct{}{}
+	var foreign int64 // ids of another user namespace than the manager's
+	if ns, err := nsInode(c.pid, "user"); err != nil || ns != s.m.userns.own() {
+		foreign = 1
+	}
 	return reply{
-		val:     [6]int64{int64(x.number), int64(x.pidns), int64(x.public.PID)},
+		val:     [6]int64{int64(x.number), int64(x.pidns), int64(x.public.PID), foreign},
 		files:   []*os.File{s.tableRead, s.pulse.file, page},
 		closing: []*os.File{page},
 	}

@@ -45,7 +45,8 @@ type Reply struct {
 const (
 	// MsgHello: layout major, session to resume or 0, session page state
 	// (1: claims a spare of its parent); 16 bytes cookie if a session is named
-	// -> session, inode of the caller's pid namespace, caller's tgid there;
+	// -> session, inode of the caller's pid namespace, caller's tgid there,
+	// whether its user namespace is another than the manager's;
 	// descriptors table, pulse, session page.
 	MsgHello = 1
 	// MsgSpare: session of the spare that was used for a fork, or 0

@@ -48,6 +48,8 @@ struct sockaddr_un {
 /* How long a call waits for a manager that is away, in ns. A manager that is
  * restarted or upgraded is back long before. */
 #define MANAGER_PATIENCE INT64_C(30000000000)
+/* The same for a fork, which can do without: the child counts late then. */
+#define FORK_PATIENCE INT64_C(1000000000)
 
 /* How long a wait for the manager does not sleep, in ns. It answers long before.
  * A process that sleeps is taken to be blocked in its call: programs and
@@ -166,6 +168,11 @@ static long announce(const char *nonce)
 	return r < 0 ? r : 0;
 }
 
+static int64_t patience(void)
+{
+	return control.forking ? FORK_PATIENCE : MANAGER_PATIENCE;
+}
+
 /* A connected socket, or -errno. */
 static long rendezvous(void)
 {
@@ -201,7 +208,7 @@ static long rendezvous(void)
 			r = connect_to((int)fd, ABI_ANY_CHANNEL_NAME);
 		if (r == 0)
 			return fd;
-		if (now_monotonic() - begun > MANAGER_PATIENCE) {
+		if (now_monotonic() - begun > patience()) {
 			SYS1(__NR_close, fd);
 			return r;
 		}
@@ -356,7 +363,7 @@ int channel_open(void)
 		}
 		/* The manager went away while we talked to it. */
 	} while (r < 0 && (r == -ESRCH || r == -ECONNRESET || r == -EPIPE) &&
-		 now_monotonic() - begun < MANAGER_PATIENCE);
+		 now_monotonic() - begun < patience());
 	if (r < 0)
 		return (int)r;
 
@@ -366,6 +373,7 @@ int channel_open(void)
 		SYS1(__NR_close, fd);
 		return -ENOMEM;
 	}
+	session.foreign_ids = x.reply.val[3] != 0;
 	if (session.page != NULL && x.reply.val[0] == session.number) {
 		room_give_page(page);
 	} else {

@@ -45,6 +45,21 @@ static void copy_uses(struct abi_session_page *to)
 	pieces_left_out(to);
 }
 
+/* A child that forks before it ever called has no channel yet. */
+static long get_spare(void *unused)
+{
+	long r = 0;
+
+	(void)unused;
+	if (!fd_is(control.channel, control.channel_inode))
+		r = channel_open();
+	if (r == 0) {
+		channel_ask_spare(0);
+		channel_settle();
+	}
+	return r == 0 && control.spare == NULL ? -EMFILE : r;
+}
+
 static void prepare(void)
 {
 	control_lock();
@@ -54,8 +69,10 @@ static void prepare(void)
 		return;
 	channel_settle();
 	if (control.spare == NULL) {
-		channel_ask_spare(0);
-		channel_settle();
+		control.forking = true;
+		if (get_spare(NULL) == -EMFILE)
+			with_descriptors(get_spare, NULL);
+		control.forking = false;
 	}
 	if (control.spare != NULL) {
 		copy_uses(control.spare);

@@ -156,6 +156,9 @@ struct session {
 	const struct abi_table_header *table;
 	struct abi_session_page *page;
 	uint64_t pid_ns; /* inode of the process's pid namespace */
+	/* Its user namespace is not the manager's: the ids of the table are others
+	 * than its own, and the manager translates and compares them. */
+	bool foreign_ids;
 	uint32_t cpus;
 };
 

@@ -3,6 +3,7 @@
 
 #define CLONE_NEWIPC 0x08000000
 #define CLONE_SYSVSEM 0x00040000
+#define CLONE_NEWUSER 0x10000000
 
 /* Ends the list of adjustments, as exit_sem() does in these calls. */
 static void undo_now(void)
@@ -22,6 +23,8 @@ EXPORT int unshare(int flags)
 	r = real ? real(flags) : finish(SYS1(__NR_unshare, flags));
 	if (r == 0 && undo)
 		undo_now();
+	if (r == 0 && (flags & CLONE_NEWUSER))
+		session.foreign_ids = true;
 	if (r == 0 && (flags & CLONE_NEWIPC))
 		session_look_home();
 	return (int)creds_changed(r);
@@ -35,6 +38,8 @@ EXPORT int setns(int fd, int type)
 	if (session.mode == MODE_UNKNOWN)
 		session_start();
 	r = real ? real(fd, type) : finish(SYS2(__NR_setns, fd, type));
+	if (r == 0 && (type == 0 || (type & CLONE_NEWUSER)))
+		session.foreign_ids = true; /* or the same: the manager knows */
 	if (r == 0 && (type == 0 || (type & CLONE_NEWIPC))) {
 		undo_now();
 		session_look_home();

@@ -63,7 +63,8 @@ static void stat_direct(struct handle *h, const struct abi_record *r, struct use
 
 static long stat_queue(int id, int cmd, void *buf)
 {
-	struct handle *h = cmd == IPC_STAT ? handle_find(ABI_MSG, (uint32_t)id) : NULL;
+	bool direct = cmd == IPC_STAT && !session.foreign_ids;
+	struct handle *h = direct ? handle_find(ABI_MSG, (uint32_t)id) : NULL;
 	struct user_msqid u = {0};
 	struct abi_record r;
 	struct abi_stat s;

@@ -225,7 +225,8 @@ static long info(int cmd, void *buf)
 
 static long stat_set(int id, int cmd, void *buf)
 {
-	struct handle *h = cmd == IPC_STAT ? handle_find(ABI_SEM, (uint32_t)id) : NULL;
+	bool direct = cmd == IPC_STAT && !session.foreign_ids;
+	struct handle *h = direct ? handle_find(ABI_SEM, (uint32_t)id) : NULL;
 	struct abi_stat s;
 	struct abi_record r;
 	uint64_t slot;

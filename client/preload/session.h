@@ -18,6 +18,7 @@ struct control {
 	bool spare_asked; /* a MsgSpare is on its way, its reply not read */
 	struct abi_session_page *spare;
 	uint32_t used_spare; /* session of the spare that the last fork took */
+	bool forking;	     /* a fork waits for its spare */
 };
 extern struct control control;
 

@@ -424,6 +424,45 @@ ROW(20, "uids are translated to the caller's user namespace, the overflow id whe
 	JOIN(p);
 }
 
+ROW(20, "uids are translated also for a caller that has used the objects, and its rights are those of its own ids")
+{
+	NEED_ROOT();
+	int id[3];
+	EACH_FAMILY(f)
+		id[f] = MUST(get(f, IPC_PRIVATE, 1, 0666));
+	pid_t p;
+	CHILD(p) {
+		MUST(op1(id[SEM], 0, 1, 0));
+		MUST(send_text(id[MSG], 1, "x", 0));
+		MUST(shmat(id[SHM], NULL, 0));
+		if (unshare(CLONE_NEWUSER) < 0)
+			SKIP("no user namespace: %s", errno_name(errno));
+		EACH_FAMILY(f) {
+			union any_ds ds;
+			MUST(ctl(f, id[f], IPC_STAT, &ds));
+			EXPECT_EQ(perm_of(f, &ds)->uid, 65534);
+			EXPECT_EQ(perm_of(f, &ds)->cgid, 65534);
+		}
+		write_file("/proc/self/setgroups", "deny");
+		write_file("/proc/self/uid_map", "1000 0 1");
+		write_file("/proc/self/gid_map", "2000 0 1");
+		MUST(op1(id[SEM], 0, 1, 0));
+		MUST(send_text(id[MSG], 1, "x", 0));
+		EACH_FAMILY(f) {
+			union any_ds ds;
+			MUST(ctl(f, id[f], IPC_STAT, &ds));
+			EXPECT_EQ(perm_of(f, &ds)->uid, 1000);
+			EXPECT_EQ(perm_of(f, &ds)->cuid, 1000);
+			EXPECT_EQ(perm_of(f, &ds)->gid, 2000);
+			EXPECT_EQ(perm_of(f, &ds)->cgid, 2000);
+		}
+		key_t key = free_key();
+		keep(SEM, MUST(semget(key, 1, IPC_CREAT | 0606)));
+		EXPECT_EQ(semget(key, 1, 0600) >= 0, 1);
+	}
+	JOIN(p);
+}
+
 ROW(21, "objects survive their creator and all their users until IPC_RMID")
 {
 	pid_t p;

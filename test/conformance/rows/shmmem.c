@@ -228,6 +228,26 @@ ROW(77, "a child that ends at once, before anybody looked, is lpid all the same"
 	}
 }
 
+ROW(77, "grandchildren count at once, too, and the forking child is lpid")
+{
+	int id = new_segment(4096);
+	MUST(shmat(id, NULL, 0));
+	for (int round = 0; round < 10; round++) {
+		pid_t p, q;
+		CHILD(p) {
+			CHILD(q)
+				pause_ms(60000);
+			EXPECT_EQ(nattch(id), 3);
+			EXPECT_EQ(segment_stat(id).shm_lpid, getpid());
+			kill(q, SIGKILL);
+			MUST(waitpid(q, NULL, 0));
+			EXPECT_EQ(nattch(id), 2);
+		}
+		JOIN(p);
+		EXPECT_EQ(nattch(id), 1);
+	}
+}
+
 ROW(77, "the child of a raw clone counts before its first call, and without one")
 {
 	int id = new_segment(4096);
