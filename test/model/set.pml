@@ -176,13 +176,8 @@ inline help()
 		}
 	:: else -> break
 	od;
-#ifdef PLANT_HELP /* the copy is not checked before it is applied */
-	if
-	:: true ->
-#else
 	if
 	:: l_state == COMMITTED && l_owner == h_owner && l_epoch == h_epoch ->
-#endif
 		k = 0;
 		do
 		:: k < h_n ->
@@ -260,13 +255,8 @@ inline txn_claim(c)
 	d_step { ok = false; c_s = val[CELL(c)]; c_v = ver[CELL(c)] };
 	if
 	:: SLEEPS(c_s) ->
-#ifdef PLANT_CLAIM /* the lock is not looked at between load and exchange */
-		if
-		:: true ->
-#else
 		if
 		:: l_state == HELD && l_owner == id && l_epoch == epoch ->
-#endif
 			d_step {
 				if
 				:: val[CELL(c)] == c_s && ver[CELL(c)] == c_v ->
@@ -353,11 +343,7 @@ inline txn_commit(carries)
 	/* offer */
 	if
 	:: hand != 0 ->
-#ifndef PLANT_OFFER /* the offer's epoch is the old one's: a stale READY */
 		d_step { log[id].outcome = READY; log[id].epoch = epoch };
-#else
-		d_step { log[id].outcome = READY; if :: log[id].epoch == 0 -> log[id].epoch = epoch :: else fi };
-#endif
 		d_step { /* FUTEX_WAKE */
 			if
 			:: asleep[hand - 1] -> asleep[hand - 1] = false; woke = true
@@ -796,11 +782,10 @@ die:
 	object = 2;
 	atomic { val[SEM] = val[SEM] | DEAD };
 	/* Take the lock for good: who takes it after that finds the object gone. */
+#ifndef PLANT_MOVE
 	txn_lock();
-	over[MANAGER] = true;
-#ifdef PLANT_MOVE /* ... but not before the copy */
-	txn_abort();
 #endif
+	over[MANAGER] = true;
 	skip;
 	d_step { assert(l_state != COMMITTED); g_copied = VALUE(val[SEM]); assert(g_copied == g_value) };
 #endif
