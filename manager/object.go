@@ -37,6 +37,7 @@ type object struct {
 	moved        bool      // gone, but to a fresh file
 	doomed       time.Time // when IPC_RMID left it with an attach under way
 	left         bool      // a process ended or called exec with it attached
+	locker       uint32    // the user that locked it; after a restart, the owner
 }
 
 // startCells is the capacity that new sets and queues begin with: what is left

@@ -96,13 +96,14 @@ func checkOwner(r *abi.Record, c *caller) error {
 	return unix.EPERM
 }
 
-// checkLock is the check of SHM_LOCK and SHM_UNLOCK (shmctl_do_lock).
+// checkLock is the check of SHM_LOCK and SHM_UNLOCK (shmctl_do_lock). locked is
+// how many bytes the caller's user has locked in the space.
 //
 // "EPERM: (In kernels before Linux 2.6.9) SHM_LOCK or SHM_UNLOCK was
 // specified, but the calling process was not privileged […]. Since Linux
 // 2.6.9, this error can also occur if the RLIMIT_MEMLOCK is 0 and the caller
 // is not privileged." - shmctl(2)
-func checkLock(r *abi.Record, c *caller, lock bool) error {
+func checkLock(r *abi.Record, c *caller, lock bool, locked uint64) error {
 	if c.capable(capIPCLock) {
 		return nil
 	}
@@ -121,7 +122,7 @@ func checkLock(r *abi.Record, c *caller, lock bool) error {
 	// memory segments would exceed the limit for the real user ID of the
 	// calling process. This limit is defined by the RLIMIT_MEMLOCK soft
 	// resource limit."
-	if pages(r.Size)*abi.PageSize > limit {
+	if r.Mode&abi.ModeLocked == 0 && locked+pages(r.Size)*abi.PageSize > limit {
 		return unix.ENOMEM
 	}
 	return nil

@@ -161,6 +161,7 @@ func (s *space) readSlots() error {
 			n := uint32(word & abi.SlotRecordMask)
 			s.state.header.Generation = max(s.state.header.Generation, word>>abi.SlotGenShift)
 			o := &object{space: s, family: f, index: index, rec: *s.table.record(n)}
+			o.locker = o.rec.UID
 			o.word.Store(word)
 			s.state.header.Serial = max(s.state.header.Serial, o.rec.Serial)
 			used[n] = true

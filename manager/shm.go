@@ -248,7 +248,7 @@ func (s *space) fold(x *session) reply {
 // lock is SHM_LOCK and SHM_UNLOCK: the bit in the mode; the memory is not
 // locked, it belongs to the clients' cgroups.
 func (s *space) lock(o *object, c *caller, lock bool) error {
-	if err := checkLock(&o.rec, c, lock); err != nil {
+	if err := checkLock(&o.rec, c, lock, s.lockedBy(c.uid)); err != nil {
 		return err
 	}
 	rec := o.rec
@@ -262,5 +262,17 @@ func (s *space) lock(o *object, c *caller, lock bool) error {
 	if rec == o.rec {
 		return nil
 	}
+	o.locker = c.uid
 	return o.publish(rec)
+}
+
+// lockedBy is how many bytes of segments a user has locked (user_shm_lock).
+func (s *space) lockedBy(uid uint32) uint64 {
+	var n uint64
+	for _, o := range s.objects[Shm] {
+		if o.rec.Mode&abi.ModeLocked != 0 && o.locker == uid {
+			n += pages(o.rec.Size) * abi.PageSize
+		}
+	}
+	return n
 }

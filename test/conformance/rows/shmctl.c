@@ -168,6 +168,23 @@ ROW(91, "SHM_LOCK and SHM_UNLOCK of a bad id are EINVAL")
 	EXPECT_ERR(shmctl(-1, SHM_LOCK, NULL), EINVAL);
 }
 
+ROW(93, "what a user has locked counts together, until it is unlocked or removed")
+{
+	NEED_ROOT();
+	struct rlimit three = { 3 * page_size(), 3 * page_size() };
+	MUST(setrlimit(RLIMIT_MEMLOCK, &three));
+	become(STRANGER, STRANGER);
+	int one = new_segment(2 * page_size()), two = new_segment(2 * page_size());
+	EXPECT_OK(shmctl(one, SHM_LOCK, NULL));
+	EXPECT_OK(shmctl(one, SHM_LOCK, NULL));
+	EXPECT_ERR(shmctl(two, SHM_LOCK, NULL), ENOMEM);
+	EXPECT_OK(shmctl(one, SHM_UNLOCK, NULL));
+	EXPECT_OK(shmctl(two, SHM_LOCK, NULL));
+	EXPECT_ERR(shmctl(one, SHM_LOCK, NULL), ENOMEM);
+	EXPECT_OK(shmctl(two, IPC_RMID, NULL));
+	EXPECT_OK(shmctl(one, SHM_LOCK, NULL));
+}
+
 ROW(93, "SHM_LOCK of more than RLIMIT_MEMLOCK is ENOMEM")
 {
 	NEED_ROOT();
