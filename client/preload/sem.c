@@ -181,10 +181,12 @@ static int set_values(struct handle *h, struct call *c, uint32_t first, uint32_t
 		undo_clear(&t, count == 1 && h->sems > 1 ? (int)first : -1);
 		txn_keep_all(&t);
 		scan_sleepers(&t);
-		if (t.completed)
-			__atomic_store_n(&header_of(h)->otime, now_seconds(), __ATOMIC_RELAXED);
+		/* Not before the commit: the sleeper may turn out to be awake. */
+		bool completed = t.completed;
 		words_settle(&t);
 		r = txn_commit(&t, false);
+		if (r == 0 && completed)
+			__atomic_store_n(&header_of(h)->otime, now_seconds(), __ATOMIC_RELAXED);
 	} while (r == -EAGAIN);
 	if (r == 0)
 		scan_rest(&t);

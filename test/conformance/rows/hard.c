@@ -51,6 +51,21 @@ LONG_ROWS("123,130,235", "siglongjmp: a unit given after a handler jumped out of
 	}
 }
 
+ROWS("123,160", "siglongjmp: SETALL finds nobody asleep where a handler jumped out, and leaves otime alone")
+{
+	int set = new_set(1);
+	unsigned short one = 1;
+	pid_t p;
+	CHILD(p)
+		sleep_and_jump(set);
+	UNTIL_COUNT(set, 0, GETNCNT, 1);
+	kill(p, SIGUSR1);
+	UNTIL(board->n[0] == 1);
+	EXPECT_OK(semctl(set, 0, SETALL, (union semun){ .array = &one }));
+	EXPECT_EQ(set_stat(set).sem_otime, 0);
+	EXPECT_EQ(value(set, 0), 1);
+}
+
 LONG_ROWS("123,130,235", "siglongjmp-race: signal and unit at once: the unit is taken once or not at all", 60)
 {
 	int set = new_set(1);
