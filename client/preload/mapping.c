@@ -271,3 +271,51 @@ EXPORT int madvise(void *at, size_t length, int advice)
 	}
 	return (int)finish(r);
 }
+
+/* The kernel takes the old mapping away before it makes the new one: a segment
+ * that is marked for destruction may go in between, and the memory with it. */
+static long pieces_renewed(uintptr_t addr, size_t length, size_t offset)
+{
+	struct abi_record r;
+	uint64_t slot;
+	long result = 0;
+
+	cut_range(addr, length);
+	for (struct piece *p = piece_next(NULL); p != NULL; p = piece_next(p)) {
+		struct piece seen = *p;
+
+		if (!inside(p, addr, length) || !piece_count_out(p))
+			continue;
+		tell_if_doomed(seen.id, seen.serial);
+		struct piece *renewed = NULL;
+		if (table_record(ABI_SHM, seen.id, &r, &slot) && r.serial == seen.serial)
+			renewed = piece_take();
+		if (renewed == NULL) {
+			SYS2(__NR_munmap, seen.addr, seen.length);
+			result = -EIDRM;
+			continue;
+		}
+		*renewed = seen;
+		renewed->state = PIECE_TAKEN;
+		renewed->offset = offset + (seen.addr - addr);
+		piece_publish(renewed);
+		count_in(seen.serial);
+		break;
+	}
+	return result;
+}
+
+EXPORT int remap_file_pages(void *at, size_t length, int prot, size_t offset, int flags)
+{
+	uintptr_t addr = (uintptr_t)at;
+	long r;
+
+	if (likely(!concerns(addr, pages(length))))
+		return (int)finish(SYS5(__NR_remap_file_pages, at, length, prot, offset, flags));
+	follow();
+	r = SYS5(__NR_remap_file_pages, at, length, prot, offset, flags);
+	if (r == 0)
+		r = pieces_renewed(addr, pages(length), offset * PAGE);
+	followed();
+	return (int)finish(r);
+}

@@ -17,6 +17,7 @@ EXPORT int shmget(int, size_t, int);
 EXPORT void *shmat(int, const void *, int);
 EXPORT int shmdt(const void *);
 EXPORT int shmctl(int, int, void *);
+EXPORT int remap_file_pages(void *, size_t, int, size_t, int);
 
 /* A bit that libc adds to commands for old kernels (linux/ipc.h). */
 #define IPC_64 0x100
@@ -84,6 +85,8 @@ EXPORT long syscall(long number, ...)
 		return shmdt((const void *)a[0]);
 	case __NR_shmctl:
 		return shmctl((int)a[0], (int)a[1] & ~IPC_64, (void *)a[2]);
+	case __NR_remap_file_pages:
+		return remap_file_pages((void *)a[0], (size_t)a[1], (int)a[2], (size_t)a[3], (int)a[4]);
 	}
 	long r = makes_child(number, a) ? fork_by_number(number, a)
 					: SYS6(number, a[0], a[1], a[2], a[3], a[4], a[5]);

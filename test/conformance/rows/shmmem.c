@@ -131,6 +131,26 @@ ROWS("75,82", "mremap: what it cuts off or moves was a mapping of its own for a 
 	EXPECT_EQ(nattch(other), 0);
 }
 
+ROWS("75,86", "remap_file_pages maps anew: the last attach of a removed segment goes with it")
+{
+	size_t page = page_size();
+	int id = new_segment(2 * page), kept = new_segment(2 * page);
+	char *m = MUST(shmat(id, NULL, 0)), *n = MUST(shmat(kept, NULL, 0));
+	n[page] = 'x';
+	if (remap_file_pages(n, page, 0, 1, 0) < 0)
+		SKIP("no remap_file_pages here");
+	EXPECT_EQ(n[0], 'x');
+	EXPECT_EQ(nattch(kept), 2);
+	EXPECT_OK(remap_file_pages(m, 2 * page, 0, 0, 0));
+	EXPECT_EQ(nattch(id), 1);
+	MUST(shmctl(id, IPC_RMID, NULL));
+	EXPECT_EQ(nattch(id), 1);
+	EXPECT_EQ(remap_file_pages(m, 2 * page, 0, 0, 0), -1);
+	EXPECT(errno == EIDRM || errno == EINVAL);
+	EXPECT_EQ(fault(m, false), SIGSEGV);
+	EXPECT_ERR(shmctl(id, IPC_STAT, &(struct shmid_ds){ 0 }), EINVAL);
+}
+
 ROW(76, "munmap of the whole attach detaches")
 {
 	int id = new_segment(10000);
