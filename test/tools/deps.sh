@@ -5,7 +5,7 @@
 set -eu
 
 # package        why
-packages='
+packages=$(cat <<'EOF'
 gcc              the preloaded library, and the race detector of the tests
 libc6-dev        the same
 binutils         readelf: what the library may and may not need
@@ -25,7 +25,8 @@ bison            the same
 flex             the same
 gcc-aarch64-linux-gnu    the library for arm64
 libc6-dev-arm64-cross    the same
-'
+EOF
+)
 
 if ! command -v dpkg-query >/dev/null; then
 	missing=
