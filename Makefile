@@ -101,7 +101,8 @@ test-containers: build ## real containers: Docker, containerd and runc, with the
 
 .PHONY: conformance
 conformance: build ## the table: row, test, kernel, space
-	CONFORMANCE_TABLE=1 $(GO) test -count=1 -timeout 40m $(TEST_FLAGS) ./test/conformance/...
+	CONFORMANCE_TABLE=$(abspath $(BIN))/conformance.md $(GO) test -count=1 -timeout 40m $(TEST_FLAGS) ./test/conformance; \
+		status=$$?; cat $(BIN)/conformance.md; exit $$status
 
 FOR ?= 10m
 .PHONY: differential

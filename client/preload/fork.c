@@ -22,8 +22,8 @@ static bool has_attaches(void)
 	return false;
 }
 
-/* Gives the child's page the parent's attaches; a fork counts as an attach of
- * the parent's at this moment (shm_open in ipc/shm.c). */
+/* Gives the child's page the parent's attaches; each that it gets counts as an
+ * attach of the parent's at this moment (shm_open in ipc/shm.c). */
 static void copy_uses(struct abi_session_page *to)
 {
 	int64_t now = now_real();
@@ -37,12 +37,14 @@ static void copy_uses(struct abi_session_page *to)
 			continue;
 		}
 		store64(&to->uses[i].serial, use->serial);
-		use->atime = now;
 		to->uses[i].atime = 0;
 		to->uses[i].dtime = 0;
 		store32(&to->uses[i].count, use->count);
 	}
 	pieces_left_out(to);
+	for (int i = 0; i < ABI_PAGE_USES; i++)
+		if (to->uses[i].count != 0)
+			session.page->uses[i].atime = now;
 }
 
 /* A child that forks before it ever called has no channel yet. */

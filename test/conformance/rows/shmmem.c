@@ -414,6 +414,25 @@ ROW(79, "a vfork child does not count, until exit or exec")
 	EXPECT_EQ(nattch(id), 1);
 }
 
+ROW(80, "a fork that leaves an attach out does not set its atime and lpid")
+{
+	int id = new_segment(4096);
+	char *m = MUST(shmat(id, NULL, 0));
+	pid_t p, q;
+	CHILD(p) {
+		MUST(shmat(id, NULL, 0));
+		board->n[0] = 1;
+		pause_ms(60000);
+	}
+	UNTIL(board->n[0]);
+	EXPECT_EQ(segment_stat(id).shm_lpid, p);
+	EXPECT_OK(madvise(m, 4096, MADV_DONTFORK));
+	CHILD(q)
+		;
+	JOIN(q);
+	EXPECT_EQ(segment_stat(id).shm_lpid, p);
+}
+
 ROW(80, "MADV_DONTFORK: the child does not inherit and does not count")
 {
 	int id = new_segment(4096);
