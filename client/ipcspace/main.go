@@ -115,7 +115,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage; of run: see ipcspace run --help.`,
 	})
 	root.SetVersionTemplate("ipcspace {{.Version}}\n")
 	root.PersistentFlags().String("root", defaultRoot(), "folder of the manager (also: IPCSPACE_ROOT)")
-	root.AddCommand(newRunCommand(), newSpaceCommand(), newIpcsCommand(), newIpcrmCommand())
+	root.AddCommand(newRunCommand(), newSpaceCommand(), newIpcsCommand(), newIpcrmCommand(), newDoctorCommand())
 	return root
 }
 

@@ -1320,6 +1320,180 @@ func (x *ListSpacesResponse) GetSpaces() []*Space {
 	return nil
 }
 
+type ExamineSpaceRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExamineSpaceRequest) Reset() {
+	*x = ExamineSpaceRequest{}
+	mi := &file_admin_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExamineSpaceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExamineSpaceRequest) ProtoMessage() {}
+
+func (x *ExamineSpaceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExamineSpaceRequest.ProtoReflect.Descriptor instead.
+func (*ExamineSpaceRequest) Descriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *ExamineSpaceRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type ExamineSpaceResponse struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Findings []*Finding             `protobuf:"bytes,1,rep,name=findings,proto3" json:"findings,omitempty"`
+	// What was looked at.
+	Objects       uint32 `protobuf:"varint,2,opt,name=objects,proto3" json:"objects,omitempty"`
+	Sessions      uint32 `protobuf:"varint,3,opt,name=sessions,proto3" json:"sessions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExamineSpaceResponse) Reset() {
+	*x = ExamineSpaceResponse{}
+	mi := &file_admin_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExamineSpaceResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExamineSpaceResponse) ProtoMessage() {}
+
+func (x *ExamineSpaceResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExamineSpaceResponse.ProtoReflect.Descriptor instead.
+func (*ExamineSpaceResponse) Descriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *ExamineSpaceResponse) GetFindings() []*Finding {
+	if x != nil {
+		return x.Findings
+	}
+	return nil
+}
+
+func (x *ExamineSpaceResponse) GetObjects() uint32 {
+	if x != nil {
+		return x.Objects
+	}
+	return 0
+}
+
+func (x *ExamineSpaceResponse) GetSessions() uint32 {
+	if x != nil {
+		return x.Sessions
+	}
+	return 0
+}
+
+// Finding is what is wrong with a space, or to be known, and what to do.
+type Finding struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Serious       bool                   `protobuf:"varint,1,opt,name=serious,proto3" json:"serious,omitempty"` // broken
+	What          string                 `protobuf:"bytes,2,opt,name=what,proto3" json:"what,omitempty"`        // it concerns
+	Text          string                 `protobuf:"bytes,3,opt,name=text,proto3" json:"text,omitempty"`
+	Remedy        string                 `protobuf:"bytes,4,opt,name=remedy,proto3" json:"remedy,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Finding) Reset() {
+	*x = Finding{}
+	mi := &file_admin_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Finding) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Finding) ProtoMessage() {}
+
+func (x *Finding) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Finding.ProtoReflect.Descriptor instead.
+func (*Finding) Descriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *Finding) GetSerious() bool {
+	if x != nil {
+		return x.Serious
+	}
+	return false
+}
+
+func (x *Finding) GetWhat() string {
+	if x != nil {
+		return x.What
+	}
+	return ""
+}
+
+func (x *Finding) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+func (x *Finding) GetRemedy() string {
+	if x != nil {
+		return x.Remedy
+	}
+	return ""
+}
+
 type InspectSpaceRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -1329,7 +1503,7 @@ type InspectSpaceRequest struct {
 
 func (x *InspectSpaceRequest) Reset() {
 	*x = InspectSpaceRequest{}
-	mi := &file_admin_proto_msgTypes[13]
+	mi := &file_admin_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1341,7 +1515,7 @@ func (x *InspectSpaceRequest) String() string {
 func (*InspectSpaceRequest) ProtoMessage() {}
 
 func (x *InspectSpaceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[13]
+	mi := &file_admin_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1354,7 +1528,7 @@ func (x *InspectSpaceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectSpaceRequest.ProtoReflect.Descriptor instead.
 func (*InspectSpaceRequest) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{13}
+	return file_admin_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *InspectSpaceRequest) GetName() string {
@@ -1376,7 +1550,7 @@ type InspectSpaceResponse struct {
 
 func (x *InspectSpaceResponse) Reset() {
 	*x = InspectSpaceResponse{}
-	mi := &file_admin_proto_msgTypes[14]
+	mi := &file_admin_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1388,7 +1562,7 @@ func (x *InspectSpaceResponse) String() string {
 func (*InspectSpaceResponse) ProtoMessage() {}
 
 func (x *InspectSpaceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[14]
+	mi := &file_admin_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1401,7 +1575,7 @@ func (x *InspectSpaceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectSpaceResponse.ProtoReflect.Descriptor instead.
 func (*InspectSpaceResponse) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{14}
+	return file_admin_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *InspectSpaceResponse) GetSpace() *Space {
@@ -1443,7 +1617,7 @@ type RemoveSpaceRequest struct {
 
 func (x *RemoveSpaceRequest) Reset() {
 	*x = RemoveSpaceRequest{}
-	mi := &file_admin_proto_msgTypes[15]
+	mi := &file_admin_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1455,7 +1629,7 @@ func (x *RemoveSpaceRequest) String() string {
 func (*RemoveSpaceRequest) ProtoMessage() {}
 
 func (x *RemoveSpaceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[15]
+	mi := &file_admin_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1468,7 +1642,7 @@ func (x *RemoveSpaceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveSpaceRequest.ProtoReflect.Descriptor instead.
 func (*RemoveSpaceRequest) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{15}
+	return file_admin_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *RemoveSpaceRequest) GetName() string {
@@ -1493,7 +1667,7 @@ type RemoveSpaceResponse struct {
 
 func (x *RemoveSpaceResponse) Reset() {
 	*x = RemoveSpaceResponse{}
-	mi := &file_admin_proto_msgTypes[16]
+	mi := &file_admin_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1505,7 +1679,7 @@ func (x *RemoveSpaceResponse) String() string {
 func (*RemoveSpaceResponse) ProtoMessage() {}
 
 func (x *RemoveSpaceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[16]
+	mi := &file_admin_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1518,7 +1692,7 @@ func (x *RemoveSpaceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveSpaceResponse.ProtoReflect.Descriptor instead.
 func (*RemoveSpaceResponse) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{16}
+	return file_admin_proto_rawDescGZIP(), []int{19}
 }
 
 type AdmitRequest struct {
@@ -1533,7 +1707,7 @@ type AdmitRequest struct {
 
 func (x *AdmitRequest) Reset() {
 	*x = AdmitRequest{}
-	mi := &file_admin_proto_msgTypes[17]
+	mi := &file_admin_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1545,7 +1719,7 @@ func (x *AdmitRequest) String() string {
 func (*AdmitRequest) ProtoMessage() {}
 
 func (x *AdmitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[17]
+	mi := &file_admin_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1558,7 +1732,7 @@ func (x *AdmitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdmitRequest.ProtoReflect.Descriptor instead.
 func (*AdmitRequest) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{17}
+	return file_admin_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *AdmitRequest) GetSpace() string {
@@ -1583,7 +1757,7 @@ type AdmitResponse struct {
 
 func (x *AdmitResponse) Reset() {
 	*x = AdmitResponse{}
-	mi := &file_admin_proto_msgTypes[18]
+	mi := &file_admin_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1595,7 +1769,7 @@ func (x *AdmitResponse) String() string {
 func (*AdmitResponse) ProtoMessage() {}
 
 func (x *AdmitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[18]
+	mi := &file_admin_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1608,7 +1782,7 @@ func (x *AdmitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdmitResponse.ProtoReflect.Descriptor instead.
 func (*AdmitResponse) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{18}
+	return file_admin_proto_rawDescGZIP(), []int{21}
 }
 
 type SetLimitsRequest struct {
@@ -1626,7 +1800,7 @@ type SetLimitsRequest struct {
 
 func (x *SetLimitsRequest) Reset() {
 	*x = SetLimitsRequest{}
-	mi := &file_admin_proto_msgTypes[19]
+	mi := &file_admin_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1638,7 +1812,7 @@ func (x *SetLimitsRequest) String() string {
 func (*SetLimitsRequest) ProtoMessage() {}
 
 func (x *SetLimitsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[19]
+	mi := &file_admin_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1651,7 +1825,7 @@ func (x *SetLimitsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetLimitsRequest.ProtoReflect.Descriptor instead.
 func (*SetLimitsRequest) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{19}
+	return file_admin_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *SetLimitsRequest) GetSpace() string {
@@ -1698,7 +1872,7 @@ type SetLimitsResponse struct {
 
 func (x *SetLimitsResponse) Reset() {
 	*x = SetLimitsResponse{}
-	mi := &file_admin_proto_msgTypes[20]
+	mi := &file_admin_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1710,7 +1884,7 @@ func (x *SetLimitsResponse) String() string {
 func (*SetLimitsResponse) ProtoMessage() {}
 
 func (x *SetLimitsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[20]
+	mi := &file_admin_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1723,7 +1897,7 @@ func (x *SetLimitsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetLimitsResponse.ProtoReflect.Descriptor instead.
 func (*SetLimitsResponse) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{20}
+	return file_admin_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *SetLimitsResponse) GetSpace() *Space {
@@ -1742,7 +1916,7 @@ type ListObjectsRequest struct {
 
 func (x *ListObjectsRequest) Reset() {
 	*x = ListObjectsRequest{}
-	mi := &file_admin_proto_msgTypes[21]
+	mi := &file_admin_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1754,7 +1928,7 @@ func (x *ListObjectsRequest) String() string {
 func (*ListObjectsRequest) ProtoMessage() {}
 
 func (x *ListObjectsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[21]
+	mi := &file_admin_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1767,7 +1941,7 @@ func (x *ListObjectsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListObjectsRequest.ProtoReflect.Descriptor instead.
 func (*ListObjectsRequest) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{21}
+	return file_admin_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ListObjectsRequest) GetSpace() string {
@@ -1786,7 +1960,7 @@ type ListObjectsResponse struct {
 
 func (x *ListObjectsResponse) Reset() {
 	*x = ListObjectsResponse{}
-	mi := &file_admin_proto_msgTypes[22]
+	mi := &file_admin_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1798,7 +1972,7 @@ func (x *ListObjectsResponse) String() string {
 func (*ListObjectsResponse) ProtoMessage() {}
 
 func (x *ListObjectsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[22]
+	mi := &file_admin_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1811,7 +1985,7 @@ func (x *ListObjectsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListObjectsResponse.ProtoReflect.Descriptor instead.
 func (*ListObjectsResponse) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{22}
+	return file_admin_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ListObjectsResponse) GetObjects() []*Object {
@@ -1832,7 +2006,7 @@ type RemoveObjectRequest struct {
 
 func (x *RemoveObjectRequest) Reset() {
 	*x = RemoveObjectRequest{}
-	mi := &file_admin_proto_msgTypes[23]
+	mi := &file_admin_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1844,7 +2018,7 @@ func (x *RemoveObjectRequest) String() string {
 func (*RemoveObjectRequest) ProtoMessage() {}
 
 func (x *RemoveObjectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[23]
+	mi := &file_admin_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1857,7 +2031,7 @@ func (x *RemoveObjectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveObjectRequest.ProtoReflect.Descriptor instead.
 func (*RemoveObjectRequest) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{23}
+	return file_admin_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *RemoveObjectRequest) GetSpace() string {
@@ -1889,7 +2063,7 @@ type RemoveObjectResponse struct {
 
 func (x *RemoveObjectResponse) Reset() {
 	*x = RemoveObjectResponse{}
-	mi := &file_admin_proto_msgTypes[24]
+	mi := &file_admin_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1901,7 +2075,7 @@ func (x *RemoveObjectResponse) String() string {
 func (*RemoveObjectResponse) ProtoMessage() {}
 
 func (x *RemoveObjectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[24]
+	mi := &file_admin_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1914,7 +2088,7 @@ func (x *RemoveObjectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveObjectResponse.ProtoReflect.Descriptor instead.
 func (*RemoveObjectResponse) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{24}
+	return file_admin_proto_rawDescGZIP(), []int{27}
 }
 
 var File_admin_proto protoreflect.FileDescriptor
@@ -2038,6 +2212,17 @@ const file_admin_proto_rawDesc = "" +
 	"\x11ListSpacesRequest\"F\n" +
 	"\x12ListSpacesResponse\x120\n" +
 	"\x06spaces\x18\x01 \x03(\v2\x18.ipcspace.admin.v1.SpaceR\x06spaces\")\n" +
+	"\x13ExamineSpaceRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"\x84\x01\n" +
+	"\x14ExamineSpaceResponse\x126\n" +
+	"\bfindings\x18\x01 \x03(\v2\x1a.ipcspace.admin.v1.FindingR\bfindings\x12\x18\n" +
+	"\aobjects\x18\x02 \x01(\rR\aobjects\x12\x1a\n" +
+	"\bsessions\x18\x03 \x01(\rR\bsessions\"c\n" +
+	"\aFinding\x12\x18\n" +
+	"\aserious\x18\x01 \x01(\bR\aserious\x12\x12\n" +
+	"\x04what\x18\x02 \x01(\tR\x04what\x12\x12\n" +
+	"\x04text\x18\x03 \x01(\tR\x04text\x12\x16\n" +
+	"\x06remedy\x18\x04 \x01(\tR\x06remedy\")\n" +
 	"\x13InspectSpaceRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"\xf1\x01\n" +
 	"\x14InspectSpaceResponse\x12.\n" +
@@ -2090,7 +2275,7 @@ const file_admin_proto_rawDesc = "" +
 	"LeftBehind\x12\x17\n" +
 	"\x13LEFT_BEHIND_PRIVATE\x10\x00\x12\x14\n" +
 	"\x10LEFT_BEHIND_KEEP\x10\x01\x12\x16\n" +
-	"\x12LEFT_BEHIND_UNUSED\x10\x022\x92\a\n" +
+	"\x12LEFT_BEHIND_UNUSED\x10\x022\xf3\a\n" +
 	"\x05Admin\x12P\n" +
 	"\aVersion\x12!.ipcspace.admin.v1.VersionRequest\x1a\".ipcspace.admin.v1.VersionResponse\x12\\\n" +
 	"\vCreateSpace\x12%.ipcspace.admin.v1.CreateSpaceRequest\x1a&.ipcspace.admin.v1.CreateSpaceResponse\x12\\\n" +
@@ -2102,7 +2287,8 @@ const file_admin_proto_rawDesc = "" +
 	"\x05Admit\x12\x1f.ipcspace.admin.v1.AdmitRequest\x1a .ipcspace.admin.v1.AdmitResponse\x12V\n" +
 	"\tSetLimits\x12#.ipcspace.admin.v1.SetLimitsRequest\x1a$.ipcspace.admin.v1.SetLimitsResponse\x12\\\n" +
 	"\vListObjects\x12%.ipcspace.admin.v1.ListObjectsRequest\x1a&.ipcspace.admin.v1.ListObjectsResponse\x12_\n" +
-	"\fRemoveObject\x12&.ipcspace.admin.v1.RemoveObjectRequest\x1a'.ipcspace.admin.v1.RemoveObjectResponseB,Z*github.com/ipcspace/ipcspace/manager/adminb\x06proto3"
+	"\fRemoveObject\x12&.ipcspace.admin.v1.RemoveObjectRequest\x1a'.ipcspace.admin.v1.RemoveObjectResponse\x12_\n" +
+	"\fExamineSpace\x12&.ipcspace.admin.v1.ExamineSpaceRequest\x1a'.ipcspace.admin.v1.ExamineSpaceResponseB,Z*github.com/ipcspace/ipcspace/manager/adminb\x06proto3"
 
 var (
 	file_admin_proto_rawDescOnce sync.Once
@@ -2117,7 +2303,7 @@ func file_admin_proto_rawDescGZIP() []byte {
 }
 
 var file_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_admin_proto_goTypes = []any{
 	(Family)(0),                   // 0: ipcspace.admin.v1.Family
 	(Reclaim)(0),                  // 1: ipcspace.admin.v1.Reclaim
@@ -2135,33 +2321,36 @@ var file_admin_proto_goTypes = []any{
 	(*EnsureSpaceResponse)(nil),   // 13: ipcspace.admin.v1.EnsureSpaceResponse
 	(*ListSpacesRequest)(nil),     // 14: ipcspace.admin.v1.ListSpacesRequest
 	(*ListSpacesResponse)(nil),    // 15: ipcspace.admin.v1.ListSpacesResponse
-	(*InspectSpaceRequest)(nil),   // 16: ipcspace.admin.v1.InspectSpaceRequest
-	(*InspectSpaceResponse)(nil),  // 17: ipcspace.admin.v1.InspectSpaceResponse
-	(*RemoveSpaceRequest)(nil),    // 18: ipcspace.admin.v1.RemoveSpaceRequest
-	(*RemoveSpaceResponse)(nil),   // 19: ipcspace.admin.v1.RemoveSpaceResponse
-	(*AdmitRequest)(nil),          // 20: ipcspace.admin.v1.AdmitRequest
-	(*AdmitResponse)(nil),         // 21: ipcspace.admin.v1.AdmitResponse
-	(*SetLimitsRequest)(nil),      // 22: ipcspace.admin.v1.SetLimitsRequest
-	(*SetLimitsResponse)(nil),     // 23: ipcspace.admin.v1.SetLimitsResponse
-	(*ListObjectsRequest)(nil),    // 24: ipcspace.admin.v1.ListObjectsRequest
-	(*ListObjectsResponse)(nil),   // 25: ipcspace.admin.v1.ListObjectsResponse
-	(*RemoveObjectRequest)(nil),   // 26: ipcspace.admin.v1.RemoveObjectRequest
-	(*RemoveObjectResponse)(nil),  // 27: ipcspace.admin.v1.RemoveObjectResponse
-	(*timestamppb.Timestamp)(nil), // 28: google.protobuf.Timestamp
+	(*ExamineSpaceRequest)(nil),   // 16: ipcspace.admin.v1.ExamineSpaceRequest
+	(*ExamineSpaceResponse)(nil),  // 17: ipcspace.admin.v1.ExamineSpaceResponse
+	(*Finding)(nil),               // 18: ipcspace.admin.v1.Finding
+	(*InspectSpaceRequest)(nil),   // 19: ipcspace.admin.v1.InspectSpaceRequest
+	(*InspectSpaceResponse)(nil),  // 20: ipcspace.admin.v1.InspectSpaceResponse
+	(*RemoveSpaceRequest)(nil),    // 21: ipcspace.admin.v1.RemoveSpaceRequest
+	(*RemoveSpaceResponse)(nil),   // 22: ipcspace.admin.v1.RemoveSpaceResponse
+	(*AdmitRequest)(nil),          // 23: ipcspace.admin.v1.AdmitRequest
+	(*AdmitResponse)(nil),         // 24: ipcspace.admin.v1.AdmitResponse
+	(*SetLimitsRequest)(nil),      // 25: ipcspace.admin.v1.SetLimitsRequest
+	(*SetLimitsResponse)(nil),     // 26: ipcspace.admin.v1.SetLimitsResponse
+	(*ListObjectsRequest)(nil),    // 27: ipcspace.admin.v1.ListObjectsRequest
+	(*ListObjectsResponse)(nil),   // 28: ipcspace.admin.v1.ListObjectsResponse
+	(*RemoveObjectRequest)(nil),   // 29: ipcspace.admin.v1.RemoveObjectRequest
+	(*RemoveObjectResponse)(nil),  // 30: ipcspace.admin.v1.RemoveObjectResponse
+	(*timestamppb.Timestamp)(nil), // 31: google.protobuf.Timestamp
 }
 var file_admin_proto_depIdxs = []int32{
-	28, // 0: ipcspace.admin.v1.Space.created:type_name -> google.protobuf.Timestamp
+	31, // 0: ipcspace.admin.v1.Space.created:type_name -> google.protobuf.Timestamp
 	3,  // 1: ipcspace.admin.v1.Space.limits:type_name -> ipcspace.admin.v1.Limits
 	1,  // 2: ipcspace.admin.v1.Space.reclaim:type_name -> ipcspace.admin.v1.Reclaim
 	2,  // 3: ipcspace.admin.v1.Space.left_behind:type_name -> ipcspace.admin.v1.LeftBehind
 	0,  // 4: ipcspace.admin.v1.Object.family:type_name -> ipcspace.admin.v1.Family
-	28, // 5: ipcspace.admin.v1.Object.changed:type_name -> google.protobuf.Timestamp
-	28, // 6: ipcspace.admin.v1.Object.attached:type_name -> google.protobuf.Timestamp
-	28, // 7: ipcspace.admin.v1.Object.detached:type_name -> google.protobuf.Timestamp
-	28, // 8: ipcspace.admin.v1.Object.operated:type_name -> google.protobuf.Timestamp
-	28, // 9: ipcspace.admin.v1.Object.sent:type_name -> google.protobuf.Timestamp
-	28, // 10: ipcspace.admin.v1.Object.received:type_name -> google.protobuf.Timestamp
-	28, // 11: ipcspace.admin.v1.Session.started:type_name -> google.protobuf.Timestamp
+	31, // 5: ipcspace.admin.v1.Object.changed:type_name -> google.protobuf.Timestamp
+	31, // 6: ipcspace.admin.v1.Object.attached:type_name -> google.protobuf.Timestamp
+	31, // 7: ipcspace.admin.v1.Object.detached:type_name -> google.protobuf.Timestamp
+	31, // 8: ipcspace.admin.v1.Object.operated:type_name -> google.protobuf.Timestamp
+	31, // 9: ipcspace.admin.v1.Object.sent:type_name -> google.protobuf.Timestamp
+	31, // 10: ipcspace.admin.v1.Object.received:type_name -> google.protobuf.Timestamp
+	31, // 11: ipcspace.admin.v1.Session.started:type_name -> google.protobuf.Timestamp
 	3,  // 12: ipcspace.admin.v1.CreateSpaceRequest.limits:type_name -> ipcspace.admin.v1.Limits
 	1,  // 13: ipcspace.admin.v1.CreateSpaceRequest.reclaim:type_name -> ipcspace.admin.v1.Reclaim
 	2,  // 14: ipcspace.admin.v1.CreateSpaceRequest.left_behind:type_name -> ipcspace.admin.v1.LeftBehind
@@ -2169,39 +2358,42 @@ var file_admin_proto_depIdxs = []int32{
 	10, // 16: ipcspace.admin.v1.EnsureSpaceRequest.config:type_name -> ipcspace.admin.v1.CreateSpaceRequest
 	4,  // 17: ipcspace.admin.v1.EnsureSpaceResponse.space:type_name -> ipcspace.admin.v1.Space
 	4,  // 18: ipcspace.admin.v1.ListSpacesResponse.spaces:type_name -> ipcspace.admin.v1.Space
-	4,  // 19: ipcspace.admin.v1.InspectSpaceResponse.space:type_name -> ipcspace.admin.v1.Space
-	5,  // 20: ipcspace.admin.v1.InspectSpaceResponse.objects:type_name -> ipcspace.admin.v1.Object
-	6,  // 21: ipcspace.admin.v1.InspectSpaceResponse.sessions:type_name -> ipcspace.admin.v1.Session
-	7,  // 22: ipcspace.admin.v1.InspectSpaceResponse.containers:type_name -> ipcspace.admin.v1.Container
-	3,  // 23: ipcspace.admin.v1.SetLimitsRequest.limits:type_name -> ipcspace.admin.v1.Limits
-	4,  // 24: ipcspace.admin.v1.SetLimitsResponse.space:type_name -> ipcspace.admin.v1.Space
-	5,  // 25: ipcspace.admin.v1.ListObjectsResponse.objects:type_name -> ipcspace.admin.v1.Object
-	0,  // 26: ipcspace.admin.v1.RemoveObjectRequest.family:type_name -> ipcspace.admin.v1.Family
-	8,  // 27: ipcspace.admin.v1.Admin.Version:input_type -> ipcspace.admin.v1.VersionRequest
-	10, // 28: ipcspace.admin.v1.Admin.CreateSpace:input_type -> ipcspace.admin.v1.CreateSpaceRequest
-	12, // 29: ipcspace.admin.v1.Admin.EnsureSpace:input_type -> ipcspace.admin.v1.EnsureSpaceRequest
-	14, // 30: ipcspace.admin.v1.Admin.ListSpaces:input_type -> ipcspace.admin.v1.ListSpacesRequest
-	16, // 31: ipcspace.admin.v1.Admin.InspectSpace:input_type -> ipcspace.admin.v1.InspectSpaceRequest
-	18, // 32: ipcspace.admin.v1.Admin.RemoveSpace:input_type -> ipcspace.admin.v1.RemoveSpaceRequest
-	20, // 33: ipcspace.admin.v1.Admin.Admit:input_type -> ipcspace.admin.v1.AdmitRequest
-	22, // 34: ipcspace.admin.v1.Admin.SetLimits:input_type -> ipcspace.admin.v1.SetLimitsRequest
-	24, // 35: ipcspace.admin.v1.Admin.ListObjects:input_type -> ipcspace.admin.v1.ListObjectsRequest
-	26, // 36: ipcspace.admin.v1.Admin.RemoveObject:input_type -> ipcspace.admin.v1.RemoveObjectRequest
-	9,  // 37: ipcspace.admin.v1.Admin.Version:output_type -> ipcspace.admin.v1.VersionResponse
-	11, // 38: ipcspace.admin.v1.Admin.CreateSpace:output_type -> ipcspace.admin.v1.CreateSpaceResponse
-	13, // 39: ipcspace.admin.v1.Admin.EnsureSpace:output_type -> ipcspace.admin.v1.EnsureSpaceResponse
-	15, // 40: ipcspace.admin.v1.Admin.ListSpaces:output_type -> ipcspace.admin.v1.ListSpacesResponse
-	17, // 41: ipcspace.admin.v1.Admin.InspectSpace:output_type -> ipcspace.admin.v1.InspectSpaceResponse
-	19, // 42: ipcspace.admin.v1.Admin.RemoveSpace:output_type -> ipcspace.admin.v1.RemoveSpaceResponse
-	21, // 43: ipcspace.admin.v1.Admin.Admit:output_type -> ipcspace.admin.v1.AdmitResponse
-	23, // 44: ipcspace.admin.v1.Admin.SetLimits:output_type -> ipcspace.admin.v1.SetLimitsResponse
-	25, // 45: ipcspace.admin.v1.Admin.ListObjects:output_type -> ipcspace.admin.v1.ListObjectsResponse
-	27, // 46: ipcspace.admin.v1.Admin.RemoveObject:output_type -> ipcspace.admin.v1.RemoveObjectResponse
-	37, // [37:47] is the sub-list for method output_type
-	27, // [27:37] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	18, // 19: ipcspace.admin.v1.ExamineSpaceResponse.findings:type_name -> ipcspace.admin.v1.Finding
+	4,  // 20: ipcspace.admin.v1.InspectSpaceResponse.space:type_name -> ipcspace.admin.v1.Space
+	5,  // 21: ipcspace.admin.v1.InspectSpaceResponse.objects:type_name -> ipcspace.admin.v1.Object
+	6,  // 22: ipcspace.admin.v1.InspectSpaceResponse.sessions:type_name -> ipcspace.admin.v1.Session
+	7,  // 23: ipcspace.admin.v1.InspectSpaceResponse.containers:type_name -> ipcspace.admin.v1.Container
+	3,  // 24: ipcspace.admin.v1.SetLimitsRequest.limits:type_name -> ipcspace.admin.v1.Limits
+	4,  // 25: ipcspace.admin.v1.SetLimitsResponse.space:type_name -> ipcspace.admin.v1.Space
+	5,  // 26: ipcspace.admin.v1.ListObjectsResponse.objects:type_name -> ipcspace.admin.v1.Object
+	0,  // 27: ipcspace.admin.v1.RemoveObjectRequest.family:type_name -> ipcspace.admin.v1.Family
+	8,  // 28: ipcspace.admin.v1.Admin.Version:input_type -> ipcspace.admin.v1.VersionRequest
+	10, // 29: ipcspace.admin.v1.Admin.CreateSpace:input_type -> ipcspace.admin.v1.CreateSpaceRequest
+	12, // 30: ipcspace.admin.v1.Admin.EnsureSpace:input_type -> ipcspace.admin.v1.EnsureSpaceRequest
+	14, // 31: ipcspace.admin.v1.Admin.ListSpaces:input_type -> ipcspace.admin.v1.ListSpacesRequest
+	19, // 32: ipcspace.admin.v1.Admin.InspectSpace:input_type -> ipcspace.admin.v1.InspectSpaceRequest
+	21, // 33: ipcspace.admin.v1.Admin.RemoveSpace:input_type -> ipcspace.admin.v1.RemoveSpaceRequest
+	23, // 34: ipcspace.admin.v1.Admin.Admit:input_type -> ipcspace.admin.v1.AdmitRequest
+	25, // 35: ipcspace.admin.v1.Admin.SetLimits:input_type -> ipcspace.admin.v1.SetLimitsRequest
+	27, // 36: ipcspace.admin.v1.Admin.ListObjects:input_type -> ipcspace.admin.v1.ListObjectsRequest
+	29, // 37: ipcspace.admin.v1.Admin.RemoveObject:input_type -> ipcspace.admin.v1.RemoveObjectRequest
+	16, // 38: ipcspace.admin.v1.Admin.ExamineSpace:input_type -> ipcspace.admin.v1.ExamineSpaceRequest
+	9,  // 39: ipcspace.admin.v1.Admin.Version:output_type -> ipcspace.admin.v1.VersionResponse
+	11, // 40: ipcspace.admin.v1.Admin.CreateSpace:output_type -> ipcspace.admin.v1.CreateSpaceResponse
+	13, // 41: ipcspace.admin.v1.Admin.EnsureSpace:output_type -> ipcspace.admin.v1.EnsureSpaceResponse
+	15, // 42: ipcspace.admin.v1.Admin.ListSpaces:output_type -> ipcspace.admin.v1.ListSpacesResponse
+	20, // 43: ipcspace.admin.v1.Admin.InspectSpace:output_type -> ipcspace.admin.v1.InspectSpaceResponse
+	22, // 44: ipcspace.admin.v1.Admin.RemoveSpace:output_type -> ipcspace.admin.v1.RemoveSpaceResponse
+	24, // 45: ipcspace.admin.v1.Admin.Admit:output_type -> ipcspace.admin.v1.AdmitResponse
+	26, // 46: ipcspace.admin.v1.Admin.SetLimits:output_type -> ipcspace.admin.v1.SetLimitsResponse
+	28, // 47: ipcspace.admin.v1.Admin.ListObjects:output_type -> ipcspace.admin.v1.ListObjectsResponse
+	30, // 48: ipcspace.admin.v1.Admin.RemoveObject:output_type -> ipcspace.admin.v1.RemoveObjectResponse
+	17, // 49: ipcspace.admin.v1.Admin.ExamineSpace:output_type -> ipcspace.admin.v1.ExamineSpaceResponse
+	39, // [39:50] is the sub-list for method output_type
+	28, // [28:39] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_admin_proto_init() }
@@ -2210,14 +2402,14 @@ func file_admin_proto_init() {
 		return
 	}
 	file_admin_proto_msgTypes[0].OneofWrappers = []any{}
-	file_admin_proto_msgTypes[19].OneofWrappers = []any{}
+	file_admin_proto_msgTypes[22].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_admin_proto_rawDesc), len(file_admin_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   25,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

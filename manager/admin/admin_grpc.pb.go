@@ -32,6 +32,7 @@ const (
 	Admin_SetLimits_FullMethodName    = "/ipcspace.admin.v1.Admin/SetLimits"
 	Admin_ListObjects_FullMethodName  = "/ipcspace.admin.v1.Admin/ListObjects"
 	Admin_RemoveObject_FullMethodName = "/ipcspace.admin.v1.Admin/RemoveObject"
+	Admin_ExamineSpace_FullMethodName = "/ipcspace.admin.v1.Admin/ExamineSpace"
 )
 
 // AdminClient is the client API for Admin service.
@@ -65,6 +66,8 @@ type AdminClient interface {
 	ListObjects(ctx context.Context, in *ListObjectsRequest, opts ...grpc.CallOption) (*ListObjectsResponse, error)
 	// RemoveObject is IPC_RMID with the manager's rights.
 	RemoveObject(ctx context.Context, in *RemoveObjectRequest, opts ...grpc.CallOption) (*RemoveObjectResponse, error)
+	// Checks the invariants of a live space. NOT_FOUND.
+	ExamineSpace(ctx context.Context, in *ExamineSpaceRequest, opts ...grpc.CallOption) (*ExamineSpaceResponse, error)
 }
 
 type adminClient struct {
@@ -175,6 +178,16 @@ func (c *adminClient) RemoveObject(ctx context.Context, in *RemoveObjectRequest,
 	return out, nil
 }
 
+func (c *adminClient) ExamineSpace(ctx context.Context, in *ExamineSpaceRequest, opts ...grpc.CallOption) (*ExamineSpaceResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ExamineSpaceResponse)
+	err := c.cc.Invoke(ctx, Admin_ExamineSpace_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // AdminServer is the server API for Admin service.
 // All implementations must embed UnimplementedAdminServer
 // for forward compatibility.
@@ -206,6 +219,8 @@ type AdminServer interface {
 	ListObjects(context.Context, *ListObjectsRequest) (*ListObjectsResponse, error)
 	// RemoveObject is IPC_RMID with the manager's rights.
 	RemoveObject(context.Context, *RemoveObjectRequest) (*RemoveObjectResponse, error)
+	// Checks the invariants of a live space. NOT_FOUND.
+	ExamineSpace(context.Context, *ExamineSpaceRequest) (*ExamineSpaceResponse, error)
 	mustEmbedUnimplementedAdminServer()
 }
 
@@ -245,6 +260,9 @@ func (UnimplementedAdminServer) ListObjects(context.Context, *ListObjectsRequest
 }
 func (UnimplementedAdminServer) RemoveObject(context.Context, *RemoveObjectRequest) (*RemoveObjectResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RemoveObject not implemented")
+}
+func (UnimplementedAdminServer) ExamineSpace(context.Context, *ExamineSpaceRequest) (*ExamineSpaceResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ExamineSpace not implemented")
 }
 func (UnimplementedAdminServer) mustEmbedUnimplementedAdminServer() {}
 func (UnimplementedAdminServer) testEmbeddedByValue()               {}
@@ -447,6 +465,24 @@ func _Admin_RemoveObject_Handler(srv interface{}, ctx context.Context, dec func(
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Admin_ExamineSpace_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ExamineSpaceRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).ExamineSpace(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_ExamineSpace_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).ExamineSpace(ctx, req.(*ExamineSpaceRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Admin_ServiceDesc is the grpc.ServiceDesc for Admin service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -493,6 +529,10 @@ var Admin_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "RemoveObject",
 			Handler:    _Admin_RemoveObject_Handler,
+		},
+		{
+			MethodName: "ExamineSpace",
+			Handler:    _Admin_ExamineSpace_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -56,6 +56,7 @@ func (a *answers) Admit(_ context.Context, _ string, pods []string) error {
 	a.admitted = pods
 	return a.err
 }
+func (*answers) Examine(string) ([]manager.Finding, error) { return nil, nil }
 func (a *answers) SetLimits(_ context.Context, _ string, change func(*manager.Limits), next manager.NextIDs) (manager.SpaceInfo, error) {
 	info := shop
 	change(&info.Limits)

@@ -31,6 +31,7 @@ type Manager interface {
 	Objects(space string) ([]manager.ObjectInfo, error)
 	RemoveObject(ctx context.Context, space string, f manager.Family, id int) error
 	Admit(ctx context.Context, space string, pods []string) error
+	Examine(space string) ([]manager.Finding, error)
 }
 
 // stopPatience is how long calls under way may take once Serve is to end.
@@ -262,6 +263,22 @@ func (s *service) RemoveObject(ctx context.Context, r *RemoveObjectRequest) (*Re
 		return nil, statusOf(err)
 	}
 	return &RemoveObjectResponse{}, nil
+}
+
+func (s *service) ExamineSpace(_ context.Context, r *ExamineSpaceRequest) (*ExamineSpaceResponse, error) {
+	found, err := s.manager.Examine(r.GetName())
+	if err != nil {
+		return nil, statusOf(err)
+	}
+	detail, err := s.manager.Space(r.GetName())
+	if err != nil {
+		return nil, statusOf(err)
+	}
+	reply := &ExamineSpaceResponse{Objects: uint32(len(detail.ObjectList)), Sessions: uint32(len(detail.SessionList))}
+	for _, f := range found {
+		reply.Findings = append(reply.Findings, &Finding{Serious: f.Serious, What: f.What, Text: f.Text, Remedy: f.Remedy})
+	}
+	return reply, nil
 }
 
 // statusOf is the one border where the manager's errors become gRPC codes.
