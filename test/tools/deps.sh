@@ -19,6 +19,7 @@ runc             containers
 docker.io        the same; its daemon is started by the tests alone
 libseccomp-dev   to build containerd's newer runc
 pkg-config       the same
+spin             checks the model of the protocol
 busybox-static   what the containers run, and a static program
 dpkg-dev         the source of PostgreSQL, to build it with System V semaphores
 bison            the same
