@@ -70,7 +70,7 @@ func (s *storage) mapPage(f *os.File) (*page, error) {
 	if err != nil {
 		return nil, fmt.Errorf("map %s: %w", f.Name(), err)
 	}
-	p := &page{mem: mem, ino: st.Ino, dev: st.Dev, file: &file{storage: s, path: f.Name(), size: abi.PageSize}}
+	p := &page{mem: mem, ino: st.Ino, dev: st.Dev, file: &file{storage: s, path: f.Name(), made: true, size: abi.PageSize}}
 	s.growth.watch(p.file, int(f.Fd()))
 	return p, nil
 }

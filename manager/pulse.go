@@ -23,7 +23,7 @@ func (s *storage) mapPulse(f *os.File) (*pulse, error) {
 	if err != nil {
 		return nil, fmt.Errorf("map pulse: %w", err)
 	}
-	p := &pulse{f, mem, &file{storage: s, path: f.Name(), size: abi.PulseSize, sealed: s.guard != nil}}
+	p := &pulse{f, mem, &file{storage: s, path: f.Name(), made: true, size: abi.PulseSize, sealed: s.guard != nil}}
 	s.growth.watch(p.bound, int(f.Fd()))
 	return p, nil
 }

@@ -170,25 +170,28 @@ func narrowed(h *hostile) (string, error) {
 	return "value kept, no descriptor", nil
 }
 
-func exhaustIDs(h *hostile) (string, error) {
-	var ids []int64
-	for {
-		id, err := h.get(msg, 0, 0o600, 0)
-		if errors.Is(err, unix.ENOSPC) {
-			break
+// exhaust makes objects until there are no more to be had, and gives them back.
+func exhaust(family, size int64) func(*hostile) (string, error) {
+	return func(h *hostile) (string, error) {
+		var ids []int64
+		for {
+			id, err := h.get(family, 0, 0o600, size)
+			if errors.Is(err, unix.ENOSPC) {
+				break
+			}
+			if err != nil {
+				return "", fmt.Errorf("object %d: %w, want ENOSPC", len(ids), err)
+			}
+			ids = append(ids, id)
 		}
-		if err != nil {
-			return "", fmt.Errorf("queue %d: %w, want ENOSPC", len(ids), err)
+		for _, id := range ids {
+			if _, err := h.call(abi.MsgCtl, nil, family, id, ipcRmid); err != nil {
+				return "", err
+			}
 		}
-		ids = append(ids, id)
+		_, err := h.get(family, 0, 0o600, size)
+		return fmt.Sprintf("%d, then ENOSPC", len(ids)), err
 	}
-	for _, id := range ids {
-		if _, err := h.call(abi.MsgCtl, nil, msg, id, ipcRmid); err != nil {
-			return "", err
-		}
-	}
-	_, err := h.get(msg, 0, 0o600, 0)
-	return fmt.Sprintf("%d queues, then ENOSPC", len(ids)), err
 }
 
 func exhaustBytes(h *hostile) (string, error) {

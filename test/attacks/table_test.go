@@ -43,7 +43,9 @@ var attacks = []attack{
 	{name: "a segment that may only be read", expect: "EACCES to map or open it for writing", uid: nobody, do: readOnlySegment},
 	{name: "a set narrowed by IPC_SET while mapped", expect: "old mapping changes nothing", uid: nobody, do: narrowed},
 	// limits
-	{name: "all ids of queues", expect: "ENOSPC; IPC_RMID gives them back", uid: nobody, frugal: true, do: exhaustIDs},
+	{name: "all queues (msgmni)", expect: "ENOSPC; IPC_RMID gives them back", uid: nobody, frugal: true, do: exhaust(msg, 0)},
+	{name: "all segments (shmmni)", expect: "ENOSPC; IPC_RMID gives them back", uid: nobody, frugal: true, do: exhaust(shm, 1)},
+	{name: "all sets (semmni)", expect: "ENOSPC; IPC_RMID gives them back", uid: nobody, frugal: true, do: exhaust(sem, 1)},
 	{name: "all bytes of the space", expect: "ENOSPC, ENOMEM; IPC_RMID gives them back", uid: nobody, frugal: true, do: exhaustBytes},
 	{name: "brokered calls that sleep", expect: "ENOMEM after so many; threads bounded", uid: nobody, do: exhaustCalls},
 	{name: "spare sessions without forks", expect: "EAGAIN after so many", uid: nobody, do: exhaustSpares},
