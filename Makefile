@@ -82,8 +82,8 @@ $(BIN)/test/libipcspace-fail.so: $(PRELOAD_SOURCES)
 # waiting, and two cores are soon busy. No results of earlier runs (-count=1): the tests start
 # programs and load the library, which go test does not see change.
 PACKAGES      = $(shell $(GO) list ./... | grep -v '/ipcspace/test/')
-# What takes minutes has targets of its own. (TestChaos is short here, and long in make chaos.)
-RANDOM_TESTS := ^(TestAttacks)$$
+# What takes minutes has targets of its own: make attacks, make chaos. Both are here in short.
+LONG_TESTS := ^TestAttacks$$/(10,000|all_|word|noise)
 TEST_PACKAGES = $(shell $(GO) list ./test/... 2>/dev/null)
 TEST_FLAGS   ?=
 
@@ -94,7 +94,7 @@ test-packages: build ## the packages' own tests, with the race detector
 	$(GO) test -race -count=1 -timeout 15m $(TEST_FLAGS) $(PACKAGES)
 
 test-programs: build $(BIN)/test/libipcspace-fail.so ## conformance with the kernel, and real programs
-	$(if $(TEST_PACKAGES),$(GO) test -p 1 -count=1 -timeout 40m -skip '$(RANDOM_TESTS)' $(TEST_FLAGS) $(TEST_PACKAGES))
+	$(if $(TEST_PACKAGES),$(GO) test -p 1 -count=1 -timeout 40m -skip '$(LONG_TESTS)' $(TEST_FLAGS) $(TEST_PACKAGES))
 
 test-containers: build ## real containers: Docker, containerd and runc, with the manager and the shim
 	$(GO) test -count=1 -timeout 40m $(TEST_FLAGS) ./test/containers
