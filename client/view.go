@@ -47,6 +47,9 @@ func at[T any](memory []byte, offset, size int) (unsafe.Pointer, error) {
 	if (uintptr(p)+uintptr(offset))%uintptr(t.Align()) != 0 {
 		return nil, fmt.Errorf("view of %v: offset %d is no multiple of %d: %w", t, offset, t.Align(), unix.EINVAL)
 	}
+	if size == 0 {
+		return p, nil // at the end of the memory the sum would point behind it
+	}
 	return unsafe.Add(p, offset), nil
 }
 
