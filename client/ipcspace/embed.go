@@ -81,7 +81,7 @@ func embedManager(ctx context.Context, opts runOptions, mounts bool) (p *place, 
 	}
 	served := make(chan error, 1)
 	serving, stopServing := context.WithCancel(ctx)
-	go func() { served <- admin.Serve(serving, m, listener, version, log) }()
+	go func() { served <- admin.Serve(serving, m, nil, listener, version, log) }()
 	p.onClose(func() error {
 		stopServing()
 		return waitFor(served, "end the admin API")

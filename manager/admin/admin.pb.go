@@ -1785,6 +1785,150 @@ func (*AdmitResponse) Descriptor() ([]byte, []int) {
 	return file_admin_proto_rawDescGZIP(), []int{21}
 }
 
+// PublishRequest is what the kubelet says of a volume to be mounted.
+type PublishRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// From the target path.
+	PodUid string `protobuf:"bytes,1,opt,name=pod_uid,json=podUid,proto3" json:"pod_uid,omitempty"`
+	// The pod's name for the volume, from the target path.
+	Volume string `protobuf:"bytes,2,opt,name=volume,proto3" json:"volume,omitempty"`
+	// The volume's attributes: the pod author's text. "space": the name of an
+	// IPCSpace, or namespace/name of one in another namespace.
+	Attributes map[string]string `protobuf:"bytes,3,rep,name=attributes,proto3" json:"attributes,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// As the kubelet says (podInfoOnMount), to be cross-checked.
+	PodName        string `protobuf:"bytes,4,opt,name=pod_name,json=podName,proto3" json:"pod_name,omitempty"`
+	PodNamespace   string `protobuf:"bytes,5,opt,name=pod_namespace,json=podNamespace,proto3" json:"pod_namespace,omitempty"`
+	ServiceAccount string `protobuf:"bytes,6,opt,name=service_account,json=serviceAccount,proto3" json:"service_account,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *PublishRequest) Reset() {
+	*x = PublishRequest{}
+	mi := &file_admin_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PublishRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PublishRequest) ProtoMessage() {}
+
+func (x *PublishRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PublishRequest.ProtoReflect.Descriptor instead.
+func (*PublishRequest) Descriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *PublishRequest) GetPodUid() string {
+	if x != nil {
+		return x.PodUid
+	}
+	return ""
+}
+
+func (x *PublishRequest) GetVolume() string {
+	if x != nil {
+		return x.Volume
+	}
+	return ""
+}
+
+func (x *PublishRequest) GetAttributes() map[string]string {
+	if x != nil {
+		return x.Attributes
+	}
+	return nil
+}
+
+func (x *PublishRequest) GetPodName() string {
+	if x != nil {
+		return x.PodName
+	}
+	return ""
+}
+
+func (x *PublishRequest) GetPodNamespace() string {
+	if x != nil {
+		return x.PodNamespace
+	}
+	return ""
+}
+
+func (x *PublishRequest) GetServiceAccount() string {
+	if x != nil {
+		return x.ServiceAccount
+	}
+	return ""
+}
+
+type PublishResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The public folder, to be mounted read-only.
+	Dir string `protobuf:"bytes,1,opt,name=dir,proto3" json:"dir,omitempty"`
+	// The space's name on this node.
+	Space         string `protobuf:"bytes,2,opt,name=space,proto3" json:"space,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PublishResponse) Reset() {
+	*x = PublishResponse{}
+	mi := &file_admin_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PublishResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PublishResponse) ProtoMessage() {}
+
+func (x *PublishResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PublishResponse.ProtoReflect.Descriptor instead.
+func (*PublishResponse) Descriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *PublishResponse) GetDir() string {
+	if x != nil {
+		return x.Dir
+	}
+	return ""
+}
+
+func (x *PublishResponse) GetSpace() string {
+	if x != nil {
+		return x.Space
+	}
+	return ""
+}
+
 type SetLimitsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Space string                 `protobuf:"bytes,1,opt,name=space,proto3" json:"space,omitempty"`
@@ -1800,7 +1944,7 @@ type SetLimitsRequest struct {
 
 func (x *SetLimitsRequest) Reset() {
 	*x = SetLimitsRequest{}
-	mi := &file_admin_proto_msgTypes[22]
+	mi := &file_admin_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1812,7 +1956,7 @@ func (x *SetLimitsRequest) String() string {
 func (*SetLimitsRequest) ProtoMessage() {}
 
 func (x *SetLimitsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[22]
+	mi := &file_admin_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1825,7 +1969,7 @@ func (x *SetLimitsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetLimitsRequest.ProtoReflect.Descriptor instead.
 func (*SetLimitsRequest) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{22}
+	return file_admin_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *SetLimitsRequest) GetSpace() string {
@@ -1872,7 +2016,7 @@ type SetLimitsResponse struct {
 
 func (x *SetLimitsResponse) Reset() {
 	*x = SetLimitsResponse{}
-	mi := &file_admin_proto_msgTypes[23]
+	mi := &file_admin_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1884,7 +2028,7 @@ func (x *SetLimitsResponse) String() string {
 func (*SetLimitsResponse) ProtoMessage() {}
 
 func (x *SetLimitsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[23]
+	mi := &file_admin_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1897,7 +2041,7 @@ func (x *SetLimitsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetLimitsResponse.ProtoReflect.Descriptor instead.
 func (*SetLimitsResponse) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{23}
+	return file_admin_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *SetLimitsResponse) GetSpace() *Space {
@@ -1916,7 +2060,7 @@ type ListObjectsRequest struct {
 
 func (x *ListObjectsRequest) Reset() {
 	*x = ListObjectsRequest{}
-	mi := &file_admin_proto_msgTypes[24]
+	mi := &file_admin_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1928,7 +2072,7 @@ func (x *ListObjectsRequest) String() string {
 func (*ListObjectsRequest) ProtoMessage() {}
 
 func (x *ListObjectsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[24]
+	mi := &file_admin_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1941,7 +2085,7 @@ func (x *ListObjectsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListObjectsRequest.ProtoReflect.Descriptor instead.
 func (*ListObjectsRequest) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{24}
+	return file_admin_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ListObjectsRequest) GetSpace() string {
@@ -1960,7 +2104,7 @@ type ListObjectsResponse struct {
 
 func (x *ListObjectsResponse) Reset() {
 	*x = ListObjectsResponse{}
-	mi := &file_admin_proto_msgTypes[25]
+	mi := &file_admin_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1972,7 +2116,7 @@ func (x *ListObjectsResponse) String() string {
 func (*ListObjectsResponse) ProtoMessage() {}
 
 func (x *ListObjectsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[25]
+	mi := &file_admin_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1985,7 +2129,7 @@ func (x *ListObjectsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListObjectsResponse.ProtoReflect.Descriptor instead.
 func (*ListObjectsResponse) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{25}
+	return file_admin_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ListObjectsResponse) GetObjects() []*Object {
@@ -2006,7 +2150,7 @@ type RemoveObjectRequest struct {
 
 func (x *RemoveObjectRequest) Reset() {
 	*x = RemoveObjectRequest{}
-	mi := &file_admin_proto_msgTypes[26]
+	mi := &file_admin_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2018,7 +2162,7 @@ func (x *RemoveObjectRequest) String() string {
 func (*RemoveObjectRequest) ProtoMessage() {}
 
 func (x *RemoveObjectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[26]
+	mi := &file_admin_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2031,7 +2175,7 @@ func (x *RemoveObjectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveObjectRequest.ProtoReflect.Descriptor instead.
 func (*RemoveObjectRequest) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{26}
+	return file_admin_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *RemoveObjectRequest) GetSpace() string {
@@ -2063,7 +2207,7 @@ type RemoveObjectResponse struct {
 
 func (x *RemoveObjectResponse) Reset() {
 	*x = RemoveObjectResponse{}
-	mi := &file_admin_proto_msgTypes[27]
+	mi := &file_admin_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2075,7 +2219,7 @@ func (x *RemoveObjectResponse) String() string {
 func (*RemoveObjectResponse) ProtoMessage() {}
 
 func (x *RemoveObjectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[27]
+	mi := &file_admin_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2088,7 +2232,7 @@ func (x *RemoveObjectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveObjectResponse.ProtoReflect.Descriptor instead.
 func (*RemoveObjectResponse) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{27}
+	return file_admin_proto_rawDescGZIP(), []int{29}
 }
 
 var File_admin_proto protoreflect.FileDescriptor
@@ -2239,7 +2383,22 @@ const file_admin_proto_rawDesc = "" +
 	"\fAdmitRequest\x12\x14\n" +
 	"\x05space\x18\x01 \x01(\tR\x05space\x12\x12\n" +
 	"\x04pods\x18\x02 \x03(\tR\x04pods\"\x0f\n" +
-	"\rAdmitResponse\"\xfa\x01\n" +
+	"\rAdmitResponse\"\xbc\x02\n" +
+	"\x0ePublishRequest\x12\x17\n" +
+	"\apod_uid\x18\x01 \x01(\tR\x06podUid\x12\x16\n" +
+	"\x06volume\x18\x02 \x01(\tR\x06volume\x12Q\n" +
+	"\n" +
+	"attributes\x18\x03 \x03(\v21.ipcspace.admin.v1.PublishRequest.AttributesEntryR\n" +
+	"attributes\x12\x19\n" +
+	"\bpod_name\x18\x04 \x01(\tR\apodName\x12#\n" +
+	"\rpod_namespace\x18\x05 \x01(\tR\fpodNamespace\x12'\n" +
+	"\x0fservice_account\x18\x06 \x01(\tR\x0eserviceAccount\x1a=\n" +
+	"\x0fAttributesEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"9\n" +
+	"\x0fPublishResponse\x12\x10\n" +
+	"\x03dir\x18\x01 \x01(\tR\x03dir\x12\x14\n" +
+	"\x05space\x18\x02 \x01(\tR\x05space\"\xfa\x01\n" +
 	"\x10SetLimitsRequest\x12\x14\n" +
 	"\x05space\x18\x01 \x01(\tR\x05space\x121\n" +
 	"\x06limits\x18\x02 \x01(\v2\x19.ipcspace.admin.v1.LimitsR\x06limits\x12#\n" +
@@ -2275,7 +2434,7 @@ const file_admin_proto_rawDesc = "" +
 	"LeftBehind\x12\x17\n" +
 	"\x13LEFT_BEHIND_PRIVATE\x10\x00\x12\x14\n" +
 	"\x10LEFT_BEHIND_KEEP\x10\x01\x12\x16\n" +
-	"\x12LEFT_BEHIND_UNUSED\x10\x022\xf3\a\n" +
+	"\x12LEFT_BEHIND_UNUSED\x10\x022\xc5\b\n" +
 	"\x05Admin\x12P\n" +
 	"\aVersion\x12!.ipcspace.admin.v1.VersionRequest\x1a\".ipcspace.admin.v1.VersionResponse\x12\\\n" +
 	"\vCreateSpace\x12%.ipcspace.admin.v1.CreateSpaceRequest\x1a&.ipcspace.admin.v1.CreateSpaceResponse\x12\\\n" +
@@ -2284,7 +2443,8 @@ const file_admin_proto_rawDesc = "" +
 	"ListSpaces\x12$.ipcspace.admin.v1.ListSpacesRequest\x1a%.ipcspace.admin.v1.ListSpacesResponse\x12_\n" +
 	"\fInspectSpace\x12&.ipcspace.admin.v1.InspectSpaceRequest\x1a'.ipcspace.admin.v1.InspectSpaceResponse\x12\\\n" +
 	"\vRemoveSpace\x12%.ipcspace.admin.v1.RemoveSpaceRequest\x1a&.ipcspace.admin.v1.RemoveSpaceResponse\x12J\n" +
-	"\x05Admit\x12\x1f.ipcspace.admin.v1.AdmitRequest\x1a .ipcspace.admin.v1.AdmitResponse\x12V\n" +
+	"\x05Admit\x12\x1f.ipcspace.admin.v1.AdmitRequest\x1a .ipcspace.admin.v1.AdmitResponse\x12P\n" +
+	"\aPublish\x12!.ipcspace.admin.v1.PublishRequest\x1a\".ipcspace.admin.v1.PublishResponse\x12V\n" +
 	"\tSetLimits\x12#.ipcspace.admin.v1.SetLimitsRequest\x1a$.ipcspace.admin.v1.SetLimitsResponse\x12\\\n" +
 	"\vListObjects\x12%.ipcspace.admin.v1.ListObjectsRequest\x1a&.ipcspace.admin.v1.ListObjectsResponse\x12_\n" +
 	"\fRemoveObject\x12&.ipcspace.admin.v1.RemoveObjectRequest\x1a'.ipcspace.admin.v1.RemoveObjectResponse\x12_\n" +
@@ -2303,7 +2463,7 @@ func file_admin_proto_rawDescGZIP() []byte {
 }
 
 var file_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
+var file_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_admin_proto_goTypes = []any{
 	(Family)(0),                   // 0: ipcspace.admin.v1.Family
 	(Reclaim)(0),                  // 1: ipcspace.admin.v1.Reclaim
@@ -2330,27 +2490,30 @@ var file_admin_proto_goTypes = []any{
 	(*RemoveSpaceResponse)(nil),   // 22: ipcspace.admin.v1.RemoveSpaceResponse
 	(*AdmitRequest)(nil),          // 23: ipcspace.admin.v1.AdmitRequest
 	(*AdmitResponse)(nil),         // 24: ipcspace.admin.v1.AdmitResponse
-	(*SetLimitsRequest)(nil),      // 25: ipcspace.admin.v1.SetLimitsRequest
-	(*SetLimitsResponse)(nil),     // 26: ipcspace.admin.v1.SetLimitsResponse
-	(*ListObjectsRequest)(nil),    // 27: ipcspace.admin.v1.ListObjectsRequest
-	(*ListObjectsResponse)(nil),   // 28: ipcspace.admin.v1.ListObjectsResponse
-	(*RemoveObjectRequest)(nil),   // 29: ipcspace.admin.v1.RemoveObjectRequest
-	(*RemoveObjectResponse)(nil),  // 30: ipcspace.admin.v1.RemoveObjectResponse
-	(*timestamppb.Timestamp)(nil), // 31: google.protobuf.Timestamp
+	(*PublishRequest)(nil),        // 25: ipcspace.admin.v1.PublishRequest
+	(*PublishResponse)(nil),       // 26: ipcspace.admin.v1.PublishResponse
+	(*SetLimitsRequest)(nil),      // 27: ipcspace.admin.v1.SetLimitsRequest
+	(*SetLimitsResponse)(nil),     // 28: ipcspace.admin.v1.SetLimitsResponse
+	(*ListObjectsRequest)(nil),    // 29: ipcspace.admin.v1.ListObjectsRequest
+	(*ListObjectsResponse)(nil),   // 30: ipcspace.admin.v1.ListObjectsResponse
+	(*RemoveObjectRequest)(nil),   // 31: ipcspace.admin.v1.RemoveObjectRequest
+	(*RemoveObjectResponse)(nil),  // 32: ipcspace.admin.v1.RemoveObjectResponse
+	nil,                           // 33: ipcspace.admin.v1.PublishRequest.AttributesEntry
+	(*timestamppb.Timestamp)(nil), // 34: google.protobuf.Timestamp
 }
 var file_admin_proto_depIdxs = []int32{
-	31, // 0: ipcspace.admin.v1.Space.created:type_name -> google.protobuf.Timestamp
+	34, // 0: ipcspace.admin.v1.Space.created:type_name -> google.protobuf.Timestamp
 	3,  // 1: ipcspace.admin.v1.Space.limits:type_name -> ipcspace.admin.v1.Limits
 	1,  // 2: ipcspace.admin.v1.Space.reclaim:type_name -> ipcspace.admin.v1.Reclaim
 	2,  // 3: ipcspace.admin.v1.Space.left_behind:type_name -> ipcspace.admin.v1.LeftBehind
 	0,  // 4: ipcspace.admin.v1.Object.family:type_name -> ipcspace.admin.v1.Family
-	31, // 5: ipcspace.admin.v1.Object.changed:type_name -> google.protobuf.Timestamp
-	31, // 6: ipcspace.admin.v1.Object.attached:type_name -> google.protobuf.Timestamp
-	31, // 7: ipcspace.admin.v1.Object.detached:type_name -> google.protobuf.Timestamp
-	31, // 8: ipcspace.admin.v1.Object.operated:type_name -> google.protobuf.Timestamp
-	31, // 9: ipcspace.admin.v1.Object.sent:type_name -> google.protobuf.Timestamp
-	31, // 10: ipcspace.admin.v1.Object.received:type_name -> google.protobuf.Timestamp
-	31, // 11: ipcspace.admin.v1.Session.started:type_name -> google.protobuf.Timestamp
+	34, // 5: ipcspace.admin.v1.Object.changed:type_name -> google.protobuf.Timestamp
+	34, // 6: ipcspace.admin.v1.Object.attached:type_name -> google.protobuf.Timestamp
+	34, // 7: ipcspace.admin.v1.Object.detached:type_name -> google.protobuf.Timestamp
+	34, // 8: ipcspace.admin.v1.Object.operated:type_name -> google.protobuf.Timestamp
+	34, // 9: ipcspace.admin.v1.Object.sent:type_name -> google.protobuf.Timestamp
+	34, // 10: ipcspace.admin.v1.Object.received:type_name -> google.protobuf.Timestamp
+	34, // 11: ipcspace.admin.v1.Session.started:type_name -> google.protobuf.Timestamp
 	3,  // 12: ipcspace.admin.v1.CreateSpaceRequest.limits:type_name -> ipcspace.admin.v1.Limits
 	1,  // 13: ipcspace.admin.v1.CreateSpaceRequest.reclaim:type_name -> ipcspace.admin.v1.Reclaim
 	2,  // 14: ipcspace.admin.v1.CreateSpaceRequest.left_behind:type_name -> ipcspace.admin.v1.LeftBehind
@@ -2363,37 +2526,40 @@ var file_admin_proto_depIdxs = []int32{
 	5,  // 21: ipcspace.admin.v1.InspectSpaceResponse.objects:type_name -> ipcspace.admin.v1.Object
 	6,  // 22: ipcspace.admin.v1.InspectSpaceResponse.sessions:type_name -> ipcspace.admin.v1.Session
 	7,  // 23: ipcspace.admin.v1.InspectSpaceResponse.containers:type_name -> ipcspace.admin.v1.Container
-	3,  // 24: ipcspace.admin.v1.SetLimitsRequest.limits:type_name -> ipcspace.admin.v1.Limits
-	4,  // 25: ipcspace.admin.v1.SetLimitsResponse.space:type_name -> ipcspace.admin.v1.Space
-	5,  // 26: ipcspace.admin.v1.ListObjectsResponse.objects:type_name -> ipcspace.admin.v1.Object
-	0,  // 27: ipcspace.admin.v1.RemoveObjectRequest.family:type_name -> ipcspace.admin.v1.Family
-	8,  // 28: ipcspace.admin.v1.Admin.Version:input_type -> ipcspace.admin.v1.VersionRequest
-	10, // 29: ipcspace.admin.v1.Admin.CreateSpace:input_type -> ipcspace.admin.v1.CreateSpaceRequest
-	12, // 30: ipcspace.admin.v1.Admin.EnsureSpace:input_type -> ipcspace.admin.v1.EnsureSpaceRequest
-	14, // 31: ipcspace.admin.v1.Admin.ListSpaces:input_type -> ipcspace.admin.v1.ListSpacesRequest
-	19, // 32: ipcspace.admin.v1.Admin.InspectSpace:input_type -> ipcspace.admin.v1.InspectSpaceRequest
-	21, // 33: ipcspace.admin.v1.Admin.RemoveSpace:input_type -> ipcspace.admin.v1.RemoveSpaceRequest
-	23, // 34: ipcspace.admin.v1.Admin.Admit:input_type -> ipcspace.admin.v1.AdmitRequest
-	25, // 35: ipcspace.admin.v1.Admin.SetLimits:input_type -> ipcspace.admin.v1.SetLimitsRequest
-	27, // 36: ipcspace.admin.v1.Admin.ListObjects:input_type -> ipcspace.admin.v1.ListObjectsRequest
-	29, // 37: ipcspace.admin.v1.Admin.RemoveObject:input_type -> ipcspace.admin.v1.RemoveObjectRequest
-	16, // 38: ipcspace.admin.v1.Admin.ExamineSpace:input_type -> ipcspace.admin.v1.ExamineSpaceRequest
-	9,  // 39: ipcspace.admin.v1.Admin.Version:output_type -> ipcspace.admin.v1.VersionResponse
-	11, // 40: ipcspace.admin.v1.Admin.CreateSpace:output_type -> ipcspace.admin.v1.CreateSpaceResponse
-	13, // 41: ipcspace.admin.v1.Admin.EnsureSpace:output_type -> ipcspace.admin.v1.EnsureSpaceResponse
-	15, // 42: ipcspace.admin.v1.Admin.ListSpaces:output_type -> ipcspace.admin.v1.ListSpacesResponse
-	20, // 43: ipcspace.admin.v1.Admin.InspectSpace:output_type -> ipcspace.admin.v1.InspectSpaceResponse
-	22, // 44: ipcspace.admin.v1.Admin.RemoveSpace:output_type -> ipcspace.admin.v1.RemoveSpaceResponse
-	24, // 45: ipcspace.admin.v1.Admin.Admit:output_type -> ipcspace.admin.v1.AdmitResponse
-	26, // 46: ipcspace.admin.v1.Admin.SetLimits:output_type -> ipcspace.admin.v1.SetLimitsResponse
-	28, // 47: ipcspace.admin.v1.Admin.ListObjects:output_type -> ipcspace.admin.v1.ListObjectsResponse
-	30, // 48: ipcspace.admin.v1.Admin.RemoveObject:output_type -> ipcspace.admin.v1.RemoveObjectResponse
-	17, // 49: ipcspace.admin.v1.Admin.ExamineSpace:output_type -> ipcspace.admin.v1.ExamineSpaceResponse
-	39, // [39:50] is the sub-list for method output_type
-	28, // [28:39] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	33, // 24: ipcspace.admin.v1.PublishRequest.attributes:type_name -> ipcspace.admin.v1.PublishRequest.AttributesEntry
+	3,  // 25: ipcspace.admin.v1.SetLimitsRequest.limits:type_name -> ipcspace.admin.v1.Limits
+	4,  // 26: ipcspace.admin.v1.SetLimitsResponse.space:type_name -> ipcspace.admin.v1.Space
+	5,  // 27: ipcspace.admin.v1.ListObjectsResponse.objects:type_name -> ipcspace.admin.v1.Object
+	0,  // 28: ipcspace.admin.v1.RemoveObjectRequest.family:type_name -> ipcspace.admin.v1.Family
+	8,  // 29: ipcspace.admin.v1.Admin.Version:input_type -> ipcspace.admin.v1.VersionRequest
+	10, // 30: ipcspace.admin.v1.Admin.CreateSpace:input_type -> ipcspace.admin.v1.CreateSpaceRequest
+	12, // 31: ipcspace.admin.v1.Admin.EnsureSpace:input_type -> ipcspace.admin.v1.EnsureSpaceRequest
+	14, // 32: ipcspace.admin.v1.Admin.ListSpaces:input_type -> ipcspace.admin.v1.ListSpacesRequest
+	19, // 33: ipcspace.admin.v1.Admin.InspectSpace:input_type -> ipcspace.admin.v1.InspectSpaceRequest
+	21, // 34: ipcspace.admin.v1.Admin.RemoveSpace:input_type -> ipcspace.admin.v1.RemoveSpaceRequest
+	23, // 35: ipcspace.admin.v1.Admin.Admit:input_type -> ipcspace.admin.v1.AdmitRequest
+	25, // 36: ipcspace.admin.v1.Admin.Publish:input_type -> ipcspace.admin.v1.PublishRequest
+	27, // 37: ipcspace.admin.v1.Admin.SetLimits:input_type -> ipcspace.admin.v1.SetLimitsRequest
+	29, // 38: ipcspace.admin.v1.Admin.ListObjects:input_type -> ipcspace.admin.v1.ListObjectsRequest
+	31, // 39: ipcspace.admin.v1.Admin.RemoveObject:input_type -> ipcspace.admin.v1.RemoveObjectRequest
+	16, // 40: ipcspace.admin.v1.Admin.ExamineSpace:input_type -> ipcspace.admin.v1.ExamineSpaceRequest
+	9,  // 41: ipcspace.admin.v1.Admin.Version:output_type -> ipcspace.admin.v1.VersionResponse
+	11, // 42: ipcspace.admin.v1.Admin.CreateSpace:output_type -> ipcspace.admin.v1.CreateSpaceResponse
+	13, // 43: ipcspace.admin.v1.Admin.EnsureSpace:output_type -> ipcspace.admin.v1.EnsureSpaceResponse
+	15, // 44: ipcspace.admin.v1.Admin.ListSpaces:output_type -> ipcspace.admin.v1.ListSpacesResponse
+	20, // 45: ipcspace.admin.v1.Admin.InspectSpace:output_type -> ipcspace.admin.v1.InspectSpaceResponse
+	22, // 46: ipcspace.admin.v1.Admin.RemoveSpace:output_type -> ipcspace.admin.v1.RemoveSpaceResponse
+	24, // 47: ipcspace.admin.v1.Admin.Admit:output_type -> ipcspace.admin.v1.AdmitResponse
+	26, // 48: ipcspace.admin.v1.Admin.Publish:output_type -> ipcspace.admin.v1.PublishResponse
+	28, // 49: ipcspace.admin.v1.Admin.SetLimits:output_type -> ipcspace.admin.v1.SetLimitsResponse
+	30, // 50: ipcspace.admin.v1.Admin.ListObjects:output_type -> ipcspace.admin.v1.ListObjectsResponse
+	32, // 51: ipcspace.admin.v1.Admin.RemoveObject:output_type -> ipcspace.admin.v1.RemoveObjectResponse
+	17, // 52: ipcspace.admin.v1.Admin.ExamineSpace:output_type -> ipcspace.admin.v1.ExamineSpaceResponse
+	41, // [41:53] is the sub-list for method output_type
+	29, // [29:41] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_admin_proto_init() }
@@ -2402,14 +2568,14 @@ func file_admin_proto_init() {
 		return
 	}
 	file_admin_proto_msgTypes[0].OneofWrappers = []any{}
-	file_admin_proto_msgTypes[22].OneofWrappers = []any{}
+	file_admin_proto_msgTypes[24].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_admin_proto_rawDesc), len(file_admin_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   28,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -29,6 +29,7 @@ const (
 	Admin_InspectSpace_FullMethodName = "/ipcspace.admin.v1.Admin/InspectSpace"
 	Admin_RemoveSpace_FullMethodName  = "/ipcspace.admin.v1.Admin/RemoveSpace"
 	Admin_Admit_FullMethodName        = "/ipcspace.admin.v1.Admin/Admit"
+	Admin_Publish_FullMethodName      = "/ipcspace.admin.v1.Admin/Publish"
 	Admin_SetLimits_FullMethodName    = "/ipcspace.admin.v1.Admin/SetLimits"
 	Admin_ListObjects_FullMethodName  = "/ipcspace.admin.v1.Admin/ListObjects"
 	Admin_RemoveObject_FullMethodName = "/ipcspace.admin.v1.Admin/RemoveObject"
@@ -41,7 +42,8 @@ const (
 //
 // Errors: NOT_FOUND (space, object), ALREADY_EXISTS, INVALID_ARGUMENT,
 // FAILED_PRECONDITION (space in use, other layout version),
-// RESOURCE_EXHAUSTED (the node's budget), UNAVAILABLE (shutting down).
+// RESOURCE_EXHAUSTED (the node's budget), UNAVAILABLE (shutting down). Messages
+// name the remedy.
 type AdminClient interface {
 	// Version says who answers.
 	Version(ctx context.Context, in *VersionRequest, opts ...grpc.CallOption) (*VersionResponse, error)
@@ -59,6 +61,14 @@ type AdminClient interface {
 	RemoveSpace(ctx context.Context, in *RemoveSpaceRequest, opts ...grpc.CallOption) (*RemoveSpaceResponse, error)
 	// Admit says whose processes may register with a space.
 	Admit(ctx context.Context, in *AdmitRequest, opts ...grpc.CallOption) (*AdmitResponse, error)
+	// Publish lets a Kubernetes pod into the space that a volume of it names; the
+	// space is claimed for this node and made if need be. Again for the same
+	// volume: the same answer. NOT_FOUND (pod, or an IPCSpace of another
+	// namespace), PERMISSION_DENIED, INVALID_ARGUMENT (what the pod says of its
+	// volume), FAILED_PRECONDITION (claimed by another node, being drained, or a
+	// manager without --kubernetes), UNAVAILABLE (the API server, or not ready
+	// yet: try again).
+	Publish(ctx context.Context, in *PublishRequest, opts ...grpc.CallOption) (*PublishResponse, error)
 	// SetLimits changes the limits of a space in use. What exists stays as it
 	// is; only shm_rmid_forced removes segments that nobody has attached.
 	SetLimits(ctx context.Context, in *SetLimitsRequest, opts ...grpc.CallOption) (*SetLimitsResponse, error)
@@ -148,6 +158,16 @@ func (c *adminClient) Admit(ctx context.Context, in *AdmitRequest, opts ...grpc.
 	return out, nil
 }
 
+func (c *adminClient) Publish(ctx context.Context, in *PublishRequest, opts ...grpc.CallOption) (*PublishResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PublishResponse)
+	err := c.cc.Invoke(ctx, Admin_Publish_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *adminClient) SetLimits(ctx context.Context, in *SetLimitsRequest, opts ...grpc.CallOption) (*SetLimitsResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(SetLimitsResponse)
@@ -194,7 +214,8 @@ func (c *adminClient) ExamineSpace(ctx context.Context, in *ExamineSpaceRequest,
 //
 // Errors: NOT_FOUND (space, object), ALREADY_EXISTS, INVALID_ARGUMENT,
 // FAILED_PRECONDITION (space in use, other layout version),
-// RESOURCE_EXHAUSTED (the node's budget), UNAVAILABLE (shutting down).
+// RESOURCE_EXHAUSTED (the node's budget), UNAVAILABLE (shutting down). Messages
+// name the remedy.
 type AdminServer interface {
 	// Version says who answers.
 	Version(context.Context, *VersionRequest) (*VersionResponse, error)
@@ -212,6 +233,14 @@ type AdminServer interface {
 	RemoveSpace(context.Context, *RemoveSpaceRequest) (*RemoveSpaceResponse, error)
 	// Admit says whose processes may register with a space.
 	Admit(context.Context, *AdmitRequest) (*AdmitResponse, error)
+	// Publish lets a Kubernetes pod into the space that a volume of it names; the
+	// space is claimed for this node and made if need be. Again for the same
+	// volume: the same answer. NOT_FOUND (pod, or an IPCSpace of another
+	// namespace), PERMISSION_DENIED, INVALID_ARGUMENT (what the pod says of its
+	// volume), FAILED_PRECONDITION (claimed by another node, being drained, or a
+	// manager without --kubernetes), UNAVAILABLE (the API server, or not ready
+	// yet: try again).
+	Publish(context.Context, *PublishRequest) (*PublishResponse, error)
 	// SetLimits changes the limits of a space in use. What exists stays as it
 	// is; only shm_rmid_forced removes segments that nobody has attached.
 	SetLimits(context.Context, *SetLimitsRequest) (*SetLimitsResponse, error)
@@ -251,6 +280,9 @@ func (UnimplementedAdminServer) RemoveSpace(context.Context, *RemoveSpaceRequest
 }
 func (UnimplementedAdminServer) Admit(context.Context, *AdmitRequest) (*AdmitResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Admit not implemented")
+}
+func (UnimplementedAdminServer) Publish(context.Context, *PublishRequest) (*PublishResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Publish not implemented")
 }
 func (UnimplementedAdminServer) SetLimits(context.Context, *SetLimitsRequest) (*SetLimitsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method SetLimits not implemented")
@@ -411,6 +443,24 @@ func _Admin_Admit_Handler(srv interface{}, ctx context.Context, dec func(interfa
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Admin_Publish_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PublishRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).Publish(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_Publish_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).Publish(ctx, req.(*PublishRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Admin_SetLimits_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(SetLimitsRequest)
 	if err := dec(in); err != nil {
@@ -517,6 +567,10 @@ var Admin_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Admit",
 			Handler:    _Admin_Admit_Handler,
+		},
+		{
+			MethodName: "Publish",
+			Handler:    _Admin_Publish_Handler,
 		},
 		{
 			MethodName: "SetLimits",

@@ -78,7 +78,7 @@ func serve(t *testing.T, m Manager) (*Client, string) {
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
-	go func() { ended <- Serve(ctx, m, listener, "v1", slog.New(slog.DiscardHandler)) }()
+	go func() { ended <- Serve(ctx, m, nil, listener, "v1", slog.New(slog.DiscardHandler)) }()
 	t.Cleanup(func() {
 		stop()
 		if err := <-ended; err != nil {
@@ -150,6 +150,10 @@ func TestCalls(t *testing.T) {
 	_, err = client.RemoveObject(ctx, &RemoveObjectRequest{Space: "shop", Id: 5})
 	if status.Code(err) != codes.InvalidArgument {
 		t.Errorf("RemoveObject of no family: %v", err)
+	}
+	_, err = client.Publish(ctx, &PublishRequest{PodUid: "5"})
+	if status.Code(err) != codes.FailedPrecondition {
+		t.Errorf("Publish of a manager without Kubernetes: %v", err)
 	}
 	health, err := grpc_health_v1.NewHealthClient(client.conn).Check(ctx, &grpc_health_v1.HealthCheckRequest{})
 	if err != nil || health.GetStatus() != grpc_health_v1.HealthCheckResponse_SERVING {

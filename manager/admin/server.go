@@ -34,6 +34,12 @@ type Manager interface {
 	Examine(space string) ([]manager.Finding, error)
 }
 
+// Publisher lets Kubernetes pods into spaces; *kube.Node is one. Its errors
+// are gRPC statuses.
+type Publisher interface {
+	Publish(context.Context, *PublishRequest) (*PublishResponse, error)
+}
+
 // stopPatience is how long calls under way may take once Serve is to end.
 const stopPatience = 2 * time.Second
 
@@ -116,10 +122,11 @@ func peerUID(conn *net.UnixConn) (uint32, error) {
 }
 
 // Serve answers on listener until ctx is done, and closes it. version is what
-// Version reports of the program.
-func Serve(ctx context.Context, m Manager, listener net.Listener, version string, log *slog.Logger) error {
+// Version reports of the program. pods is nil for a manager that does not
+// serve Kubernetes.
+func Serve(ctx context.Context, m Manager, pods Publisher, listener net.Listener, version string, log *slog.Logger) error {
 	server := grpc.NewServer()
-	RegisterAdminServer(server, &service{manager: m, version: version})
+	RegisterAdminServer(server, &service{manager: m, pods: pods, version: version})
 	alive := health.NewServer()
 	grpc_health_v1.RegisterHealthServer(server, alive)
 
@@ -151,6 +158,7 @@ func Serve(ctx context.Context, m Manager, listener net.Listener, version string
 type service struct {
 	UnimplementedAdminServer
 	manager Manager
+	pods    Publisher // nil: no Kubernetes
 	version string
 }
 
@@ -217,6 +225,13 @@ func (s *service) Admit(ctx context.Context, r *AdmitRequest) (*AdmitResponse, e
 		return nil, statusOf(err)
 	}
 	return &AdmitResponse{}, nil
+}
+
+func (s *service) Publish(ctx context.Context, r *PublishRequest) (*PublishResponse, error) {
+	if s.pods == nil {
+		return nil, status.Error(codes.FailedPrecondition, "this manager does not serve Kubernetes; start it with --kubernetes")
+	}
+	return s.pods.Publish(ctx, r)
 }
 
 func (s *service) SetLimits(ctx context.Context, r *SetLimitsRequest) (*SetLimitsResponse, error) {

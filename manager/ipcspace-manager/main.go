@@ -105,7 +105,7 @@ func run(args []string, out io.Writer) error {
 		return errors.Join(err, m.Close())
 	}
 	served := make(chan error, 1)
-	go func() { served <- admin.Serve(ctx, m, listener, version, o.config.Log) }()
+	go func() { served <- admin.Serve(ctx, m, nil, listener, version, o.config.Log) }()
 	notify("READY=1")
 	o.config.Log.Info("ready", "root", o.config.Root)
 	select {
