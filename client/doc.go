@@ -63,8 +63,8 @@
 //
 // All methods may be called by any number of goroutines at once. What is in an
 // attached segment is the program's to synchronize, by sync/atomic or under a
-// semaphore: the race detector knows of neither other processes nor
-// semaphores.
+// semaphore. The race detector knows that calls on one object are ordered; it
+// does not look into attached memory, and atomics there order nothing to it.
 //
 // Programs started by os/exec are sessions of their own and inherit nothing:
 // no descriptor, no attach, no undo. A program that calls syscall.Exec stays

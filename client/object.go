@@ -171,6 +171,8 @@ func (o *object) moved(err error, restarts int) bool {
 
 // on does something with the object's handle, again if the object moved.
 func (o *object) on(ctx context.Context, rights uint32, do func(h *handle) error) error {
+	o.begin()
+	defer o.end()
 	for restarts := 0; ; restarts++ {
 		h, err := o.ready(ctx, rights, restarts)
 		if err != nil {
@@ -187,6 +189,7 @@ func (o *object) on(ctx context.Context, rights uint32, do func(h *handle) error
 // Remove removes the object (IPC_RMID). Calls that wait for it end with
 // ErrRemoved. A segment stays for those who have it attached.
 func (o *object) Remove(ctx context.Context) error {
+	o.begin()
 	_, err := o.s.tell(ctx, abi.MsgCtl, int64(o.family), int64(o.id), ipcRmid)
 	return o.failed(ctx, ctlCalls[o.family], err)
 }
@@ -199,6 +202,7 @@ type Permissions struct {
 }
 
 func (o *object) setPermissions(ctx context.Context, p Permissions, body []byte) error {
+	o.begin()
 	r, err := o.s.call(ctx, abi.MsgCtl, body, int64(o.family), int64(o.id), ipcSet, int64(p.UID), int64(p.GID), int64(p.Mode))
 	if err == nil {
 		r.close()
@@ -209,6 +213,7 @@ func (o *object) setPermissions(ctx context.Context, p Permissions, body []byte)
 // stat asks the manager for what it knows of the object.
 func (o *object) stat(ctx context.Context) (st abi.Stat, err error) {
 	r, err := o.s.call(ctx, abi.MsgCtl, nil, int64(o.family), int64(o.id), ipcStat)
+	o.end()
 	if err != nil {
 		return st, o.failed(ctx, ctlCalls[o.family], err)
 	}

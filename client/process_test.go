@@ -370,6 +370,7 @@ func share() {
 
 // C and Go programs share a counter, a semaphore and a segment.
 func TestShareWithC(t *testing.T) {
+	needsLibrary(t)
 	peer := compile(t, "testdata/share.c")
 	s := open(t)
 	set := newSet(t, s, 1)
@@ -503,6 +504,13 @@ func compile(t testing.TB, source string) string {
 		t.Fatalf("%v: %s", err, out)
 	}
 	return program
+}
+
+func needsLibrary(t testing.TB) {
+	t.Helper()
+	if _, err := os.Stat(filepath.Join(os.Getenv("IPCSPACE_DIR"), "lib", "libipcspace.so")); err != nil {
+		t.Fatalf("%v; run make library first", err)
+	}
 }
 
 // withLibrary has a C program use the space.

@@ -52,7 +52,10 @@ func flagsOf(flags []MessageFlag) (all int) {
 // ErrWouldBlock (NoWait), ErrRemoved, ErrPermission; ErrInvalid: the type, or
 // a text longer than Limits.MsgMax.
 func (q *Queue) Send(ctx context.Context, typ int64, text []byte, flags ...MessageFlag) error {
-	if err := q.send(ctx, typ, text, flagsOf(flags)); err != nil {
+	q.begin()
+	err := q.send(ctx, typ, text, flagsOf(flags))
+	q.end()
+	if err != nil {
 		return q.failed(ctx, "msgsnd", err)
 	}
 	return nil
@@ -87,7 +90,10 @@ func (q *Queue) send(ctx context.Context, typ int64, text []byte, flags int) err
 // ErrTooBig: the message is longer than buf, and stays. ErrNoMessage (NoWait),
 // ErrRemoved, ErrPermission.
 func (q *Queue) Receive(ctx context.Context, typ int64, buf []byte, flags ...MessageFlag) (n int, got int64, err error) {
-	if n, got, err = q.receive(ctx, typ, buf, flagsOf(flags)); err != nil {
+	q.begin()
+	n, got, err = q.receive(ctx, typ, buf, flagsOf(flags))
+	q.end()
+	if err != nil {
 		return 0, 0, q.failed(ctx, "msgrcv", err)
 	}
 	return n, got, nil
@@ -157,6 +163,7 @@ func (q *Queue) Stat(ctx context.Context) (QueueStat, error) {
 
 func (q *Queue) statDirect(ctx context.Context, h *handle, rec *abi.Record) (QueueStat, error) {
 	st, now := statOf(rec), h.queue.Stat()
+	q.end()
 	runtime.KeepAlive(h)
 	sender, err := q.s.pidOf(ctx, now.Sender)
 	if err != nil {

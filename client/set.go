@@ -85,7 +85,9 @@ func (s *Space) SetByID(id int) *Set {
 func (s *Set) Op(ctx context.Context, ops ...Op) error {
 	if len(ops) == 1 {
 		if h := s.good(); h != nil && h.set != nil && h.rights&(abi.AccessRead|abi.AccessWrite) == abi.AccessRead|abi.AccessWrite {
+			s.begin()
 			done, err := h.set.Now(abi.SemOp(ops[0]))
+			s.end()
 			runtime.KeepAlive(h)
 			if done {
 				if err == 0 {
@@ -260,6 +262,7 @@ func (s *Set) Stat(ctx context.Context) (SetStat, error) {
 		if rec, _, ok := s.s.table.record(abi.Sem, s.id); ok {
 			st = statOf(&rec)
 			st.Time[0], st.Time[2] = h.set.OTime(), max(st.Time[2], h.set.CTime())
+			s.end()
 			runtime.KeepAlive(h)
 			return SetStat{status(&st), int(st.Size), seconds(st.Time[0])}, nil
 		}
