@@ -6,6 +6,10 @@
  * child. Prepare copies the attaches there and holds the control lock, so
  * that the copy is true; the child claims the page. A child of a raw clone is
  * told by the wiped page at its first call and registers then.
+ *
+ * The handlers are there from the start: prepare waits for a registration that
+ * another thread has begun. And as the first that libc was told of, they run
+ * closest to the fork itself: handlers of the program may make calls.
  */
 #include "attach.h"
 
@@ -62,8 +66,16 @@ static long get_spare(void *unused)
 	return r == 0 && control.spare == NULL ? -EMFILE : r;
 }
 
+/* Without a space now and for good. */
+static bool never_a_space(void)
+{
+	return session.mode == MODE_KERNEL || session.mode == MODE_REFUSED;
+}
+
 static void prepare(void)
 {
+	if (never_a_space())
+		return;
 	control_lock();
 	attach_exclude();
 	control.used_spare = 0;
@@ -87,6 +99,8 @@ static void prepare(void)
 
 static void parent(void)
 {
+	if (never_a_space())
+		return;
 	FAIL_POINT("fork: parent goes on");
 	if (control.used_spare != 0) {
 		room_give_page(control.spare);
@@ -113,6 +127,8 @@ static void child(void)
 {
 	struct abi_session_page *page = control.used_spare ? control.spare : NULL;
 
+	if (never_a_space())
+		return;
 	control_inherit();
 	FAIL_POINT("fork: child begins");
 	if (session.mode == MODE_SPACE) {
@@ -147,6 +163,16 @@ static void count_pieces(void)
 	}
 }
 
+void fork_forget(void)
+{
+	forget_parent();
+	if (control.spare != NULL)
+		room_give_page(control.spare);
+	control.spare = NULL;
+	session.page = NULL;
+	session.number = 0;
+}
+
 /* With the control lock held in the parent or not: only this thread is left. */
 void fork_adopt(void)
 {
@@ -155,12 +181,7 @@ void fork_adopt(void)
 	control_reset();
 	control_lock();
 	if (load32(session.alive) != 1) {
-		forget_parent();
-		if (control.spare != NULL)
-			room_give_page(control.spare);
-		control.spare = NULL;
-		session.page = NULL;
-		session.number = 0;
+		fork_forget();
 		if (channel_open() == 0) {
 			count_pieces();
 			store32((uint32_t *)session.alive, 1);
@@ -187,13 +208,8 @@ long fork_by_number(long number, const long *a)
 	return pid;
 }
 
-void fork_watch(void)
+__attribute__((constructor)) static void watch(void)
 {
-	static bool watched;
-
-	if (watched)
-		return;
-	watched = true;
 	if (__register_atfork != NULL)
 		__register_atfork(prepare, parent, child, NULL);
 	else if (pthread_atfork != NULL)

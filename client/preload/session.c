@@ -257,8 +257,12 @@ static long arrive(void *unused)
 	}
 	if (r == 0) {
 		session.cpus = count_cpus();
+		if (load32(session.alive) != 1)
+			fork_forget();
 		r = channel_open();
 	}
+	if (r == 0)
+		store32((uint32_t *)session.alive, 1);
 	return r;
 }
 
@@ -276,7 +280,6 @@ static int register_process(void)
 
 	if (r == -EMFILE)
 		r = with_descriptors(arrive, NULL);
-	fork_watch();
 
 	if (r == -ENOENT && !dir_named && !required) {
 		store32(&session.mode, MODE_KERNEL);

@@ -45,9 +45,10 @@ uint64_t fd_inode(int fd);
 /* Moves fd out of the program's way. */
 int fd_move(int fd);
 
-void fork_watch(void);
-/* In a child that fork_watch did not see being made. */
+/* In a child that the handlers of fork did not see being made. */
 void fork_adopt(void);
+/* The same, when its parent was about to register. */
+void fork_forget(void);
 
 /* --- borrow.c ---------------------------------------------------------- */
 

@@ -108,6 +108,34 @@ ROW(229, "after fork of a process whose other threads are in the middle of calls
 		EXPECT_OK(pthread_join(t[i], NULL));
 }
 
+static void *use_once(void *u)
+{
+	EXPECT_EQ(use(u), 0);
+	return NULL;
+}
+
+/* The delays cover the time that a first call takes. */
+ROW(229, "after fork or a raw clone while another thread makes the process's first call")
+{
+	static struct used u;
+	u = made_elsewhere();
+	for (int i = 0; i < 60; i++) {
+		pid_t p, q;
+		CHILD(p) {
+			pthread_t t;
+			EXPECT_OK(pthread_create(&t, NULL, use_once, &u));
+			for (double end = now() + i * 20e-6; now() < end;)
+				;
+			q = i % 2 ? fork_() : (pid_t)syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0);
+			if (q == 0)
+				_exit(use(&u));
+			JOIN(q);
+			EXPECT_OK(pthread_join(t, NULL));
+		}
+		JOIN(p);
+	}
+}
+
 ROW(229, "in a vfork child, and after it")
 {
 	struct used u = made_elsewhere();
