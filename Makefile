@@ -99,6 +99,10 @@ test-programs: build $(BIN)/test/libipcspace-fail.so ## conformance with the ker
 test-containers: build ## real containers: Docker, containerd and runc, with the manager and the shim
 	$(GO) test -count=1 -timeout 40m $(TEST_FLAGS) ./test/containers
 
+.PHONY: cluster
+cluster: ## builds a Kubernetes cluster's programs into the cache, once (minutes)
+	@test/e2e/tools/build.sh
+
 .PHONY: conformance
 conformance: build ## the table: row, test, kernel, space
 	CONFORMANCE_TABLE=$(abspath $(BIN))/conformance.md $(GO) test -count=1 -timeout 40m $(TEST_FLAGS) ./test/conformance; \

@@ -20,6 +20,8 @@ docker.io        the same; its daemon is started by the tests alone
 libseccomp-dev   to build containerd's newer runc
 pkg-config       the same
 spin             checks the model of the protocol
+iproute2         a Kubernetes node's network
+iptables         the same: its services
 busybox-static   what the containers run, and a static program
 dpkg-dev         the source of PostgreSQL, to build it with System V semaphores
 bison            the same
@@ -31,7 +33,7 @@ EOF
 
 if ! command -v dpkg-query >/dev/null; then
 	missing=
-	for tool in gcc readelf ipcs ipcmk perl fakeroot musl-gcc runc busybox bison flex aarch64-linux-gnu-gcc; do
+	for tool in gcc readelf ipcs ipcmk perl fakeroot musl-gcc runc ip iptables busybox bison flex aarch64-linux-gnu-gcc; do
 		command -v "$tool" >/dev/null || missing="$missing $tool"
 	done
 	[ -z "$missing" ] && exit 0
