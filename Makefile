@@ -27,7 +27,7 @@ help: ## this list
 # ---- build ----
 
 # A room joins the build when it has its first file.
-COMMANDS := $(foreach c,client/ipcspace manager/ipcspace-manager shim/ipcspace-shim,$(if $(wildcard $(c)/*.go),$(notdir $(c))))
+COMMANDS := $(foreach c,client/ipcspace manager/ipcspace-manager shim/ipcspace-shim csi/ipcspace-csi,$(if $(wildcard $(c)/*.go),$(notdir $(c))))
 PRELOAD  := $(wildcard client/preload/*.c)
 LIBRARY  := $(if $(PRELOAD),$(BIN)/libipcspace.so)
 # The second architecture is optional where its compiler is missing, except in continuous integration.
@@ -39,13 +39,15 @@ commands: $(addprefix $(BIN)/,$(COMMANDS))
 library: $(LIBRARY) $(ARM64)
 
 # Go knows better than make what is out of date.
-.PHONY: $(BIN)/ipcspace $(BIN)/ipcspace-manager $(BIN)/ipcspace-shim
+.PHONY: $(BIN)/ipcspace $(BIN)/ipcspace-manager $(BIN)/ipcspace-shim $(BIN)/ipcspace-csi
 $(BIN)/ipcspace:
 	@$(GO_BUILD) -o $@ ./client/ipcspace
 $(BIN)/ipcspace-manager:
 	@$(GO_BUILD) -o $@ ./manager/ipcspace-manager
 $(BIN)/ipcspace-shim:
 	@$(GO_BUILD) -o $@ ./shim/ipcspace-shim
+$(BIN)/ipcspace-csi:
+	@$(GO_BUILD) -o $@ ./csi/ipcspace-csi
 
 # libipcspace.so lives inside programs of any libc and age: no DT_NEEDED, nothing undefined but weak
 # references (-z defs), no outline atomics (libgcc's ask libc). libgcc has the arithmetic that the
@@ -167,7 +169,7 @@ demo: ## two isolated spaces with PostgreSQL in each, in about a minute
 
 .PHONY: vet
 vet: ## format, go vet, and that generated files are up to date
-	@unformatted="$$(gofmt -l client manager shim test)"; \
+	@unformatted="$$(gofmt -l client manager shim csi test)"; \
 		if [ -n "$$unformatted" ]; then echo "not formatted, run make fmt:"; echo "$$unformatted"; exit 1; fi
 	$(GO) vet ./...
 	@mkdir -p $(CACHE) && (cd client/abi && $(GO) run ./gen $(CACHE)/abi.h) && \
@@ -175,7 +177,7 @@ vet: ## format, go vet, and that generated files are up to date
 
 .PHONY: fmt
 fmt: ## format the Go sources
-	gofmt -w client manager shim test
+	gofmt -w client manager shim csi test
 
 # What test/tools/go.mod pins is built once, into a cache outside the tree.
 PROTOC_PLUGINS := $(addprefix $(CACHE)/tools/,protoc-gen-go protoc-gen-go-grpc)

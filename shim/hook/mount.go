@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ipcspace/ipcspace/shim"
+	"github.com/ipcspace/ipcspace/shim/bind"
 )
 
 // plan is what a container gets.
@@ -137,14 +138,8 @@ type tree struct {
 }
 
 func (t *tree) take() (err error) {
-	if t.fd, err = unix.OpenTree(unix.AT_FDCWD, t.source, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return &os.PathError{Op: "open_tree", Path: t.source, Err: err}
-	}
-	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV}
-	if err := unix.MountSetattr(t.fd, "", unix.AT_EMPTY_PATH, &attr); err != nil {
-		return &os.PathError{Op: "mount_setattr", Path: t.source, Err: err}
-	}
-	return nil
+	t.fd, err = bind.Clone(t.source)
+	return err
 }
 
 // attach mounts the tree at its target in the container's root, which is made if it is not there.
@@ -154,7 +149,7 @@ func (t *tree) attach(rootfs int) error {
 		return err
 	}
 	defer unix.Close(at)
-	if err := unix.MoveMount(t.fd, "", at, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH); err != nil {
+	if err := bind.Attach(t.fd, at); err != nil {
 		return fmt.Errorf("mount %s in the container: %w", t.target, err)
 	}
 	return nil
@@ -225,7 +220,7 @@ func hideTables(rootfs int) error {
 		return fmt.Errorf("hide the container's /proc/sysvipc: %w", err)
 	}
 	defer unix.Close(empty)
-	if err := unix.MoveMount(empty, "", at, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH); err != nil {
+	if err := bind.Attach(empty, at); err != nil {
 		return fmt.Errorf("hide the container's /proc/sysvipc: %w", err)
 	}
 	return nil
