@@ -108,6 +108,9 @@ done
 dpkg-source --no-check -x "$source_package"_*.dsc tree >unpack.log 2>&1 ||
 	{ tail -n 20 unpack.log >&2; exit 1; }
 
+# PostgreSQL's makefiles generate headers only where no other make stands above them.
+unset MAKELEVEL MAKEFLAGS MFLAGS
+
 say "building $version, some minutes"
 result=$cache/postgresql-sysv-$version
 cd tree
