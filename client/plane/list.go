@@ -67,8 +67,12 @@ func (c *cursor) find(off int) bool {
 	return false
 }
 
-// add appends a cell that is on no list and whose own link is the end.
+// add appends a cell that is on no list. Its own link may lead anywhere still,
+// from an earlier life: a message that another process made is added here too.
 func (t *transaction) add(l list, off int) {
+	if own := off + offNext; uint32(t.get(own)) != 0 {
+		t.setLink(own, 0)
+	}
 	number := t.o.number(off)
 	last, ok := t.o.cell(t.get(l.tail))
 	if _, some := t.o.cell(t.get(l.head)); ok && some {

@@ -66,6 +66,29 @@ func (q *Queue) sending(t testing.TB, ctx context.Context, typ int64, text strin
 	return done
 }
 
+// A message that the C library made has the link of its cell's earlier life
+// until it is queued. Admitted by this side, it must end the list all the same.
+func TestAdmitOfAStaleLink(t *testing.T) {
+	f := newFile(t, 0, 32, 0)
+	a, b := f.queue(7), f.queue(8)
+	f.qbytes.Store(4)
+	ok(t, a.Send(bg, 1, []byte("full"), 0))
+	sent := a.sending(t, bg, 1, "next")
+	for i := range a.cells() {
+		if off := a.cellsOff + i*abi.CellSize; a.state(off).kind() == abi.KindMessage && a.state(off).phase() == abi.CellOwned {
+			a.setNext(off, 32) // a free cell
+		}
+	}
+	for _, text := range []string{"full", "next"} {
+		if got := b.get(t, 9, 0, 0); got.text != text || got.err != nil {
+			t.Errorf("got %v instead of %s", got, text)
+		}
+		ok(t, b.Verify())
+	}
+	ok(t, <-sent)
+	b.verify(t, 0, 0)
+}
+
 func TestSendReceive(t *testing.T) {
 	f := newFile(t, 0, 16, 0)
 	a, b := f.queue(7), f.queue(8)

@@ -188,9 +188,10 @@ static void free_index(struct handle *h, struct abi_message_cell *m)
 void message_free(struct handle *h, uint32_t cell)
 {
 	struct abi_message_cell *m = message_at(h, cell);
+	uint64_t w = m ? load64(&m->state) : 0;
 
-	if (m == NULL || cell_kind(load64(&m->state)) != ABI_KIND_MESSAGE ||
-	    cell_session(load64(&m->state)) != session.number)
+	if (m == NULL || cell_kind(w) != ABI_KIND_MESSAGE || cell_state(w) != ABI_CELL_OWNED ||
+	    cell_session(w) != session.number)
 		return;
 	uint32_t chunks = chunk_count(m->size), index = 0;
 

@@ -34,6 +34,13 @@ static struct wanted convert(size_t room, int64_t type, int flags)
 	return w;
 }
 
+static bool queued(const struct abi_message_cell *m)
+{
+	uint64_t w = load64(&m->state);
+
+	return cell_kind(w) == ABI_KIND_MESSAGE && cell_state(w) == ABI_CELL_QUEUED;
+}
+
 /* The message that w wants, index + 1, and the one before it; 0: none. */
 static uint32_t find(struct txn *t, const struct wanted *w, uint32_t *prev)
 {
@@ -46,6 +53,8 @@ static uint32_t find(struct txn *t, const struct wanted *w, uint32_t *prev)
 	for (uint32_t n = 0; at != 0 && at <= h->cells && n < h->cells; n++) {
 		const struct abi_message_cell *m = message_at(h, at);
 
+		if (!queued(m))
+			break; /* we were revoked, or a member damaged the list */
 		if (w->copy ? position++ == type : type_matches(w->mode, type, m->type)) {
 			*prev = before;
 			found = at;

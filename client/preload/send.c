@@ -79,6 +79,7 @@ static int send_direct(struct handle *h, struct call *c, int64_t type, const voi
 
 	if (message == 0)
 		return r;
+	uint64_t *state = cell_at(h, message - 1), made = load64(state);
 	r = txn_init(&t, h, c, 0);
 	if (r < 0) {
 		message_free(h, message);
@@ -121,7 +122,8 @@ static int send_direct(struct handle *h, struct call *c, int64_t type, const voi
 		wait_leave(h, c, cell);
 	}
 	c->thread->wait_cell = 0;
-	if (r != 0)
+	/* Unless wait_leave freed it: the cell may be another message by now. */
+	if (r != 0 && load64(state) == made)
 		message_free(h, message);
 	return r;
 }
