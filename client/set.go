@@ -212,7 +212,10 @@ func (s *Set) Values() (values []uint16, err error) {
 // SetValue gives a semaphore a value (SETVAL). Everybody's adjustments of it
 // become 0.
 func (s *Set) SetValue(num, value int) error {
-	if value < 0 || value > abi.SemVMX {
+	switch { // in the kernel's order
+	case int32(s.id) < 0:
+		return s.failed(context.Background(), "semctl", unix.EINVAL)
+	case value < 0 || value > abi.SemVMX:
 		return s.failed(context.Background(), "semctl", unix.ERANGE)
 	}
 	if rec, _, ok := s.s.table.record(abi.Sem, s.id); ok && (num < 0 || uint64(num) >= rec.Size) {

@@ -29,26 +29,29 @@ const (
 
 // TestDifferential searches for as long as -differential.for says.
 func TestDifferential(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("needs root for an IPC namespace of its own, and to be other users")
-	}
-	if _, err := os.Stat(commandPath()); err != nil {
-		t.Fatalf("run make build first: %v", err)
-	}
+	needs(t)
+	binary := compile(t)
+	search(t, onKernel(t, binary), inSpace(t, binary, ""), *searchTime, func(r *rapid.T) []program {
+		return []program{programs().Draw(r, "program")}
+	})
+}
+
+// search plays what draw has, for some time.
+func search(t *testing.T, kernel, space *stage, howLong time.Duration, draw func(r *rapid.T) []program) {
+	t.Helper()
 	set(t, "rapid.nofailfile", "true")
 	set(t, "rapid.checks", programsPerSeed)
 	set(t, "rapid.shrinktime", "0s") // smallest
-	binary := compile(t)
-	kernel, space := onKernel(t, binary), inSpace(t, binary)
 	played := 0
 	var found *divergence
-	for end := time.Now().Add(*searchTime); time.Now().Before(end) && !t.Failed(); {
+	for end := time.Now().Add(howLong); time.Now().Before(end) && !t.Failed(); {
 		rapid.Check(t, func(r *rapid.T) {
-			p := programs().Draw(r, "program")
-			if found == nil && time.Now().Before(end) {
-				played++
-				if d := compare(kernel, space, p); d != nil {
-					found = smallest(kernel, space, d)
+			for _, p := range draw(r) {
+				if found == nil && time.Now().Before(end) {
+					played++
+					if d := compare(kernel, space, p); d != nil {
+						found = smallest(kernel, space, d)
+					}
 				}
 			}
 			if found != nil { // rapid asks a second time
@@ -57,6 +60,17 @@ func TestDifferential(t *testing.T) {
 		})
 	}
 	t.Logf("%d programs", played)
+}
+
+// needs says what both stages need.
+func needs(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root for an IPC namespace of its own, and to be other users")
+	}
+	if _, err := os.Stat(commandPath()); err != nil {
+		t.Fatalf("run make build first: %v", err)
+	}
 }
 
 func set(t *testing.T, name, value string) {

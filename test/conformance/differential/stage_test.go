@@ -27,13 +27,35 @@ type stage struct {
 
 func compile(t *testing.T) string {
 	t.Helper()
-	binary := filepath.Join(t.TempDir(), "stage")
+	binary := filepath.Join(publicDir(t), "stage")
 	out, err := exec.Command("gcc", "-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Werror",
 		"-pthread", "-o", binary, "stage/stage.c", "stage/actor.c", "stage/calls.c").CombinedOutput()
 	if err != nil {
 		t.Fatalf("gcc: %v\n%s", err, out)
 	}
 	return binary
+}
+
+// compileGo builds the actor in Go.
+func compileGo(t *testing.T) string {
+	t.Helper()
+	binary := filepath.Join(publicDir(t), "goactor")
+	build := exec.Command("go", "build", "-o", binary, "./goactor")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v\n%s", err, out)
+	}
+	return binary
+}
+
+// publicDir is a temporary directory where actors that have become other users find programs.
+func publicDir(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.Chmod(filepath.Dir(dir), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return dir
 }
 
 func onKernel(t *testing.T, binary string) *stage {
@@ -44,8 +66,15 @@ func onKernel(t *testing.T, binary string) *stage {
 	})
 }
 
-func inSpace(t *testing.T, binary string) *stage {
-	return newStage(t, func() *exec.Cmd { return exec.Command(commandPath(), "run", "--", binary) })
+// inSpace has the program of Go actors, too, if there is one.
+func inSpace(t *testing.T, binary, goActor string) *stage {
+	return newStage(t, func() *exec.Cmd {
+		cmd := exec.Command(commandPath(), "run", "--", binary)
+		if goActor != "" {
+			cmd.Env = append(os.Environ(), "C_ACTOR="+binary, "GO_ACTOR="+goActor)
+		}
+		return cmd
+	})
 }
 
 func commandPath() string {

@@ -77,6 +77,9 @@ static void do_leave(void)
 	syscall(SYS_exit, 0);
 }
 
+/* As of a set-user-id program: the loader drops LD_PRELOAD. */
+static bool secure(void) { return geteuid() != getuid() || getegid() != getgid(); }
+
 /* place raw */
 static void do_fork(void)
 {
@@ -95,23 +98,63 @@ static void do_fork(void)
 	result(pid > 0 ? 0 : -1);
 }
 
-static void do_exec(void)
+void execute(int place, int as, const char *greeting)
 {
-	char place[12], fd[12];
-	if (atomic_load(&threads) > 1 || gettid() != getpid() || geteuid() != getuid() || getegid() != getgid()) {
-		/* As of a set-user-id program: the loader drops LD_PRELOAD. */
+	char where[12], fd[12];
+	const char *go = getenv("GO_ACTOR"), *program = "/proc/self/exe";
+	if (go && atomic_load(&board->go) & 1 << as)
+		program = go;
+	atomic_store(&board->starting[place], 1);
+	snprintf(where, sizeof where, "%d", place);
+	snprintf(fd, sizeof fd, "%d", board_fd);
+	execl(program, "actor", where, fd, greeting, (char *)0);
+	atomic_store(&board->starting[place], 0);
+}
+
+/* place: another program there, which inherits nothing. Made as Go makes it: without a copy of the
+ * memory, and so of the attaches. */
+static void do_spawn(void)
+{
+	int place = (int)arg[0];
+	if (atomic_load(&board->place[place]) || atomic_load(&board->pids) >= PIDS || secure()) {
 		say(" no");
 		return;
 	}
-	snprintf(place, sizeof place, "%d", me);
-	snprintf(fd, sizeof fd, "%d", board_fd);
-	execl("/proc/self/exe", "actor", place, fd, (char *)0);
+	pid_t pid = vfork();
+	if (pid == 0) {
+		execute(place, place, " born");
+		_exit(127);
+	}
+	while (pid > 0 && !atomic_load(&board->place[place]))
+		usleep(100);
+	result(pid > 0 ? 0 : -1);
+}
+
+/* as: in the language of that place */
+static void do_exec(void)
+{
+	if (atomic_load(&threads) > 1 || gettid() != getpid() || secure()) {
+		say(" no");
+		return;
+	}
+	execute(me, (int)arg[0], " executed");
 	result(-1);
+}
+
+/* Whether this is one thread of several, whose credentials Go programs do not have apart. */
+static bool shared(void)
+{
+	if (!atomic_load(&board->common) || atomic_load(&threads) == 1)
+		return false;
+	say(" no");
+	return true;
 }
 
 /* uid gid group(0: none): the effective ids */
 static void do_become(void)
 {
+	if (shared())
+		return;
 	if (geteuid() != 0)
 		result(seteuid(0));
 	gid_t group = (gid_t)arg[2];
@@ -125,6 +168,8 @@ static void do_adopt(void)
 {
 	gid_t gid = (gid_t)arg[1];
 	uid_t uid = (uid_t)arg[0];
+	if (shared())
+		return;
 	result(setgroups(0, NULL));
 	result(setresgid(gid, gid, gid));
 	result(setresuid(uid, uid, uid));
@@ -135,6 +180,8 @@ static void do_capability(void)
 {
 	struct { uint32_t version; int pid; } h = { 0x20080522, 0 };
 	struct { uint32_t effective, permitted, inheritable; } d[2];
+	if (shared())
+		return;
 	if (syscall(SYS_capget, &h, d) == 0) {
 		for (int c = 0; c < 41; c++) {
 			if (arg[0] >= 0 && arg[0] != c)
@@ -150,7 +197,7 @@ static void do_capability(void)
 static void perform(const char *name)
 {
 	static const struct { const char *name; void (*run)(void); } all[] = {
-		{ "fork", do_fork }, { "exec", do_exec }, { "become", do_become },
+		{ "fork", do_fork }, { "spawn", do_spawn }, { "exec", do_exec }, { "become", do_become },
 		{ "adopt", do_adopt }, { "capability", do_capability },
 		{ "thread", do_thread }, { "leave", do_leave },
 	};
@@ -164,7 +211,12 @@ static void perform(const char *name)
 	say(" unknown %s", name);
 }
 
-static void no_op(int sig) { (void)sig; }
+static void interrupted(int sig)
+{
+	(void)sig;
+	atomic_store(&board->interrupted[me], 0);
+}
+
 static void jump(int sig)
 {
 	(void)sig;
@@ -186,7 +238,7 @@ void act(int place, const char *greeting)
 {
 	bool first = gettid() == getpid();
 	int n = first ? atomic_fetch_add(&board->pids, 1) : 0;
-	struct sigaction handled = { .sa_handler = no_op, .sa_flags = SA_RESTART };
+	struct sigaction handled = { .sa_handler = interrupted, .sa_flags = SA_RESTART };
 	char line[TEXT];
 
 	me = place;
@@ -212,6 +264,7 @@ void act(int place, const char *greeting)
 		send(board->socket[me][1], answer, strlen(answer), MSG_NOSIGNAL);
 	atomic_store(&board->process[me], getpid());
 	atomic_store(&board->place[me], gettid());
+	atomic_store(&board->starting[me], 0);
 	for (;;) {
 		ssize_t got = recv(board->socket[me][1], line, sizeof line - 1, 0);
 		if (got < 0 && errno == EINTR)

@@ -70,6 +70,7 @@ static void do_get(int family)
 	if (!known && n < IDS) {
 		board->made[n].family = family;
 		board->made[n].id = id;
+		board->made[n].size = (int)arg[2];
 		atomic_store(&board->ids, n + 1);
 		say(" new");
 	} else {
@@ -325,6 +326,31 @@ static void do_info(void)
 	}
 }
 
+/* family usage: of what do_info says, all that package client has, too */
+static void do_limits(void)
+{
+	union { struct shminfo shm; struct shm_info used; struct seminfo sem; struct msginfo msg; } u;
+	if (arg[0] == SHM) {
+		shmctl(0, arg[1] ? SHM_INFO : IPC_INFO, (struct shmid_ds *)&u);
+		if (arg[1])
+			say(" %d %lu", u.used.used_ids, u.used.shm_tot);
+		else
+			say(" %lu %lu %lu", u.shm.shmmax, u.shm.shmmni, u.shm.shmall);
+	} else if (arg[0] == SEM) {
+		semctl(0, 0, arg[1] ? SEM_INFO : IPC_INFO, (union semun){ .buf = &u });
+		if (arg[1])
+			say(" %d %d", u.sem.semusz, u.sem.semaem);
+		else
+			say(" %d %d %d %d", u.sem.semmni, u.sem.semmns, u.sem.semmsl, u.sem.semopm);
+	} else {
+		msgctl(0, arg[1] ? MSG_INFO : IPC_INFO, (struct msqid_ds *)&u);
+		if (arg[1])
+			say(" %d", u.msg.msgpool);
+		else
+			say(" %d %d %d", u.msg.msgmax, u.msg.msgmnb, u.msg.msgmni);
+	}
+}
+
 void handler_calls(void)
 {
 	struct { long type; char text[4]; } note = { 3, "abc" };
@@ -383,7 +409,7 @@ int perform_call(const char *name)
 		{ "semop", do_semop }, { "msgsnd", do_send }, { "msgrcv", do_receive }, { "shmat", do_attach },
 		{ "shmdt", do_detach }, { "munmap", do_unmap }, { "touch", do_touch }, { "over", do_attach_over },
 		{ "mprotect", do_protect }, { "mremap", do_move }, { "madvise", do_advise }, { "shmlock", do_lock },
-		{ "info", do_info }, { "vfork", do_vfork },
+		{ "info", do_info }, { "limits", do_limits }, { "vfork", do_vfork },
 	};
 	static const struct { const char *name; int cmd; } commands[] = {
 		{ "getval", GETVAL }, { "getpid", GETPID }, { "getncnt", GETNCNT }, { "getzcnt", GETZCNT },

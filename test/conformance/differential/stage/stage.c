@@ -2,6 +2,8 @@
  * ended by "end".
  *
  *     settle MS         how long a process must sleep to count as blocked
+ *     go PLACES         a bit for each place whose processes are Go programs. Without $GO_ACTOR, on
+ *                       the kernel, there are none, but all keep to what Go programs can do, too
  *     A NAME ARGS...    actor A does it
  *     kill|stop|cont|signal|ignored A
  *
@@ -67,18 +69,22 @@ static char state_of(pid_t pid, long *sleeps)
 }
 
 /* Whether a sleeping process waits for an answer on a socket. A space's manager may need a while,
- * and some calls sleep nowhere else: such a one is blocked only after SOCKET_SETTLE. */
+ * and some calls sleep nowhere else: such a one is blocked only after SOCKET_SETTLE. A thread of a
+ * Go program waits on a futex for the goroutine that has the socket; for a call, with a time-out. */
 static bool on_socket(pid_t pid)
 {
 	char path[64];
 	long number = -1;
+	unsigned long futex[4];
 	snprintf(path, sizeof path, "/proc/%d/syscall", (int)pid);
 	FILE *f = fopen(path, "re");
 	if (!f)
 		return false;
-	if (fscanf(f, "%ld", &number) != 1)
+	if (fscanf(f, "%ld %lx %lx %lx %lx", &number, &futex[0], &futex[1], &futex[2], &futex[3]) != 5)
 		number = -1;
 	fclose(f);
+	if (number == SYS_futex)
+		return futex[3] == 0;
 	return number == SYS_recvmsg || number == SYS_sendmsg || number == SYS_connect;
 }
 
@@ -94,17 +100,26 @@ static void start(int a)
 {
 	if (fork() == 0) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+		if (atomic_load(&board->go) & 1 << a)
+			execute(a, a, "");
 		act(a, "");
 	}
 	while ((actor[a].pid = atomic_load(&board->place[a])) == 0)
 		nap();
 }
 
+/* Whether an actor's thread is gone, and not by an exec, which may leave it in another. */
+static bool died(int a)
+{
+	long sleeps;
+	return state_of(actor[a].pid, &sleeps) == 0 && !atomic_load(&board->starting[a]) &&
+	       atomic_load(&board->place[a]) == actor[a].pid;
+}
+
 /* Takes the answer of a busy actor, or finds that it died. False: neither yet. */
 static bool answered(int a)
 {
 	char text[TEXT];
-	long sleeps;
 	ssize_t n = recv(board->socket[a][0], text, sizeof text - 1, MSG_DONTWAIT);
 	if (n >= 0) {
 		text[n] = 0;
@@ -112,7 +127,7 @@ static bool answered(int a)
 		actor[a].busy = false;
 		return true;
 	}
-	if (state_of(actor[a].pid, &sleeps) != 0)
+	if (!died(a))
 		return false;
 	printf("  %d: died\n", a);
 	gone(a);
@@ -134,13 +149,19 @@ static void quiet(int timed)
 			long n = 0;
 			if (!actor[a].busy || actor[a].stopped)
 				continue;
+			if (atomic_load(&board->starting[a])) {
+				still = false;
+				busy = true;
+				continue;
+			}
+			actor[a].pid = atomic_load(&board->place[a]);	/* an exec may have changed it */
 			char text[1];
 			if (recv(board->socket[a][0], text, 1, MSG_DONTWAIT | MSG_PEEK) >= 0) {
 				done[a] = true;	/* written down below, in the order of places */
 				continue;
 			}
 			char state = state_of(actor[a].pid, &n);
-			if (state == 0) {
+			if (died(a)) {
 				done[a] = true;
 				continue;
 			}
@@ -229,7 +250,10 @@ static bool done_to(const char *name, int a)
 			}
 		}
 		pid_t process = atomic_load(&board->process[a]);
+		atomic_store(&board->interrupted[a], sig == SIGUSR1);
 		syscall(SYS_tgkill, process, actor[a].pid, sig);
+		for (double end = now() + LIMIT; sig == SIGUSR1 && !actor[a].stopped && atomic_load(&board->interrupted[a]) && now() < end;)
+			nap();
 		for (int b = 0; b < ACTORS; b++) {	/* these reach all threads of a process */
 			if (actor[b].pid == 0 || atomic_load(&board->process[b]) != process)
 				continue;
@@ -244,15 +268,28 @@ static bool done_to(const char *name, int a)
 	return false;
 }
 
+/* What is said of a program before its first step. */
+static bool setting(const char *line)
+{
+	int n;
+	if (sscanf(line, "settle %d", &n) == 1) {
+		settle = n / 1000.0;
+		return true;
+	}
+	if (sscanf(line, "go %d", &n) == 1) {
+		atomic_store(&board->common, 1);
+		atomic_store(&board->go, getenv("GO_ACTOR") ? n : 0);
+		printf("%s\n", line);
+		return true;
+	}
+	return false;
+}
+
 static void step(char *line)
 {
 	char name[32] = "";
 	int a = 0, at = 0, timeout = -1;
 
-	if (sscanf(line, "settle %d", &a) == 1) {
-		settle = a / 1000.0;
-		return;
-	}
 	printf("%s\n", line);
 	if (sscanf(line, "%31s %d", name, &a) == 2 && a >= 0 && a < ACTORS && done_to(name, a))
 		return;
@@ -310,6 +347,10 @@ static void clear(void)
 		nap();
 	atomic_store(&board->ids, 0);
 	atomic_store(&board->pids, 0);
+	atomic_store(&board->common, 0);
+	atomic_store(&board->go, 0);
+	for (int a = 0; a < ACTORS; a++)
+		atomic_store(&board->starting[a], 0);
 	for (int f = 0; f < 3; f++)
 		for (int i = 0; i < SLOTS; i++)
 			atomic_store(&board->id[f][i], -1);
@@ -330,9 +371,9 @@ int main(int argc, char **argv)
 	char line[TEXT];
 	bool playing = false;
 
-	if (argc == 3) {	/* an actor after its exec */
+	if (argc == 4) {	/* an actor after its exec */
 		open_board(atoi(argv[2]));
-		act(atoi(argv[1]), " executed");
+		act(atoi(argv[1]), argv[3]);
 	}
 	int fd = memfd_create("board", 0);
 	if (fd < 0 || ftruncate(fd, sizeof *board) < 0) {
@@ -349,6 +390,8 @@ int main(int argc, char **argv)
 	clear();
 	while (fgets(line, sizeof line, stdin)) {
 		line[strcspn(line, "\n")] = 0;
+		if (setting(line))
+			continue;
 		if (!playing) {
 			atomic_store(&board->begun, time(NULL));
 			for (int a = 0; a < ACTORS / 2; a++)
