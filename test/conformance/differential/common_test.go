@@ -1,7 +1,10 @@
 package differential
 
 import (
+	"os"
 	"slices"
+	"strconv"
+	"strings"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -77,4 +80,60 @@ func commonOthers() []*rapid.Generator[step] {
 		op("thread", places), op("thread", places), op("leave"), op("limits", choice{0, 1, 2}, choice{0, 1}),
 		op("kill"), op("signal"), op("signal"), op("ignored"), op("stop"), op("cont"), op("cont"),
 	}
+}
+
+// TestCommonRows plays testdata/common.txt: each case by C processes, by Go processes, and by both.
+func TestCommonRows(t *testing.T) {
+	needs(t)
+	binary := compile(t)
+	kernel, space := onKernel(t, binary), inSpace(t, binary, compileGo(t))
+	text, err := os.ReadFile("testdata/common.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, script := range strings.Split(string(text), "\n== ")[1:] {
+		name, steps, _ := strings.Cut(script, "\n")
+		t.Run(name, func(t *testing.T) {
+			p := parse(t, steps)
+			for _, places := range []int{0, allGo, 0b010101, 0b101010} {
+				d := compare(kernel, space, p.byGo(places))
+				if d != nil {
+					t.Fatalf("\n%s", d)
+				}
+			}
+			shown := play(kernel, p.byGo(0), shortSettle).transcript
+			if strings.Contains(shown, "not understood") || strings.Contains(shown, "unknown") {
+				t.Errorf("no program:\n%s", shown)
+			}
+			t.Logf("\n%s", shown)
+		})
+	}
+}
+
+// parse reads steps as String writes them.
+func parse(t *testing.T, text string) (p program) {
+	t.Helper()
+	for line := range strings.Lines(text) {
+		words := strings.Fields(line)
+		if len(words) < 2 {
+			continue
+		}
+		if outside[words[0]] {
+			words[0], words[1] = words[1], words[0]
+		}
+		actor, err := strconv.Atoi(words[0])
+		if err != nil {
+			t.Fatalf("%s: %v", line, err)
+		}
+		s := step{actor: actor, name: words[1]}
+		for _, w := range words[2:] {
+			n, err := strconv.ParseInt(w, 0, 64)
+			if err != nil {
+				t.Fatalf("%s: %v", line, err)
+			}
+			s.args = append(s.args, int(n))
+		}
+		p = append(p, s)
+	}
+	return p
 }

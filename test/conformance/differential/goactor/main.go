@@ -19,7 +19,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -128,17 +127,12 @@ func (p *program) interrupts(signals <-chan os.Signal) {
 // begin starts the actor of a place, and waits until it is there.
 func (p *program) begin(place int, greeting string) {
 	p.actors.Add(1)
+	there := make(chan struct{})
 	go func() {
 		runtime.LockOSThread() // for good
-		(&actor{program: p, place: place}).act(greeting)
+		(&actor{program: p, place: place}).act(greeting, there)
 	}()
-	p.await(place)
-}
-
-func (p *program) await(place int) {
-	for p.thread[place].Load() == 0 {
-		time.Sleep(100 * time.Microsecond)
-	}
+	<-there
 }
 
 // actor is one thread.
@@ -149,13 +143,14 @@ type actor struct {
 	answer strings.Builder
 }
 
-func (a *actor) act(greeting string) {
+func (a *actor) act(greeting string, there chan<- struct{}) {
 	socket := int(a.socket[a.place][1])
 	if greeting != "" {
 		a.send(socket, greeting)
 	}
 	a.process[a.place].Store(int32(os.Getpid()))
 	a.thread[a.place].Store(int32(unix.Gettid()))
+	close(there)
 	line := make([]byte, text)
 	for {
 		n, _, err := unix.Recvfrom(socket, line, 0)

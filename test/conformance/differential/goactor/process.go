@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"strconv"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -78,7 +79,9 @@ func (a *actor) spawn() {
 	err := cmd.Start()
 	if err == nil {
 		go func() { _ = cmd.Wait() }()
-		a.await(place)
+		for a.thread[place].Load() == 0 {
+			time.Sleep(100 * time.Microsecond)
+		}
 	}
 	a.starting[place].Store(0)
 	a.result(err)

@@ -10,6 +10,7 @@
  * A step for an actor that is blocked, stopped or not there is skipped, and the transcript says
  * so. After each step the answers of the actors that it woke are written in the order of places. */
 #include "board.h"
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -88,8 +89,31 @@ static bool on_socket(pid_t pid)
 	return number == SYS_recvmsg || number == SYS_sendmsg || number == SYS_connect;
 }
 
+/* Whether a process has no thread left that lives. */
+static bool over(pid_t process)
+{
+	char path[64];
+	long sleeps;
+	int threads = 0;
+	snprintf(path, sizeof path, "/proc/%d/task", (int)process);
+	DIR *d = opendir(path);
+	for (struct dirent *e; d && (e = readdir(d));)
+		threads += e->d_name[0] != '.';
+	if (d)
+		closedir(d);
+	return threads <= 1 && state_of(process, &sleeps) == 0;
+}
+
+/* A thread ended: with the last of a process that plays, all others of it do, and what it had of
+ * System V IPC is given back by the last. */
 static void gone(int a)
 {
+	double end = now() + LIMIT;
+	bool last = actor[a].pid != 0;
+	for (int b = 0; b < ACTORS; b++)
+		last = last && (b == a || actor[b].pid == 0 || atomic_load(&board->process[b]) != atomic_load(&board->process[a]));
+	while (last && !over(atomic_load(&board->process[a])) && now() < end)
+		nap();
 	actor[a].pid = 0;
 	actor[a].asleep = -1;
 	actor[a].busy = actor[a].stopped = false;
