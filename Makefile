@@ -180,14 +180,15 @@ fmt: ## format the Go sources
 	gofmt -w client manager shim csi test
 
 # What test/tools/go.mod pins is built once, into a cache outside the tree.
-PROTOC_PLUGINS := $(addprefix $(CACHE)/tools/,protoc-gen-go protoc-gen-go-grpc)
+GENERATORS := $(addprefix $(CACHE)/tools/,protoc-gen-go protoc-gen-go-grpc controller-gen)
 $(CACHE)/tools/%: test/tools/go.mod
 	@mkdir -p $(@D)
-	cd test/tools && $(GO) build -o $(@D) tool
+	cd test/tools && $(GO) build -o $@ "$$($(GO) list tool | grep '/$*$$')"
+	@touch $@
 
 .PHONY: generate
-generate: $(PROTOC_PLUGINS) ## abi.h and the admin API's code (needs protoc: protobuf-compiler, libprotobuf-dev)
-	PATH="$(CACHE)/tools:$$PATH" $(GO) generate ./client/abi ./manager/admin
+generate: $(GENERATORS) ## abi.h, the admin API's code, the CRD (needs protoc: protobuf-compiler, libprotobuf-dev)
+	PATH="$(CACHE)/tools:$$PATH" $(GO) generate ./client/abi ./manager/admin ./manager/kube/v1alpha1
 
 GOLANGCI := $(CACHE)/tools/golangci-lint
 .PHONY: install-tools

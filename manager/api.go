@@ -61,6 +61,11 @@ type SpaceConfig struct {
 	// LeftBehind says which objects go when the container that made them is
 	// gone and nobody uses them.
 	LeftBehind LeftBehind
+	// Brokered: members get no descriptor of sets and queues, whatever their
+	// rights; the manager makes each call.
+	Brokered bool
+	// SmallPages: large segments are not on huge pages.
+	SmallPages bool
 }
 
 // Reclaim is what becomes of a space that no container has any more.
@@ -151,6 +156,11 @@ type SpaceInfo struct {
 	Sealed     bool
 	Reclaim    Reclaim
 	LeftBehind LeftBehind
+	// Brokered and SmallPages are as the space was made.
+	Brokered, SmallPages bool
+	// Closed: only processes of the Kubernetes pods with these uids may register.
+	Closed bool
+	Pods   []string
 }
 
 // SpaceDetail is a space with what is in it.

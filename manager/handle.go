@@ -92,7 +92,7 @@ func (s *space) open(x *session, c *caller, req *request) reply {
 	const both = abi.AccessRead | abi.AccessWrite
 	held := rights(&o.rec, c, both)
 	r := reply{val: [6]int64{int64(o.word.Load()), int64(held), 1}}
-	if held == both {
+	if held == both && !s.made(stateBrokered) {
 		r.val[2] = 0
 		o.given.add(c)
 		if err := r.pass(o); err != nil {

@@ -15,7 +15,7 @@ func (s *space) info() SpaceInfo {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	h := s.table.header
-	return SpaceInfo{
+	info := SpaceInfo{
 		Name: s.name, ID: h.SpaceID, Dir: s.storage.shown, Proc: s.procDir(),
 		Created: time.Unix(s.state.header.Created, 0),
 		Size:    s.storage.size, Used: s.storage.promised, Limits: s.table.limits(),
@@ -23,8 +23,16 @@ func (s *space) info() SpaceInfo {
 		Semaphores: int(h.Sems), Sessions: s.liveLocked(), MaxSessions: int(s.state.header.MaxSessions),
 		Sealed:  s.storage.guard != nil,
 		Reclaim: Reclaim(s.state.header.Reclaim), LeftBehind: s.policy(),
+		Brokered: s.made(stateBrokered), SmallPages: s.made(stateSmallPages),
 	}
+	if pods := s.door.pods.Load(); pods != nil {
+		info.Closed, info.Pods = true, slices.Clone(*pods)
+	}
+	return info
 }
+
+// made tells what the space was made with.
+func (s *space) made(flag uint32) bool { return s.state.header.Flags&flag != 0 }
 
 // live counts the processes registered.
 func (s *space) live() int {

@@ -92,7 +92,7 @@ func (s *space) openState() error {
 		_ = f.Close()
 		return err
 	}
-	s.storage.size = s.state.header.Size
+	s.storage.size, s.storage.small = s.state.header.Size, s.made(stateSmallPages)
 	return s.state.check()
 }
 

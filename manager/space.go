@@ -114,7 +114,7 @@ func (s *space) create(cfg SpaceConfig) (err error) {
 			err = errors.Join(err, s.storage.destroy())
 		}
 	}()
-	s.storage.size = cfg.Size
+	s.storage.size, s.storage.small = cfg.Size, cfg.SmallPages
 	if err := s.storage.make(cfg.Inodes); err != nil {
 		return err
 	}
@@ -130,6 +130,12 @@ func (s *space) create(cfg SpaceConfig) (err error) {
 	h := s.state.header
 	h.Created, h.Size, h.Inodes, h.MaxSessions = now(), cfg.Size, cfg.Inodes, uint64(cfg.Sessions)
 	h.Reclaim, h.LeftBehind = uint32(cfg.Reclaim), uint32(cfg.LeftBehind)
+	if cfg.Brokered {
+		h.Flags |= stateBrokered
+	}
+	if cfg.SmallPages {
+		h.Flags |= stateSmallPages
+	}
 	s.state.format()
 	if f, err = s.storage.create(s.storage.path("pulse"), abi.PulseSize); err != nil {
 		return err

@@ -37,6 +37,7 @@ type stateHeader struct {
 	Intent      intent
 	Reclaim     uint32
 	LeftBehind  uint32
+	Flags       uint32 // state*
 }
 
 // sessionState is the private side of an abi.SessionRecord.
@@ -52,6 +53,12 @@ type sessionState struct {
 	Container uint64
 	_         [2]uint64
 }
+
+// What a space was made with, in stateHeader.Flags.
+const (
+	stateBrokered   = 1 << iota // no set or queue is given away
+	stateSmallPages             // no huge pages
+)
 
 // pidLevels is how many nested pid namespaces are remembered of a process.
 const pidLevels = 4

@@ -33,6 +33,7 @@ type storage struct {
 	proc    string // where procfs is mounted
 	mounted bool   // each folder is a tmpfs of its own
 	guard   *guard // nil: files are not sealed
+	small   bool   // no huge pages
 
 	size     uint64 // most bytes that objects may have together
 	promised uint64
@@ -346,7 +347,11 @@ func (s *storage) createSegment(key uint32, serial uint64, size uint64) (*file, 
 		return nil, err
 	}
 	room := (uint64(length) + hugePage - 1) / hugePage * hugePage
-	if err := mountTmpfs(path, fmt.Sprintf("size=%d,nr_inodes=4,mode=700", room), "always"); err != nil {
+	huge := "always"
+	if s.small {
+		huge = "never"
+	}
+	if err := mountTmpfs(path, fmt.Sprintf("size=%d,nr_inodes=4,mode=700", room), huge); err != nil {
 		_ = os.Remove(path)
 		return nil, err
 	}

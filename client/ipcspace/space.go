@@ -45,6 +45,7 @@ func newSpaceCreate() *cobra.Command {
 	var sessions uint32
 	var limits []string
 	var reclaim, leftBehind string
+	var brokered, smallPages bool
 	cmd := &cobra.Command{
 		Use:   "create NAME",
 		Short: "Make a space",
@@ -77,6 +78,7 @@ shm_rmid_forced.`,
 				return m.CreateSpace(cmd.Context(), &admin.CreateSpaceRequest{
 					Name: args[0], Size: bytes, Inodes: inodes, Sessions: sessions, Limits: parsed,
 					Reclaim: admin.Reclaim(policy), LeftBehind: admin.LeftBehind(left),
+					Brokered: brokered, SmallPages: smallPages,
 				})
 			}
 			return tell(cmd, output, ask, func(w io.Writer, reply *admin.CreateSpaceResponse) error {
@@ -91,6 +93,8 @@ shm_rmid_forced.`,
 	cmd.Flags().StringSliceVar(&limits, "limit", nil, "a limit, as shmmni=64; several by commas or repeated")
 	cmd.Flags().StringVar(&reclaim, "reclaim", "retain", "delete: the space goes with the last container that has it")
 	cmd.Flags().StringVar(&leftBehind, "left-behind", "private", "which objects go when the container that made them is gone and nobody uses them: private (made with IPC_PRIVATE), keep (none), unused (all)")
+	cmd.Flags().BoolVar(&brokered, "brokered", false, "the manager makes each call on sets and queues, so that members cannot spoil them for each other; slower")
+	cmd.Flags().BoolVar(&smallPages, "small-pages", false, "no huge pages for large segments")
 	addOutput(cmd, &output)
 	return cmd
 }
@@ -253,6 +257,12 @@ func writeSpace(w io.Writer, reply *admin.InspectSpaceResponse) error {
 	fmt.Fprintf(w, "Policy     %s with the last container, of objects left behind %s\n",
 		map[admin.Reclaim]string{admin.Reclaim_RECLAIM_RETAIN: "stays", admin.Reclaim_RECLAIM_DELETE: "goes"}[s.GetReclaim()],
 		map[admin.LeftBehind]string{admin.LeftBehind_LEFT_BEHIND_PRIVATE: "the private ones go", admin.LeftBehind_LEFT_BEHIND_KEEP: "all stay", admin.LeftBehind_LEFT_BEHIND_UNUSED: "all that nobody uses go"}[s.GetLeftBehind()])
+	if s.GetBrokered() {
+		fmt.Fprintln(w, "Access     brokered: the manager makes each call on sets and queues")
+	}
+	if s.GetClosed() {
+		fmt.Fprintf(w, "Open to    %d pods: %s\n", len(s.GetPods()), strings.Join(s.GetPods(), " "))
+	}
 	if err := writeContainers(w, reply.GetContainers()); err != nil {
 		return err
 	}

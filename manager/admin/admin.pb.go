@@ -332,7 +332,13 @@ type Space struct {
 	LeftBehind LeftBehind `protobuf:"varint,21,opt,name=left_behind,json=leftBehind,proto3,enum=ipcspace.admin.v1.LeftBehind" json:"left_behind,omitempty"`
 	// The folder of the files for /proc/sysvipc (sysvipc/) and /proc/sys/kernel
 	// (kernel/), to be bound over them. Empty: the manager has no FUSE.
-	Proc          string `protobuf:"bytes,30,opt,name=proc,proto3" json:"proc,omitempty"`
+	Proc string `protobuf:"bytes,30,opt,name=proc,proto3" json:"proc,omitempty"`
+	// As the space was made.
+	Brokered   bool `protobuf:"varint,31,opt,name=brokered,proto3" json:"brokered,omitempty"`
+	SmallPages bool `protobuf:"varint,32,opt,name=small_pages,json=smallPages,proto3" json:"small_pages,omitempty"`
+	// Only processes of these Kubernetes pods, by uid, may register.
+	Closed        bool     `protobuf:"varint,33,opt,name=closed,proto3" json:"closed,omitempty"`
+	Pods          []string `protobuf:"bytes,34,rep,name=pods,proto3" json:"pods,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -484,6 +490,34 @@ func (x *Space) GetProc() string {
 		return x.Proc
 	}
 	return ""
+}
+
+func (x *Space) GetBrokered() bool {
+	if x != nil {
+		return x.Brokered
+	}
+	return false
+}
+
+func (x *Space) GetSmallPages() bool {
+	if x != nil {
+		return x.SmallPages
+	}
+	return false
+}
+
+func (x *Space) GetClosed() bool {
+	if x != nil {
+		return x.Closed
+	}
+	return false
+}
+
+func (x *Space) GetPods() []string {
+	if x != nil {
+		return x.Pods
+	}
+	return nil
 }
 
 // Object describes one object, as the *_STAT calls do.
@@ -998,9 +1032,13 @@ type CreateSpaceRequest struct {
 	Sessions uint32  `protobuf:"varint,4,opt,name=sessions,proto3" json:"sessions,omitempty"`
 	Limits   *Limits `protobuf:"bytes,5,opt,name=limits,proto3" json:"limits,omitempty"`
 	// Nobody may register before Admit says who.
-	Closed        bool       `protobuf:"varint,6,opt,name=closed,proto3" json:"closed,omitempty"`
-	Reclaim       Reclaim    `protobuf:"varint,7,opt,name=reclaim,proto3,enum=ipcspace.admin.v1.Reclaim" json:"reclaim,omitempty"`
-	LeftBehind    LeftBehind `protobuf:"varint,8,opt,name=left_behind,json=leftBehind,proto3,enum=ipcspace.admin.v1.LeftBehind" json:"left_behind,omitempty"`
+	Closed     bool       `protobuf:"varint,6,opt,name=closed,proto3" json:"closed,omitempty"`
+	Reclaim    Reclaim    `protobuf:"varint,7,opt,name=reclaim,proto3,enum=ipcspace.admin.v1.Reclaim" json:"reclaim,omitempty"`
+	LeftBehind LeftBehind `protobuf:"varint,8,opt,name=left_behind,json=leftBehind,proto3,enum=ipcspace.admin.v1.LeftBehind" json:"left_behind,omitempty"`
+	// The manager makes each call on sets and queues: members map none.
+	Brokered bool `protobuf:"varint,9,opt,name=brokered,proto3" json:"brokered,omitempty"`
+	// No huge pages.
+	SmallPages    bool `protobuf:"varint,10,opt,name=small_pages,json=smallPages,proto3" json:"small_pages,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1089,6 +1127,20 @@ func (x *CreateSpaceRequest) GetLeftBehind() LeftBehind {
 		return x.LeftBehind
 	}
 	return LeftBehind_LEFT_BEHIND_PRIVATE
+}
+
+func (x *CreateSpaceRequest) GetBrokered() bool {
+	if x != nil {
+		return x.Brokered
+	}
+	return false
+}
+
+func (x *CreateSpaceRequest) GetSmallPages() bool {
+	if x != nil {
+		return x.SmallPages
+	}
+	return false
 }
 
 type CreateSpaceResponse struct {
@@ -2264,7 +2316,7 @@ const file_admin_proto_rawDesc = "" +
 	"\a_msgmaxB\t\n" +
 	"\a_msgmnbB\t\n" +
 	"\a_msgmniB\x12\n" +
-	"\x10_shm_rmid_forced\"\xac\x04\n" +
+	"\x10_shm_rmid_forced\"\x95\x05\n" +
 	"\x05Space\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\x04R\x02id\x12\x10\n" +
@@ -2287,7 +2339,12 @@ const file_admin_proto_rawDesc = "" +
 	"\areclaim\x18\x14 \x01(\x0e2\x1a.ipcspace.admin.v1.ReclaimR\areclaim\x12>\n" +
 	"\vleft_behind\x18\x15 \x01(\x0e2\x1d.ipcspace.admin.v1.LeftBehindR\n" +
 	"leftBehind\x12\x12\n" +
-	"\x04proc\x18\x1e \x01(\tR\x04proc\"\xdd\x05\n" +
+	"\x04proc\x18\x1e \x01(\tR\x04proc\x12\x1a\n" +
+	"\bbrokered\x18\x1f \x01(\bR\bbrokered\x12\x1f\n" +
+	"\vsmall_pages\x18  \x01(\bR\n" +
+	"smallPages\x12\x16\n" +
+	"\x06closed\x18! \x01(\bR\x06closed\x12\x12\n" +
+	"\x04pods\x18\" \x03(\tR\x04pods\"\xdd\x05\n" +
 	"\x06Object\x121\n" +
 	"\x06family\x18\x01 \x01(\x0e2\x19.ipcspace.admin.v1.FamilyR\x06family\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\x05R\x02id\x12\x10\n" +
@@ -2333,7 +2390,7 @@ const file_admin_proto_rawDesc = "" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12!\n" +
 	"\flayout_major\x18\x02 \x01(\rR\vlayoutMajor\x12!\n" +
 	"\flayout_minor\x18\x03 \x01(\rR\vlayoutMinor\x12\x10\n" +
-	"\x03pid\x18\x04 \x01(\x05R\x03pid\"\xb1\x02\n" +
+	"\x03pid\x18\x04 \x01(\x05R\x03pid\"\xee\x02\n" +
 	"\x12CreateSpaceRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04size\x18\x02 \x01(\x04R\x04size\x12\x16\n" +
@@ -2343,7 +2400,11 @@ const file_admin_proto_rawDesc = "" +
 	"\x06closed\x18\x06 \x01(\bR\x06closed\x124\n" +
 	"\areclaim\x18\a \x01(\x0e2\x1a.ipcspace.admin.v1.ReclaimR\areclaim\x12>\n" +
 	"\vleft_behind\x18\b \x01(\x0e2\x1d.ipcspace.admin.v1.LeftBehindR\n" +
-	"leftBehind\"E\n" +
+	"leftBehind\x12\x1a\n" +
+	"\bbrokered\x18\t \x01(\bR\bbrokered\x12\x1f\n" +
+	"\vsmall_pages\x18\n" +
+	" \x01(\bR\n" +
+	"smallPages\"E\n" +
 	"\x13CreateSpaceResponse\x12.\n" +
 	"\x05space\x18\x01 \x01(\v2\x18.ipcspace.admin.v1.SpaceR\x05space\"r\n" +
 	"\x12EnsureSpaceRequest\x12=\n" +

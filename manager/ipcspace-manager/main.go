@@ -12,12 +12,17 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
+	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/klog/v2"
 
 	"github.com/ipcspace/ipcspace/manager"
 	"github.com/ipcspace/ipcspace/manager/admin"
+	"github.com/ipcspace/ipcspace/manager/kube"
 )
 
 // version is set when the command is linked.
@@ -36,6 +41,11 @@ func main() {
 type options struct {
 	config manager.Config
 	space  string
+
+	kubernetes      bool
+	nodeName        string
+	kubeconfig      string
+	foreignRuntimes string
 }
 
 func parse(args []string, out io.Writer) (options, error) {
@@ -51,6 +61,10 @@ func parse(args []string, out io.Writer) (options, error) {
 	flags.Uint64Var(&o.config.DefaultSize, "default-size", min(1<<30, memory()/4), "`bytes` of a space that is made without a size. The default is 1 GiB, at most a quarter of the memory")
 	flags.DurationVar(&o.config.ReclaimDelay, "reclaim-delay", 30*time.Second, "how long a space that goes with its last container stays after it was last asked for")
 	flags.StringVar(&o.space, "space", "", "make the space of this `name` at the start if it is not there")
+	flags.BoolVar(&o.kubernetes, "kubernetes", false, "let the pods of this node into spaces (IPCSpace objects, CSI volumes)")
+	flags.StringVar(&o.nodeName, "node-name", os.Getenv("NODE_NAME"), "with --kubernetes: `name` of this node; default $NODE_NAME")
+	flags.StringVar(&o.kubeconfig, "kubeconfig", "", "with --kubernetes: `file` that leads to the API server; default the pod's service account")
+	flags.StringVar(&o.foreignRuntimes, "foreign-runtimes", strings.Join(kube.DefaultForeignRuntimes, ","), "with --kubernetes: `patterns` of RuntimeClasses, or their handlers, whose pods have a kernel of their own")
 	flags.TextVar(&level, "log-level", slog.LevelInfo, "debug, info, warn or error")
 	if err := flags.Parse(args); err != nil {
 		return o, err
@@ -104,8 +118,18 @@ func run(args []string, out io.Writer) error {
 	if err != nil {
 		return errors.Join(err, m.Close())
 	}
+	var pods admin.Publisher // an interface without a value: no Kubernetes
+	var work sync.WaitGroup
+	if o.kubernetes {
+		node, err := newNode(o, m)
+		if err != nil {
+			return errors.Join(err, listener.Close(), m.Close())
+		}
+		pods = node
+		work.Go(func() { node.Run(ctx) })
+	}
 	served := make(chan error, 1)
-	go func() { served <- admin.Serve(ctx, m, nil, listener, version, o.config.Log) }()
+	go func() { served <- admin.Serve(ctx, m, pods, listener, version, o.config.Log) }()
 	notify("READY=1")
 	o.config.Log.Info("ready", "root", o.config.Root)
 	select {
@@ -114,5 +138,25 @@ func run(args []string, out io.Writer) error {
 		notify("STOPPING=1")
 		err = <-served
 	}
+	stop()
+	work.Wait()
 	return errors.Join(err, m.Close())
+}
+
+// newNode is the Kubernetes side of a manager.
+func newNode(o options, m *manager.Manager) (*kube.Node, error) {
+	klog.SetSlogLogger(o.config.Log) // client-go's
+	client, err := clientcmd.BuildConfigFromFlags("", o.kubeconfig)
+	if err != nil {
+		return nil, fmt.Errorf("%w; --kubernetes needs a pod's service account or --kubeconfig", err)
+	}
+	client.UserAgent = "ipcspace-manager/" + version
+	boot, err := kube.BootID()
+	if err != nil {
+		return nil, err
+	}
+	return kube.New(kube.Config{
+		Client: client, NodeName: o.nodeName, BootID: boot,
+		ForeignRuntimes: strings.FieldsFunc(o.foreignRuntimes, func(r rune) bool { return r == ',' }), Log: o.config.Log,
+	}, m)
 }
