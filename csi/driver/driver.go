@@ -19,10 +19,11 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/ipcspace/ipcspace/manager/admin"
+	"github.com/ipcspace/ipcspace/manager/kube/v1alpha1"
 )
 
 // Name is the driver's, in CSIDriver objects and pods' volumes.
-const Name = "csi.ipcspace.io"
+const Name = v1alpha1.Driver
 
 // Config is what a driver must know.
 type Config struct {

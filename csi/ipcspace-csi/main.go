@@ -1,4 +1,5 @@
-// Command ipcspace-csi is the Kubernetes side: the CSI node driver.
+// Command ipcspace-csi is the Kubernetes side: the CSI node driver, the admission of pods, and what an
+// uninstall waits for.
 package main
 
 import (
@@ -11,6 +12,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/ipcspace/ipcspace/csi/admission"
+	"github.com/ipcspace/ipcspace/csi/drain"
 	"github.com/ipcspace/ipcspace/csi/driver"
 )
 
@@ -20,6 +23,8 @@ var version = "unknown"
 const usage = `ipcspace-csi gives spaces of System V IPC to pods.
 
   ipcspace-csi node       the CSI node driver: mounts a pod's space, as the node's manager decides
+  ipcspace-csi webhook    gives annotated pods the volume, its mounts and an affinity
+  ipcspace-csi drain      before an uninstall: refuses while pods have spaces, and ends the spaces
   ipcspace-csi version
 `
 
@@ -40,6 +45,10 @@ func run(args []string) error {
 	switch args[0] {
 	case "node":
 		return driver.Main(ctx, args[1:], version)
+	case "webhook":
+		return admission.Main(ctx, args[1:])
+	case "drain":
+		return drain.Main(ctx, args[1:])
 	case "version":
 		fmt.Fprintln(os.Stdout, version)
 		return nil
