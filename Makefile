@@ -17,7 +17,7 @@ endif
 ARM64_CC ?= aarch64-linux-gnu-gcc
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
-GO_BUILD = CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-X main.version=$(VERSION)'
+GO_BUILD = CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(GO_LDFLAGS) -X main.version=$(VERSION)'
 
 .PHONY: help
 help: ## this list
@@ -72,6 +72,18 @@ $(BIN)/arm64/libipcspace.so: $(PRELOAD_SOURCES)
 	$(ARM64_CC) $(PRELOAD_CFLAGS) -mno-outline-atomics $(PRELOAD_LDFLAGS) -o $@.new $(PRELOAD) $(PRELOAD_LIBS)
 	@mv $@.new $@
 
+# What the Dockerfile's image has, for GOARCH: times are those of SOURCE_DATE_EPOCH, so that the same
+# sources make the same image.
+SOURCE_DATE_EPOCH ?= 0
+GOARCH ?= $(shell $(GO) env GOARCH)
+.PHONY: image-files
+image-files: build
+	install -D -t $(DESTDIR)/bin $(addprefix $(BIN)/,$(COMMANDS))
+	install -D -m 644 $(BIN)/libipcspace.so $(DESTDIR)/lib/ipcspace/amd64/libipcspace.so
+	install -D -m 644 $(BIN)/arm64/libipcspace.so $(DESTDIR)/lib/ipcspace/arm64/libipcspace.so
+	install -m 644 $(DESTDIR)/lib/ipcspace/$(GOARCH)/libipcspace.so $(DESTDIR)/bin/
+	find $(DESTDIR) -exec touch --no-dereference --date=@$(SOURCE_DATE_EPOCH) {} +
+
 # ---- test ----
 
 # The library with fail points, for test/chaos.
@@ -90,7 +102,7 @@ TEST_PACKAGES = $(shell $(GO) list ./test/... 2>/dev/null)
 TEST_FLAGS   ?=
 
 .PHONY: test test-packages test-programs test-containers
-test: vet build test-packages test-programs ## everything that must pass
+test: vet build test-packages test-programs chart ## everything that must pass
 
 test-packages: build ## the packages' own tests, with the race detector
 	$(GO) test -race -count=1 -timeout 15m $(TEST_FLAGS) $(PACKAGES)
@@ -104,6 +116,23 @@ test-containers: build ## real containers: Docker, containerd and runc, with the
 .PHONY: cluster
 cluster: ## builds a Kubernetes cluster's programs into the cache, once (minutes)
 	@test/e2e/tools/build.sh
+
+.PHONY: image-test
+image-test: build ## the Dockerfile's image, built twice and run (many minutes)
+	$(GO) test -v -count=1 -timeout 90m -run TestDockerfile $(TEST_FLAGS) ./test/containers -dockerfile
+
+# Helm takes itself for one of Kubernetes 1.20 unless it is told otherwise when it is linked.
+HELM := $(CACHE)/chart/helm
+HELM_FLAGS := $(foreach p,pkg/chartutil pkg/lint/rules,$(foreach v,Major=1 Minor=37,-X helm.sh/helm/v3/$(p).k8sVersion$(v)))
+$(HELM): test/chart/tools/go.mod
+	@mkdir -p $(@D)
+	cd test/chart/tools && CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w $(HELM_FLAGS)' -o $(@D) tool
+	@touch $@
+
+.PHONY: chart
+chart: $(HELM) ## helm lint and helm-unittest (builds both into the cache, once: minutes)
+	$(HELM) lint --strict charts/ipcspace
+	$(CACHE)/chart/helm-unittest charts/ipcspace
 
 .PHONY: conformance
 conformance: build ## the table: row, test, kernel, space
