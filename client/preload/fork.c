@@ -79,7 +79,7 @@ static void prepare(void)
 	control_lock();
 	attach_exclude();
 	control.used_spare = 0;
-	if (session.mode != MODE_SPACE || load32(session.alive) != 1 || !has_attaches())
+	if (session.page == NULL || load32(session.alive) != 1 || !has_attaches())
 		return;
 	channel_settle();
 	if (control.spare == NULL) {
@@ -131,7 +131,7 @@ static void child(void)
 		return;
 	control_inherit();
 	FAIL_POINT("fork: child begins");
-	if (session.mode == MODE_SPACE) {
+	if (session.page != NULL) {
 		if (page != NULL) {
 			store64(&page->claimed, (uint64_t)now_boot());
 			store32(&page->pid, (uint32_t)SYS0(__NR_getpid));

@@ -36,6 +36,7 @@ struct thread {
 	uintptr_t disturbed; /* active, of the call in which call_disturbed() is true */
 	uint32_t tid;
 	uint32_t attaching; /* inside shmat or shmdt, without the control lock */
+	uint32_t away;	    /* in another IPC namespace: see MODE_AWAY */
 	uint32_t creds;	  /* of its own, 0: the process's */
 	uint32_t session; /* whose cells the log cache has */
 	uint32_t spin;	       /* how long spinning paid off lately, in rounds */
@@ -144,7 +145,8 @@ enum mode {
 	MODE_KERNEL,	  /* no space: the kernel's calls, unchanged */
 	MODE_SPACE,
 	MODE_REFUSED,	  /* a space was required and cannot be had */
-	MODE_AWAY,	  /* in another IPC namespace than the one it came from */
+	MODE_AWAY,	  /* a thread is, or was, in another IPC namespace than the one
+			     in which the program began: each thread knows its own */
 };
 
 struct session {
@@ -199,9 +201,10 @@ int channel_simple(uint32_t kind, int64_t a0, int64_t a1, int64_t a2, int64_t a3
  * handler's signal. */
 int channel_brokered(struct exchange *x);
 
-/* Looks whether the process is still in the IPC namespace in which it
- * registered: in another one, the kernel's calls are what it asked for. */
+/* Looks whether the calling thread is in the IPC namespace in which the program
+ * began: in another one, the kernel's calls are what it asked for. */
 void session_look_home(void);
+bool session_elsewhere(void);
 /* Makes a child by a system call that returns in it on the same stack. */
 long fork_by_number(long number, const long *args);
 

@@ -1,6 +1,7 @@
 /*
- * libc's syscall(): programs that reach the calls of System V IPC by number,
- * or change the credentials of one thread, come through here. A program that
+ * libc's syscall(): programs that reach the calls of System V IPC by number, or
+ * those that the library follows, or change the credentials of one thread, come
+ * through here. A program that
  * makes the system call itself does not; `ipcspace run --strict` refuses it.
  */
 #include "ipcspace.h"
@@ -18,6 +19,14 @@ EXPORT void *shmat(int, const void *, int);
 EXPORT int shmdt(const void *);
 EXPORT int shmctl(int, int, void *);
 EXPORT int remap_file_pages(void *, size_t, int, size_t, int);
+EXPORT void *mmap(void *, size_t, int, int, int, int64_t);
+EXPORT void *mremap(void *, size_t, size_t, int, ...);
+EXPORT int munmap(void *, size_t);
+EXPORT int mprotect(void *, size_t, int);
+EXPORT int madvise(void *, size_t, int);
+EXPORT int unshare(int);
+EXPORT int setns(int, int);
+EXPORT int chroot(const char *);
 
 /* A bit that libc adds to commands for old kernels (linux/ipc.h). */
 #define IPC_64 0x100
@@ -87,6 +96,22 @@ EXPORT long syscall(long number, ...)
 		return shmctl((int)a[0], (int)a[1] & ~IPC_64, (void *)a[2]);
 	case __NR_remap_file_pages:
 		return remap_file_pages((void *)a[0], (size_t)a[1], (int)a[2], (size_t)a[3], (int)a[4]);
+	case __NR_mmap:
+		return (long)mmap((void *)a[0], (size_t)a[1], (int)a[2], (int)a[3], (int)a[4], a[5]);
+	case __NR_mremap:
+		return (long)mremap((void *)a[0], (size_t)a[1], (size_t)a[2], (int)a[3], (void *)a[4]);
+	case __NR_munmap:
+		return munmap((void *)a[0], (size_t)a[1]);
+	case __NR_mprotect:
+		return mprotect((void *)a[0], (size_t)a[1], (int)a[2]);
+	case __NR_madvise:
+		return madvise((void *)a[0], (size_t)a[1], (int)a[2]);
+	case __NR_unshare:
+		return unshare((int)a[0]);
+	case __NR_setns:
+		return setns((int)a[0], (int)a[1]);
+	case __NR_chroot:
+		return chroot((const char *)a[0]);
 	}
 	long r = makes_child(number, a) ? fork_by_number(number, a)
 					: SYS6(number, a[0], a[1], a[2], a[3], a[4], a[5]);

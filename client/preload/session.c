@@ -37,11 +37,12 @@ static bool equal(const char *a, const char *b)
 /* Inode of the IPC namespace in which the program began, 0: unknown. */
 static uint64_t home;
 
+/* The calling thread's. */
 static uint64_t ipc_namespace(void)
 {
 	uint64_t st[18];
 
-	if (SYS4(__NR_newfstatat, AT_FDCWD, "/proc/self/ns/ipc", st, 0) < 0)
+	if (SYS4(__NR_newfstatat, AT_FDCWD, "/proc/thread-self/ns/ipc", st, 0) < 0)
 		return 0;
 	return st[1];
 }
@@ -234,14 +235,20 @@ static long map_table(void)
 	return 0;
 }
 
-void session_look_home(void)
+bool session_elsewhere(void)
 {
 	uint64_t here = ipc_namespace();
 
-	if (session.mode == MODE_SPACE && here != 0 && here != home)
+	return home != 0 && here != 0 && here != home;
+}
+
+void session_look_home(void)
+{
+	struct thread *t = this_thread ? this_thread : thread_make();
+
+	t->away = session_elsewhere();
+	if (t->away && session.mode == MODE_SPACE)
 		store32(&session.mode, MODE_AWAY);
-	else if (session.mode == MODE_AWAY && here == home)
-		store32(&session.mode, session.page ? MODE_SPACE : MODE_UNKNOWN);
 }
 
 /* Maps the table and registers. */
@@ -269,12 +276,6 @@ static long arrive(void *unused)
 /* Finds the space and registers. With control held. */
 static int register_process(void)
 {
-	uint64_t here = ipc_namespace();
-
-	if (home != 0 && here != 0 && here != home) { /* a child by a raw clone, CLONE_NEWIPC */
-		store32(&session.mode, MODE_AWAY);
-		return -ENOSYS;
-	}
 	memcpy(control.dir, dir_wanted, sizeof dir_wanted);
 	long r = arrive(NULL);
 
@@ -286,7 +287,8 @@ static int register_process(void)
 		return -ENOSYS;
 	}
 	if (r == 0) {
-		store32(&session.mode, MODE_SPACE);
+		if (session.mode == MODE_UNKNOWN)
+			store32(&session.mode, MODE_SPACE);
 		return 0;
 	}
 	/* A space that is there and cannot be had is an error, never the kernel's calls instead. */
@@ -301,18 +303,24 @@ int session_start(void)
 	if ((session.mode == MODE_SPACE || session.mode == MODE_AWAY) &&
 	    session.alive != NULL && load32(session.alive) != 1)
 		fork_adopt();
+	if (session.mode == MODE_UNKNOWN && session_elsewhere()) /* a raw clone, CLONE_NEWIPC */
+		store32(&session.mode, MODE_AWAY);
 	switch (load32(&session.mode)) {
 	case MODE_SPACE:
 		return 0;
 	case MODE_KERNEL:
 	case MODE_REFUSED:
-	case MODE_AWAY:
 		return -ENOSYS;
+	case MODE_AWAY:
+		if ((this_thread ? this_thread : thread_make())->away)
+			return -ENOSYS;
+		if (__atomic_load_n(&session.page, __ATOMIC_ACQUIRE) != NULL)
+			return 0;
 	}
 	control_lock();
-	if (session.mode == MODE_UNKNOWN)
+	if (session.mode == MODE_UNKNOWN || (session.mode == MODE_AWAY && session.page == NULL))
 		r = register_process();
-	else if (session.mode != MODE_SPACE)
+	else if (session.mode != MODE_SPACE && session.mode != MODE_AWAY)
 		r = -ENOSYS;
 	control_unlock();
 	return r;

@@ -24,6 +24,7 @@ static struct thread *reuse(uint32_t count, uint32_t tid)
 			memset(t->log, 0, sizeof t->log);
 			t->active = 0;
 			t->attaching = 0;
+			t->away = 0;
 			return t;
 		}
 	}
@@ -58,6 +59,8 @@ struct thread *thread_make(void)
 		t = &(*chunk)[n % CHUNK_THREADS];
 		store32(&t->tid, tid);
 	}
+	if (session.mode == MODE_AWAY) /* it has the namespace of the thread that made it */
+		t->away = session_elsewhere();
 	return this_thread = t;
 }
 

@@ -54,6 +54,54 @@ ROW(225, "setns goes back to where the objects are")
 	EXPECT_EQ(value(set, 0), 3);
 }
 
+static pthread_barrier_t meeting;
+static struct { int set, old; key_t key; } place;
+
+static void *in_a_namespace(void *how)
+{
+	if ((how ? syscall(SYS_unshare, CLONE_NEWIPC) : unshare(CLONE_NEWIPC)) < 0)
+		SKIP("no IPC namespace of one's own: %s", errno_name(errno));
+	pthread_barrier_wait(&meeting);
+	EXPECT_ERR(op1(place.set, 0, 1, 0), EINVAL);
+	EXPECT_ERR(semget(place.key, 0, 0), ENOENT);
+	int own = MUST(semget(place.key, 2, IPC_CREAT | IPC_EXCL | 0600));
+	EXPECT_OK(op1(own, 1, 4, 0));
+	pthread_barrier_wait(&meeting);
+	EXPECT_EQ(value(own, 1), 4);
+	MUST(setns(place.old, CLONE_NEWIPC));
+	EXPECT_OK(op1(place.set, 0, 1, 0));
+	return NULL;
+}
+
+ROW(225, "unshare by one thread of many: the others stay where they are, undo and all")
+{
+	NEED_ROOT();
+	place.old = MUST(open("/proc/self/ns/ipc", O_RDONLY | O_CLOEXEC));
+	pthread_barrier_init(&meeting, NULL, 2);
+	for (long raw = 0; raw < 2; raw++) {
+		pid_t p;
+		place.key = free_key();
+		place.set = keep(SEM, MUST(semget(place.key, 1, IPC_CREAT | 0600)));
+		CHILD(p) {
+			pthread_t t;
+			EXPECT_OK(op1(place.set, 0, 5, SEM_UNDO));
+			EXPECT_OK(pthread_create(&t, NULL, in_a_namespace, (void *)raw));
+			pthread_barrier_wait(&meeting);
+			EXPECT_EQ(value(place.set, 0), 5);
+			EXPECT_EQ_OR_ERRNO(semget(place.key, 1, 0), place.set);
+			pid_t q;
+			CHILD(q)
+				EXPECT_OK(op1(place.set, 0, 2, 0));
+			JOIN(q);
+			pthread_barrier_wait(&meeting);
+			EXPECT_OK(pthread_join(t, NULL));
+			EXPECT_EQ(value(place.set, 0), 8);
+		}
+		JOIN(p);
+		EXPECT_EQ(value(place.set, 0), 3);
+	}
+}
+
 ROW(226, "objects die with the namespace; attached memory stays mapped")
 {
 	NEED_ROOT();
