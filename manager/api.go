@@ -66,6 +66,9 @@ type SpaceConfig struct {
 	Brokered bool
 	// SmallPages: large segments are not on huge pages.
 	SmallPages bool
+	// ContainerIDs: users and groups are those that containers know, by their
+	// user namespaces, not the node's.
+	ContainerIDs bool
 }
 
 // Reclaim is what becomes of a space that no container has any more.
@@ -156,8 +159,8 @@ type SpaceInfo struct {
 	Sealed     bool
 	Reclaim    Reclaim
 	LeftBehind LeftBehind
-	// Brokered and SmallPages are as the space was made.
-	Brokered, SmallPages bool
+	// Brokered, SmallPages and ContainerIDs are as the space was made.
+	Brokered, SmallPages, ContainerIDs bool
 	// Closed: only processes of the Kubernetes pods with these uids may register.
 	Closed bool
 	Pods   []string

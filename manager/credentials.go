@@ -32,6 +32,10 @@ type caller struct {
 	uid, gid uint32
 	alive    func() bool
 	self     *userns
+	// container is set in a space whose ids are those of its containers, and its
+	// user namespace's inode.
+	container   *idMaps
+	containerNS uint64
 
 	read   bool
 	groups []uint32
@@ -71,7 +75,13 @@ func (c *caller) load() {
 		return
 	}
 	c.groups = st.Groups
-	if slices.Contains(c.self.chain, ns) {
+	if c.container != nil {
+		c.groups = slices.Clone(st.Groups)
+		for i, g := range c.groups {
+			c.groups[i] = c.container.gids.out(g)
+		}
+	}
+	if slices.Contains(c.self.chain, ns) || c.containerNS != 0 && ns == c.containerNS {
 		c.caps = st.CapEff
 	}
 }
@@ -166,7 +176,7 @@ func (m idMap) out(id uint32) uint32 {
 	return overflowID
 }
 
-// maps reads the caller's id maps.
+// maps reads the caller's id maps, to the ids of the space.
 func (c *caller) maps() (uids, gids idMap, err error) {
 	if uids, err = readIDMap(c.pid, "uid_map"); err != nil {
 		return nil, nil, err
@@ -176,6 +186,9 @@ func (c *caller) maps() (uids, gids idMap, err error) {
 	}
 	if !c.alive() {
 		return nil, nil, unix.ESRCH
+	}
+	if c.container != nil {
+		uids, gids = uids.within(c.container.uids), gids.within(c.container.gids)
 	}
 	return uids, gids, nil
 }

@@ -64,6 +64,7 @@ func (s *space) caller(c *channel, req *request) *caller {
 	who := &caller{pid: pid, tid: req.TID, uid: req.cred.Uid, gid: req.cred.Gid, self: s.m.userns}
 	if pid == c.pid {
 		who.alive = c.alive
+		s.localize(who)
 		return who
 	}
 	start, err := startTime(pid)
@@ -71,6 +72,7 @@ func (s *space) caller(c *channel, req *request) *caller {
 		again, err2 := startTime(pid)
 		return err == nil && err2 == nil && start == again
 	}
+	s.localize(who)
 	return who
 }
 

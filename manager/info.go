@@ -23,7 +23,7 @@ func (s *space) info() SpaceInfo {
 		Semaphores: int(h.Sems), Sessions: s.liveLocked(), MaxSessions: int(s.state.header.MaxSessions),
 		Sealed:  s.storage.guard != nil,
 		Reclaim: Reclaim(s.state.header.Reclaim), LeftBehind: s.policy(),
-		Brokered: s.made(stateBrokered), SmallPages: s.made(stateSmallPages),
+		Brokered: s.made(stateBrokered), SmallPages: s.made(stateSmallPages), ContainerIDs: s.made(stateContainerIDs),
 	}
 	if pods := s.door.pods.Load(); pods != nil {
 		info.Closed, info.Pods = true, slices.Clone(*pods)

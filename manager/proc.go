@@ -159,7 +159,6 @@ func nsInode(pid int, kind string) (uint64, error) {
 // nsChain lists the inodes of a process's namespace of a kind and its
 // ancestors, as far as the manager may see them, at most n.
 func nsChain(pid int, kind string, n int) ([]uint64, error) {
-	const nsGetParent = 0xb702 // NS_GET_PARENT, ioctl_ns(2)
 	path := fmt.Sprintf("/proc/%d/ns/%s", pid, kind)
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {

@@ -20,7 +20,10 @@ import (
 func itoa(n int) string { return strconv.Itoa(n) }
 
 // roles are what a copy of the test binary can do as another process.
-var roles = map[string]func(){"puppet": puppetMain}
+var roles = map[string]func(){
+	"puppet": puppetMain,
+	"forger": func() { forgerMain(0) }, "forger of pids": func() { forgerMain(unix.CLONE_NEWPID) },
+}
 
 // puppet is another process with a session, moved by strings.
 type puppet struct {
@@ -51,10 +54,17 @@ type outcome struct {
 // newPuppet starts one, as the user if cred is given.
 func newPuppet(t *testing.T, dir string, cred *syscall.Credential) *puppet {
 	t.Helper()
+	return newPuppetIn(t, dir, "puppet", syscall.SysProcAttr{Credential: cred})
+}
+
+// newPuppetIn starts one as attr says, by a role that becomes one.
+func newPuppetIn(t *testing.T, dir, role string, attr syscall.SysProcAttr) *puppet {
+	t.Helper()
 	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = []string{roleVariable + "=puppet", spaceVariable + "=" + dir}
+	cmd.Env = []string{roleVariable + "=" + role, spaceVariable + "=" + dir}
 	cmd.Stderr = os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: cred, Pdeathsig: unix.SIGKILL}
+	attr.Pdeathsig = unix.SIGKILL
+	cmd.SysProcAttr = &attr
 	in, err := cmd.StdinPipe()
 	check(t, err)
 	out, err := cmd.StdoutPipe()

@@ -136,6 +136,9 @@ func (s *space) create(cfg SpaceConfig) (err error) {
 	if cfg.SmallPages {
 		h.Flags |= stateSmallPages
 	}
+	if cfg.ContainerIDs {
+		h.Flags |= stateContainerIDs
+	}
 	s.state.format()
 	if f, err = s.storage.create(s.storage.path("pulse"), abi.PulseSize); err != nil {
 		return err

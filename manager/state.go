@@ -56,8 +56,9 @@ type sessionState struct {
 
 // What a space was made with, in stateHeader.Flags.
 const (
-	stateBrokered   = 1 << iota // no set or queue is given away
-	stateSmallPages             // no huge pages
+	stateBrokered     = 1 << iota // no set or queue is given away
+	stateSmallPages               // no huge pages
+	stateContainerIDs             // ids are those of the containers
 )
 
 // pidLevels is how many nested pid namespaces are remembered of a process.

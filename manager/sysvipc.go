@@ -43,6 +43,7 @@ func (s *space) view(reader procfs.Process) viewer {
 		again, err2 := startTime(reader.PID)
 		return err == nil && err2 == nil && start == again
 	}}
+	s.localize(who)
 	if uids, gids, err := who.maps(); err == nil {
 		v.uids, v.gids = uids, gids
 		v.pidns, _ = nsInode(reader.PID, "pid")

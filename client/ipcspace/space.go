@@ -45,7 +45,7 @@ func newSpaceCreate() *cobra.Command {
 	var sessions uint32
 	var limits []string
 	var reclaim, leftBehind string
-	var brokered, smallPages bool
+	var brokered, smallPages, containerIDs bool
 	cmd := &cobra.Command{
 		Use:   "create NAME",
 		Short: "Make a space",
@@ -78,7 +78,7 @@ shm_rmid_forced.`,
 				return m.CreateSpace(cmd.Context(), &admin.CreateSpaceRequest{
 					Name: args[0], Size: bytes, Inodes: inodes, Sessions: sessions, Limits: parsed,
 					Reclaim: admin.Reclaim(policy), LeftBehind: admin.LeftBehind(left),
-					Brokered: brokered, SmallPages: smallPages,
+					Brokered: brokered, SmallPages: smallPages, ContainerIds: containerIDs,
 				})
 			}
 			return tell(cmd, output, ask, func(w io.Writer, reply *admin.CreateSpaceResponse) error {
@@ -95,6 +95,7 @@ shm_rmid_forced.`,
 	cmd.Flags().StringVar(&leftBehind, "left-behind", "private", "which objects go when the container that made them is gone and nobody uses them: private (made with IPC_PRIVATE), keep (none), unused (all)")
 	cmd.Flags().BoolVar(&brokered, "brokered", false, "the manager makes each call on sets and queues, so that members cannot spoil them for each other; slower")
 	cmd.Flags().BoolVar(&smallPages, "small-pages", false, "no huge pages for large segments")
+	cmd.Flags().BoolVar(&containerIDs, "container-ids", false, "users and groups are those that containers with a user namespace know, not the node's")
 	addOutput(cmd, &output)
 	return cmd
 }

@@ -339,6 +339,7 @@ type Space struct {
 	// Only processes of these Kubernetes pods, by uid, may register.
 	Closed        bool     `protobuf:"varint,33,opt,name=closed,proto3" json:"closed,omitempty"`
 	Pods          []string `protobuf:"bytes,34,rep,name=pods,proto3" json:"pods,omitempty"`
+	ContainerIds  bool     `protobuf:"varint,35,opt,name=container_ids,json=containerIds,proto3" json:"container_ids,omitempty"` // as the space was made
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -518,6 +519,13 @@ func (x *Space) GetPods() []string {
 		return x.Pods
 	}
 	return nil
+}
+
+func (x *Space) GetContainerIds() bool {
+	if x != nil {
+		return x.ContainerIds
+	}
+	return false
 }
 
 // Object describes one object, as the *_STAT calls do.
@@ -1038,7 +1046,9 @@ type CreateSpaceRequest struct {
 	// The manager makes each call on sets and queues: members map none.
 	Brokered bool `protobuf:"varint,9,opt,name=brokered,proto3" json:"brokered,omitempty"`
 	// No huge pages.
-	SmallPages    bool `protobuf:"varint,10,opt,name=small_pages,json=smallPages,proto3" json:"small_pages,omitempty"`
+	SmallPages bool `protobuf:"varint,10,opt,name=small_pages,json=smallPages,proto3" json:"small_pages,omitempty"`
+	// Users and groups are those that containers know, by their user namespaces.
+	ContainerIds  bool `protobuf:"varint,11,opt,name=container_ids,json=containerIds,proto3" json:"container_ids,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1139,6 +1149,13 @@ func (x *CreateSpaceRequest) GetBrokered() bool {
 func (x *CreateSpaceRequest) GetSmallPages() bool {
 	if x != nil {
 		return x.SmallPages
+	}
+	return false
+}
+
+func (x *CreateSpaceRequest) GetContainerIds() bool {
+	if x != nil {
+		return x.ContainerIds
 	}
 	return false
 }
@@ -2316,7 +2333,7 @@ const file_admin_proto_rawDesc = "" +
 	"\a_msgmaxB\t\n" +
 	"\a_msgmnbB\t\n" +
 	"\a_msgmniB\x12\n" +
-	"\x10_shm_rmid_forced\"\x95\x05\n" +
+	"\x10_shm_rmid_forced\"\xba\x05\n" +
 	"\x05Space\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\x04R\x02id\x12\x10\n" +
@@ -2344,7 +2361,8 @@ const file_admin_proto_rawDesc = "" +
 	"\vsmall_pages\x18  \x01(\bR\n" +
 	"smallPages\x12\x16\n" +
 	"\x06closed\x18! \x01(\bR\x06closed\x12\x12\n" +
-	"\x04pods\x18\" \x03(\tR\x04pods\"\xdd\x05\n" +
+	"\x04pods\x18\" \x03(\tR\x04pods\x12#\n" +
+	"\rcontainer_ids\x18# \x01(\bR\fcontainerIds\"\xdd\x05\n" +
 	"\x06Object\x121\n" +
 	"\x06family\x18\x01 \x01(\x0e2\x19.ipcspace.admin.v1.FamilyR\x06family\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\x05R\x02id\x12\x10\n" +
@@ -2390,7 +2408,7 @@ const file_admin_proto_rawDesc = "" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12!\n" +
 	"\flayout_major\x18\x02 \x01(\rR\vlayoutMajor\x12!\n" +
 	"\flayout_minor\x18\x03 \x01(\rR\vlayoutMinor\x12\x10\n" +
-	"\x03pid\x18\x04 \x01(\x05R\x03pid\"\xee\x02\n" +
+	"\x03pid\x18\x04 \x01(\x05R\x03pid\"\x93\x03\n" +
 	"\x12CreateSpaceRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04size\x18\x02 \x01(\x04R\x04size\x12\x16\n" +
@@ -2404,7 +2422,8 @@ const file_admin_proto_rawDesc = "" +
 	"\bbrokered\x18\t \x01(\bR\bbrokered\x12\x1f\n" +
 	"\vsmall_pages\x18\n" +
 	" \x01(\bR\n" +
-	"smallPages\"E\n" +
+	"smallPages\x12#\n" +
+	"\rcontainer_ids\x18\v \x01(\bR\fcontainerIds\"E\n" +
 	"\x13CreateSpaceResponse\x12.\n" +
 	"\x05space\x18\x01 \x01(\v2\x18.ipcspace.admin.v1.SpaceR\x05space\"r\n" +
 	"\x12EnsureSpaceRequest\x12=\n" +

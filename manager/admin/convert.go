@@ -45,7 +45,7 @@ func configFrom(r *CreateSpaceRequest) manager.SpaceConfig {
 		Name: r.GetName(), Size: r.GetSize(), Inodes: r.GetInodes(),
 		Sessions: int(r.GetSessions()), Limits: LimitsFrom(r.GetLimits()), Closed: r.GetClosed(),
 		Reclaim: manager.Reclaim(r.GetReclaim()), LeftBehind: manager.LeftBehind(r.GetLeftBehind()),
-		Brokered: r.GetBrokered(), SmallPages: r.GetSmallPages(),
+		Brokered: r.GetBrokered(), SmallPages: r.GetSmallPages(), ContainerIDs: r.GetContainerIds(),
 	}
 }
 
@@ -70,7 +70,7 @@ func spaceOf(s manager.SpaceInfo) *Space {
 		Sessions:    uint32(s.Sessions), MaxSessions: uint32(s.MaxSessions),
 		Sealed:  s.Sealed,
 		Reclaim: Reclaim(s.Reclaim), LeftBehind: LeftBehind(s.LeftBehind),
-		Brokered: s.Brokered, SmallPages: s.SmallPages, Closed: s.Closed, Pods: s.Pods,
+		Brokered: s.Brokered, SmallPages: s.SmallPages, ContainerIds: s.ContainerIDs, Closed: s.Closed, Pods: s.Pods,
 	}
 }
 
