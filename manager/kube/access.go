@@ -117,7 +117,7 @@ func (n *Node) review(ctx context.Context, q question) (bool, error) {
 			Verb: "use", Namespace: q.space.namespace, Name: q.space.name,
 		},
 	}}
-	reply, err := n.client.AuthorizationV1().SubjectAccessReviews().Create(ctx, asked, metav1.CreateOptions{})
+	reply, err := n.api.accessReviews().Create(ctx, asked, metav1.CreateOptions{})
 	if err != nil {
 		if ok && before.value && age < awayFor && !apierrors.IsForbidden(err) {
 			n.log.Warn("access review not made; an earlier permission counts", "error", err)
@@ -137,7 +137,7 @@ func (n *Node) sharesKernel(ctx context.Context, pod *corev1.Pod) error {
 	name := *pod.Spec.RuntimeClassName
 	handler, ok := n.classes.get(name)
 	if !ok || time.Since(handler.at) > allowedFor {
-		class, err := n.client.NodeV1().RuntimeClasses().Get(ctx, name, metav1.GetOptions{})
+		class, err := n.api.runtimeClasses().Get(ctx, name, metav1.GetOptions{})
 		switch {
 		case err == nil:
 			handler.value = class.Handler

@@ -47,7 +47,7 @@ func (n *Node) find(ctx context.Context, ref reference, cached bool) (*v1alpha1.
 			}
 		}
 	}
-	object, err := n.ipcspaces(ref.namespace).Get(ctx, ref.name, metav1.GetOptions{})
+	object, err := n.api.spaces(ref.namespace).Get(ctx, ref.name, metav1.GetOptions{})
 	switch {
 	case apierrors.IsNotFound(err):
 		return nil, nil
@@ -68,16 +68,16 @@ func (n *Node) holds(object *v1alpha1.IPCSpace) bool {
 // make makes the object of a space that no author has described. It goes with its node, if the node
 // is lost: nobody else would remove it.
 func (n *Node) make(ctx context.Context, ref reference) (*v1alpha1.IPCSpace, error) {
-	node, err := n.client.CoreV1().Nodes().Get(ctx, n.cfg.NodeName, metav1.GetOptions{})
+	node, err := n.api.nodes().Get(ctx, n.cfg.NodeName, metav1.GetOptions{})
 	if err != nil {
 		return nil, failure("node "+n.cfg.NodeName, err)
 	}
-	object, err := n.ipcspaces(ref.namespace).Create(ctx, &v1alpha1.IPCSpace{ObjectMeta: metav1.ObjectMeta{
+	object, err := n.api.spaces(ref.namespace).Create(ctx, &v1alpha1.IPCSpace{ObjectMeta: metav1.ObjectMeta{
 		Name: ref.name, Namespace: ref.namespace, Labels: map[string]string{v1alpha1.LabelMadeBy: madeByManager},
 		OwnerReferences: []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: node.Name, UID: node.UID}},
 	}}, metav1.CreateOptions{})
 	if apierrors.IsAlreadyExists(err) {
-		object, err = n.ipcspaces(ref.namespace).Get(ctx, ref.name, metav1.GetOptions{})
+		object, err = n.api.spaces(ref.namespace).Get(ctx, ref.name, metav1.GetOptions{})
 	}
 	if err != nil {
 		return nil, failure("IPCSpace "+ref.String()+" to be made", err)
@@ -113,7 +113,7 @@ func (n *Node) claim(ctx context.Context, object *v1alpha1.IPCSpace) (*v1alpha1.
 	}
 	mine := object.DeepCopy()
 	mine.Status = v1alpha1.IPCSpaceStatus{Node: n.cfg.NodeName, BootID: n.cfg.BootID}
-	claimed, err := n.ipcspaces(object.Namespace).UpdateStatus(ctx, mine, metav1.UpdateOptions{})
+	claimed, err := n.api.spaces(object.Namespace).UpdateStatus(ctx, mine, metav1.UpdateOptions{})
 	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
 		return nil, nil
 	}
@@ -129,7 +129,7 @@ func (n *Node) claim(ctx context.Context, object *v1alpha1.IPCSpace) (*v1alpha1.
 // lost tells whether the node that claimed an object is no more, or has been started since: then
 // its spaces are gone.
 func (n *Node) lost(ctx context.Context, at v1alpha1.IPCSpaceStatus) (bool, error) {
-	node, err := n.client.CoreV1().Nodes().Get(ctx, at.Node, metav1.GetOptions{})
+	node, err := n.api.nodes().Get(ctx, at.Node, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		return true, nil
 	}
@@ -152,7 +152,7 @@ func (n *Node) release(ctx context.Context, object *v1alpha1.IPCSpace) error {
 	} else {
 		free := object.DeepCopy()
 		free.Status = v1alpha1.IPCSpaceStatus{}
-		_, err = n.ipcspaces(object.Namespace).UpdateStatus(ctx, free, metav1.UpdateOptions{})
+		_, err = n.api.spaces(object.Namespace).UpdateStatus(ctx, free, metav1.UpdateOptions{})
 	}
 	if err == nil || apierrors.IsNotFound(err) {
 		return nil
@@ -162,7 +162,7 @@ func (n *Node) release(ctx context.Context, object *v1alpha1.IPCSpace) error {
 
 // remove deletes an object as it was read.
 func (n *Node) remove(ctx context.Context, object *v1alpha1.IPCSpace) error {
-	return n.ipcspaces(object.Namespace).Delete(ctx, object.Name, metav1.DeleteOptions{
+	return n.api.spaces(object.Namespace).Delete(ctx, object.Name, metav1.DeleteOptions{
 		Preconditions: &metav1.Preconditions{UID: &object.UID, ResourceVersion: &object.ResourceVersion},
 	})
 }
@@ -174,6 +174,7 @@ func spaceConfig(object *v1alpha1.IPCSpace) manager.SpaceConfig {
 		Name: localName(object), Closed: true, Reclaim: manager.Retain, // its pods are counted here
 		Limits:   limitsOf(spec.Limits),
 		Brokered: spec.Access == v1alpha1.AccessBrokered, SmallPages: spec.HugePages == v1alpha1.HugePagesDisabled,
+		ContainerIDs: spec.IDs == v1alpha1.IDsContainer,
 	}
 	if spec.Size != nil {
 		cfg.Size = uint64(spec.Size.Value())

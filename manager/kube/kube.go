@@ -23,18 +23,11 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/fields"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/gentype"
-	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/kubernetes/scheme"
-	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/client-go/util/workqueue"
-
-	"k8s.io/apimachinery/pkg/runtime/serializer"
 
 	"github.com/ipcspace/ipcspace/manager"
 	"github.com/ipcspace/ipcspace/manager/kube/v1alpha1"
@@ -75,8 +68,7 @@ type Node struct {
 	cfg    Config
 	log    *slog.Logger
 	spaces Spaces
-	client kubernetes.Interface
-	rest   rest.Interface // of ipcspace.io
+	api    *api
 
 	pods    cache.SharedIndexInformer // of this node
 	objects cache.SharedIndexInformer // IPCSpaces that this node has claimed
@@ -118,43 +110,20 @@ func New(cfg Config, spaces Spaces) (*Node, error) {
 		joined: map[string]time.Time{}, released: map[types.UID]struct{}{},
 		looked: map[string]types.UID{}, reported: map[types.UID]time.Time{},
 	}
-	client, err := kubernetes.NewForConfig(cfg.Client)
-	if err != nil {
+	var err error
+	if n.api, err = newAPI(cfg.Client); err != nil {
 		return nil, fmt.Errorf("client of the API server: %w", err)
-	}
-	n.client = client
-	if n.rest, err = restClient(cfg.Client); err != nil {
-		return nil, fmt.Errorf("client of ipcspaces: %w", err)
 	}
 	index := cache.Indexers{byUID: func(o any) ([]string, error) {
 		return []string{string(o.(interface{ GetUID() types.UID }).GetUID())}, nil
 	}}
 	n.pods = cache.NewSharedIndexInformer(
-		cache.NewListWatchFromClient(client.CoreV1().RESTClient(), "pods", "", fields.OneTermEqualSelector("spec.nodeName", cfg.NodeName)),
+		cache.NewListWatchFromClient(n.api.core, "pods", "", fields.OneTermEqualSelector("spec.nodeName", cfg.NodeName)),
 		&corev1.Pod{}, 0, index)
 	n.objects = cache.NewSharedIndexInformer(
-		cache.NewListWatchFromClient(n.rest, v1alpha1.Resource, "", fields.OneTermEqualSelector("status.node", cfg.NodeName)),
+		cache.NewListWatchFromClient(n.api.own, v1alpha1.Resource, "", fields.OneTermEqualSelector("status.node", cfg.NodeName)),
 		&v1alpha1.IPCSpace{}, 0, index)
 	return n, n.watch()
-}
-
-// restClient speaks JSON to the group ipcspace.io.
-func restClient(cfg *rest.Config) (rest.Interface, error) {
-	known := runtime.NewScheme()
-	if err := v1alpha1.AddToScheme(known); err != nil {
-		return nil, err
-	}
-	own := rest.CopyConfig(cfg)
-	own.GroupVersion, own.APIPath = &v1alpha1.GroupVersion, "/apis"
-	own.NegotiatedSerializer = serializer.NewCodecFactory(known).WithoutConversion()
-	own.ContentType, own.AcceptContentTypes = runtime.ContentTypeJSON, runtime.ContentTypeJSON
-	return rest.RESTClientFor(own)
-}
-
-// ipcspaces are the objects of a namespace.
-func (n *Node) ipcspaces(namespace string) *gentype.Client[*v1alpha1.IPCSpace] {
-	return gentype.NewClient(v1alpha1.Resource, n.rest, scheme.ParameterCodec, namespace,
-		func() *v1alpha1.IPCSpace { return &v1alpha1.IPCSpace{} })
 }
 
 // watch says what is to be looked at when pods and objects change.
@@ -201,10 +170,10 @@ func (n *Node) Run(ctx context.Context) {
 	defer work.Wait()
 	broadcaster := record.NewBroadcaster(record.WithContext(ctx))
 	defer broadcaster.Shutdown()
-	sink := broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: n.client.CoreV1().Events("")})
-	defer sink.Stop()
+	recording := broadcaster.StartRecordingToSink(sink{n.api})
+	defer recording.Stop()
 	n.mu.Lock()
-	n.events = broadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "ipcspace", Host: n.cfg.NodeName})
+	n.events = broadcaster.NewRecorder(n.api.scheme, corev1.EventSource{Component: "ipcspace", Host: n.cfg.NodeName})
 	n.mu.Unlock()
 	defer n.queue.ShutDown()
 	work.Go(func() { n.pods.Run(ctx.Done()) })

@@ -200,7 +200,7 @@ func (n *Node) reportSome(ctx context.Context) {
 		n.mu.Lock()
 		n.reported[s.object.UID] = time.Now()
 		n.mu.Unlock()
-		_, err := n.ipcspaces(s.object.Namespace).UpdateStatus(ctx, s.object, metav1.UpdateOptions{})
+		_, err := n.api.spaces(s.object.Namespace).UpdateStatus(ctx, s.object, metav1.UpdateOptions{})
 		if err != nil && !apierrors.IsConflict(err) && !apierrors.IsNotFound(err) {
 			n.log.Debug("status not written", "space", s.object.Namespace+"/"+s.object.Name, "error", err)
 		}

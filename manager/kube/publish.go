@@ -50,7 +50,7 @@ func (n *Node) pod(ctx context.Context, r *admin.PublishRequest) (*corev1.Pod, e
 	if pod := n.cachedPod(r.GetPodUid()); pod != nil {
 		return pod, nil
 	}
-	pod, err := n.client.CoreV1().Pods(r.GetPodNamespace()).Get(ctx, r.GetPodName(), metav1.GetOptions{})
+	pod, err := n.api.pods(r.GetPodNamespace()).Get(ctx, r.GetPodName(), metav1.GetOptions{})
 	if apierrors.IsNotFound(err) || err == nil && string(pod.UID) != r.GetPodUid() {
 		return nil, refuse(codes.NotFound, reasonVolume, "no pod %s/%s with uid %q", r.GetPodNamespace(), r.GetPodName(), r.GetPodUid())
 	}

@@ -39,7 +39,7 @@ const (
 // +kubebuilder:printcolumn:name="Retain",type=boolean,JSONPath=`.spec.retain`,priority=1
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 // +kubebuilder:validation:XValidation:rule="self.metadata.name.size() <= 63 && self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",message="the name must be a DNS label: lower-case letters, digits and '-', at most 63"
-// +kubebuilder:validation:XValidation:rule="!has(oldSelf.status) || !has(oldSelf.status.node) || ((has(self.spec.size) ? has(oldSelf.spec.size) && string(self.spec.size) == string(oldSelf.spec.size) : !has(oldSelf.spec.size)) && (has(self.spec.sessions) ? has(oldSelf.spec.sessions) && self.spec.sessions == oldSelf.spec.sessions : !has(oldSelf.spec.sessions)) && self.spec.hugePages == oldSelf.spec.hugePages && self.spec.access == oldSelf.spec.access && self.spec.leftBehind == oldSelf.spec.leftBehind)",message="size, sessions, hugePages, access and leftBehind cannot change while a node has the space (status.node)"
+// +kubebuilder:validation:XValidation:rule="!has(oldSelf.status) || !has(oldSelf.status.node) || ((has(self.spec.size) ? has(oldSelf.spec.size) && string(self.spec.size) == string(oldSelf.spec.size) : !has(oldSelf.spec.size)) && (has(self.spec.sessions) ? has(oldSelf.spec.sessions) && self.spec.sessions == oldSelf.spec.sessions : !has(oldSelf.spec.sessions)) && self.spec.hugePages == oldSelf.spec.hugePages && self.spec.access == oldSelf.spec.access && self.spec.ids == oldSelf.spec.ids && self.spec.leftBehind == oldSelf.spec.leftBehind)",message="size, sessions, hugePages, access, ids and leftBehind cannot change while a node has the space (status.node)"
 type IPCSpace struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
@@ -51,8 +51,8 @@ type IPCSpace struct {
 	Status IPCSpaceStatus `json:"status,omitempty"`
 }
 
-// IPCSpaceSpec is what an author says of a space. Size, sessions, huge pages, access and what is
-// left behind count when the space is made on a node; the rest at any time.
+// IPCSpaceSpec is what an author says of a space. Size, sessions, huge pages, access, ids and what
+// is left behind count when the space is made on a node; the rest at any time.
 type IPCSpaceSpec struct {
 	// Size is the most bytes that all objects of the space may have together, from the node's
 	// budget. The default is the manager's.
@@ -76,6 +76,11 @@ type IPCSpaceSpec struct {
 	// +optional
 	// +kubebuilder:default=Direct
 	Access Access `json:"access,omitempty"`
+	// IDs of users and groups: Host, the kernel's, or Container: as containers with a user namespace
+	// of their own (hostUsers: false) know them, so that they meet as the same user.
+	// +optional
+	// +kubebuilder:default=Host
+	IDs IDs `json:"ids,omitempty"`
 	// Retain keeps the space on its node when its last pod is gone.
 	// +optional
 	Retain bool `json:"retain,omitempty"`
@@ -165,6 +170,16 @@ type Access string
 const (
 	AccessDirect   Access = "Direct"
 	AccessBrokered Access = "Brokered"
+)
+
+// IDs says whose ids count.
+// +kubebuilder:validation:Enum=Host;Container
+type IDs string
+
+// The node's, or the containers'.
+const (
+	IDsHost      IDs = "Host"
+	IDsContainer IDs = "Container"
 )
 
 // LeftBehind is what becomes of objects whose container is gone.
