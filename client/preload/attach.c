@@ -231,10 +231,11 @@ static long attach_locked(int id, uintptr_t addr, int flags)
 static long do_shmat(int id, uintptr_t addr, int flags)
 {
 	struct handle *h = handle_find(ABI_SHM, (uint32_t)id);
-	struct call c = call_begin();
+	struct call c;
 	uint32_t outer;
 	long r = 0;
 
+	call_begin(&c);
 	if (likely(addr == 0 && flags == 0 && h != NULL && h->anchor != NULL) && enter(&c, &outer)) {
 		r = attach_again(h);
 		leave(&c, outer);
@@ -269,10 +270,11 @@ static bool detach_locked(uintptr_t addr)
 
 static int do_shmdt(uintptr_t addr)
 {
-	struct call c = call_begin();
+	struct call c;
 	bool done = false;
 	uint32_t outer;
 
+	call_begin(&c);
 	if (likely((addr & (PAGE - 1)) == 0) && enter(&c, &outer)) {
 		done = detach_whole(addr);
 		leave(&c, outer);

@@ -40,17 +40,22 @@ void ctl_perm(struct user_perm *to, const struct abi_stat *s)
 				 (uint16_t)s->seq, 0, {0, 0}};
 }
 
-void ctl_record(struct abi_stat *to, const struct abi_record *r)
+struct handle *ctl_here(struct call *c, int family, int id, void *buf, size_t size,
+			const struct abi_record **r)
 {
-	*to = (struct abi_stat){.id = r->id, .key = r->key, .uid = r->uid, .gid = r->gid,
-				.cuid = r->cuid, .cgid = r->cgid, .mode = r->mode,
-				.seq = r->id >> ABI_INDEX_BITS, .size = r->size};
-	to->time[2] = r->ctime;
+	struct handle *h = session.foreign_ids ? NULL : handle_find(family, (uint32_t)id);
+
+	if (h == NULL || h->mem == NULL || !user_writable(c->thread, buf, size))
+		return NULL;
+	*r = table_named(h->slot);
+	return *r ? h : NULL;
 }
 
 long ctl_store(void *to, const void *from, size_t n, long result)
 {
-	struct call c = call_begin();
+	struct call c;
+
+	call_begin(&c);
 	bool writable = user_writable(c.thread, to, n);
 
 	if (writable)

@@ -57,8 +57,24 @@ long ctl_remove(int family, int id);
 /* The highest used index, 0 if none is used: what the INFO commands return. */
 long ctl_max_index(int family);
 void ctl_perm(struct user_perm *to, const struct abi_stat *stat);
-/* The same from a record. */
-void ctl_record(struct abi_stat *to, const struct abi_record *r);
+/* The same from a record. Field by field where they stay: what is written in
+ * small pieces and copied in large ones at once has to be waited for. */
+static inline void ctl_record(struct user_perm *to, const struct abi_record *r)
+{
+	to->key = r->key;
+	to->uid = r->uid;
+	to->gid = r->gid;
+	to->cuid = r->cuid;
+	to->cgid = r->cgid;
+	to->mode = r->mode;
+	to->seq = (uint16_t)(r->id >> ABI_INDEX_BITS);
+	to->pad = 0;
+	to->unused[0] = to->unused[1] = 0;
+}
+/* A set or queue whose memory this process has, for IPC_STAT without a message
+ * into size bytes at buf, and its record; NULL: not so. */
+struct handle *ctl_here(struct call *c, int family, int id, void *buf, size_t size,
+			const struct abi_record **r);
 /* Copies a result to the program. */
 long ctl_store(void *to, const void *from, size_t n, long result);
 /* A *get call: the key space without a message where that decides it. */

@@ -3,8 +3,8 @@
  *
  * Files: session.c (register, channel, fork), handle.c (objects this process
  * has open), thread.c (what each thread keeps), user.c (the caller's
- * pointers), cell.c and transaction.c (the fenced transaction), sem.c,
- * semop.c, scan.c, undo.c, msg.c, send.c, receive.c, shm.c, table.c,
+ * pointers), cell.c and transaction.c (the fenced transaction), quick.h (its
+ * short form), sem.c, semquick.c, semop.c, scan.c, undo.c, msg.c, send.c, receive.c, shm.c, table.c,
  * creds.c. ARCHITECTURE.md has the protocol.
  *
  * It has no thread, no signal handler, no allocator and no state but the one
@@ -90,23 +90,24 @@ static inline uintptr_t stack_pointer(void)
 	return sp;
 }
 
-static inline struct call call_begin(void)
+static inline void call_begin(struct call *c)
 {
 	struct thread *t = this_thread;
 	uintptr_t frame = stack_pointer();
 
 	if (unlikely(t == NULL))
 		t = thread_make();
-	struct call c = {t, t->active, false};
-	if (unlikely(c.outer != 0)) {
-		c.nested = c.outer > frame;
-		if (!c.nested)
-			c.outer = 0;
+	c->thread = t;
+	c->outer = t->active;
+	c->nested = false;
+	if (unlikely(c->outer != 0)) {
+		c->nested = c->outer > frame;
+		if (!c->nested)
+			c->outer = 0;
 	}
 	t->active = frame;
 	if (unlikely(t->wait_cell != 0))
-		call_interrupt_wait(&c);
-	return c;
+		call_interrupt_wait(c);
 }
 
 static inline void call_end(struct call *c)
@@ -127,15 +128,29 @@ void room_give_page(void *page);
 /* Whether n bytes at p can be read, or written (which may store the same
  * bytes again): false where the kernel would answer EFAULT. */
 bool user_readable_slow(struct thread *t, const void *p, size_t n);
-bool user_writable(struct thread *t, void *p, size_t n);
+bool user_writable_slow(struct thread *t, void *p, size_t n);
+
+static inline bool user_page_known(const uintptr_t *known, uintptr_t page)
+{
+	return known[page % USER_PAGES] == (page << 1 | 1);
+}
 
 static inline bool user_readable(struct thread *t, const void *p, size_t n)
 {
 	uintptr_t first = (uintptr_t)p >> 12, last = ((uintptr_t)p + n - 1) >> 12;
 
-	if (likely(first == last && t->readable[first % USER_PAGES] == (first << 1 | 1)))
+	if (likely(first == last && user_page_known(t->readable, first)))
 		return true;
 	return user_readable_slow(t, p, n);
+}
+
+static inline bool user_writable(struct thread *t, void *p, size_t n)
+{
+	uintptr_t first = (uintptr_t)p >> 12, last = ((uintptr_t)p + n - 1) >> 12;
+
+	if (likely(first == last && user_page_known(t->writable, first)))
+		return true;
+	return user_writable_slow(t, p, n);
 }
 
 /* --- session.c --------------------------------------------------------- */
@@ -172,9 +187,14 @@ int session_start(void);
 /* A space was required and cannot be had. */
 bool session_refused(void);
 
+static inline bool session_here(void)
+{
+	return session.mode == MODE_SPACE && load32(session.alive) == 1;
+}
+
 static inline int session_ready(void)
 {
-	if (likely(session.mode == MODE_SPACE && load32(session.alive) == 1))
+	if (likely(session_here()))
 		return 0;
 	return session_start();
 }
@@ -214,6 +234,9 @@ const uint64_t *table_slot(int family, uint32_t id);
 /* Copies the record that stands for id. Returns false if the id is invalid
  * or stale; waits while the object is moving or closing. */
 bool table_record(int family, uint32_t id, struct abi_record *r, uint64_t *slot);
+/* The record that a slot word names: good as long as the word stands. NULL: the
+ * word is none. */
+const struct abi_record *table_named(uint64_t slot);
 /* The same by index, whatever the sequence. */
 bool table_record_at(int family, uint32_t index, struct abi_record *r, uint64_t *slot);
 /* The id that stands for key, or -1. */
@@ -324,7 +347,7 @@ static inline void handle_room(struct handle *h)
 		handle_room_slow(h);
 }
 
-static inline struct abi_control_header *header_of(struct handle *h)
+static inline struct abi_control_header *header_of(const struct handle *h)
 {
 	return (struct abi_control_header *)h->mem;
 }
@@ -347,7 +370,7 @@ static inline void *cell_at(struct handle *h, uint32_t index)
 	return h->mem + cell_off(h, index);
 }
 
-static inline uint64_t *word_at(struct handle *h, uint32_t sem)
+static inline uint64_t *word_at(const struct handle *h, uint32_t sem)
 {
 	return (uint64_t *)(h->mem + ABI_WORDS_OFF) + sem;
 }

@@ -1,21 +1,6 @@
 /* Log cells: the redo record that lets others carry out a transaction. */
 #include "transaction.h"
 
-static unsigned log_slot(const struct handle *h)
-{
-	return (h->id ^ h->id >> 2) % LOG_CACHE;
-}
-
-uint32_t log_kept(const struct thread *t, const struct handle *h)
-{
-	unsigned slot = log_slot(h);
-
-	if (t->session == session.number && t->log[slot].handle == h &&
-	    t->log[slot].serial == h->serial)
-		return t->log[slot].cell;
-	return 0;
-}
-
 /* In the place of another object's. Not for nested calls: the other may be
  * under way below. */
 uint32_t log_keep(struct thread *t, struct handle *h)
@@ -44,16 +29,6 @@ uint32_t log_keep(struct thread *t, struct handle *h)
 	return cell;
 }
 
-/* The second word of every cell is a link in one of its lives: its version
- * never goes back. */
-static void set_next(struct abi_log_cell *log, uint32_t cell)
-{
-	uint64_t w = load64(&log->next);
-
-	if (link_cell(w) != cell)
-		store64(&log->next, link_next(w, cell));
-}
-
 bool log_write(struct txn *t, uint32_t *chain)
 {
 	struct handle *h = t->handle;
@@ -67,24 +42,24 @@ bool log_write(struct txn *t, uint32_t *chain)
 		if (n > ABI_LOG_ENTRIES)
 			n = ABI_LOG_ENTRIES;
 		for (uint32_t i = 0; i < n; i++)
-			log->entries[i] = t->entries[done + i];
+			log_put(&log->entries[i], &t->entries[done + i]);
 		store64(&log->count, n);
 		FAIL_POINT("log: cell written");
 		done += n;
 		if (done == t->n) {
-			set_next(log, 0);
+			log_set_next(log, 0);
 			return true;
 		}
 		uint32_t more = cell_alloc(h, ABI_KIND_LOG);
 		if (more == 0)
 			more = cell_alloc(h, KIND_LOG_RESERVE);
-		set_next(log, more);
+		log_set_next(log, more);
 		if (*chain == 0)
 			*chain = more;
 		if (more == 0)
 			return false;
 		log = cell_at(h, more - 1);
-		set_next(log, 0);
+		log_set_next(log, 0);
 	}
 }
 

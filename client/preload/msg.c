@@ -36,64 +36,71 @@ static long info(int cmd, void *buf)
 	return ctl_store(buf, &i, sizeof i, ctl_max_index(ABI_MSG));
 }
 
-static void stat_direct(struct handle *h, const struct abi_record *r, struct user_msqid *u)
+static void counters(struct handle *h, struct user_msqid *to)
 {
 	const struct abi_control_header *head = header_of(h);
-	uint64_t sent, taken, last_send, last_recv;
-	struct abi_stat s;
+	uint64_t sent, taken;
 
 	lock_help(h);
 	do {
 		sent = load64(&head->sent);
 		taken = load64(&head->taken);
 	} while (load64(&head->sent) != sent);
-	last_send = load64(&head->last_send);
-	last_recv = load64(&head->last_recv);
-	ctl_record(&s, r);
-	ctl_perm(&u->perm, &s);
-	u->stime = last_time(last_send);
-	u->rtime = last_time(last_recv);
-	u->ctime = r->ctime;
-	u->cbytes = queue_bytes(sent, taken);
-	u->qnum = queue_count(sent, taken);
-	u->qbytes = r->size;
-	u->lspid = table_pid(last_session(last_send));
-	u->lrpid = table_pid(last_session(last_recv));
+	to->cbytes = queue_bytes(sent, taken);
+	to->qnum = queue_count(sent, taken);
+}
+
+static bool stat_here(int id, struct user_msqid *to)
+{
+	const struct abi_record *r;
+	struct call c;
+
+	call_begin(&c);
+	struct handle *h = ctl_here(&c, ABI_MSG, id, to, sizeof *to, &r);
+
+	if (h != NULL) {
+		const struct abi_control_header *head = header_of(h);
+		uint64_t sent = load64(&head->last_send), received = load64(&head->last_recv);
+
+		ctl_record(&to->perm, r);
+		to->stime = last_time(sent);
+		to->rtime = last_time(received);
+		to->ctime = r->ctime;
+		counters(h, to);
+		to->qbytes = r->size;
+		to->lspid = table_pid(last_session(sent));
+		to->lrpid = table_pid(last_session(received));
+		to->unused[0] = to->unused[1] = 0;
+		__atomic_thread_fence(__ATOMIC_ACQUIRE);
+	}
+	bool done = h != NULL && handle_valid(h);
+	call_end(&c);
+	return done;
 }
 
 static long stat_queue(int id, int cmd, void *buf)
 {
-	bool direct = cmd == IPC_STAT && !session.foreign_ids;
-	struct handle *h = direct ? handle_find(ABI_MSG, (uint32_t)id) : NULL;
-	struct user_msqid u = {0};
-	struct abi_record r;
 	struct abi_stat s;
-	uint64_t slot;
-	long result = 0;
 
-	if (h != NULL && h->mem != NULL && table_record(ABI_MSG, (uint32_t)id, &r, &slot)) {
-		stat_direct(h, &r, &u);
-	} else {
-		result = ctl_stat(ABI_MSG, id, cmd, &s);
-		if (result < 0)
-			return result;
-		ctl_perm(&u.perm, &s);
-		u.stime = s.time[0];
-		u.rtime = s.time[1];
-		u.ctime = s.time[2];
-		u.cbytes = s.count[0];
-		u.qnum = s.count[1];
-		u.qbytes = s.size;
-		u.lspid = s.pid[0];
-		u.lrpid = s.pid[1];
-	}
+	if (cmd == IPC_STAT && stat_here(id, buf))
+		return 0;
+	long result = ctl_stat(ABI_MSG, id, cmd, &s);
+	if (result < 0)
+		return result;
+	struct user_msqid u = {.stime = s.time[0], .rtime = s.time[1], .ctime = s.time[2],
+			       .cbytes = s.count[0], .qnum = s.count[1], .qbytes = s.size,
+			       .lspid = s.pid[0], .lrpid = s.pid[1]};
+
+	ctl_perm(&u.perm, &s);
 	return ctl_store(buf, &u, sizeof u, result);
 }
 
 static long set_perm(int id, const void *buf)
 {
 	const struct user_msqid *u = buf;
-	struct call c = call_begin();
+	struct call c;
+
+	call_begin(&c);
 	bool readable = user_readable(c.thread, buf, sizeof *u);
 
 	call_end(&c);

@@ -217,11 +217,24 @@ enum verdict { PROCEED = 0, BLOCK = 1 }; /* or -errno */
 /* Applies ops in array order to the words as t sees them, tentatively.
  * PROCEED, BLOCK or -ERANGE, -EAGAIN; *blocking is the first that blocks. */
 int ops_apply(struct txn *t, const struct ops *o, uint32_t number, uint32_t *blocking);
+/* The call, by the lock. timeout: ns, -1: none, -2: not a valid one. */
+long semop_slowly(int id, const struct abi_sem_op *ops, size_t count, int64_t timeout);
+
+/* --- semquick.c -------------------------------------------------------- */
+
+/* Tries one operation, without SEM_UNDO, without the lock. BLOCK: it needs it. */
+int semop_try(struct handle *h, const struct abi_sem_op *op);
+/* Notes that an operation of the set succeeded just now. */
+void semop_touch(struct handle *h);
 
 /* --- undo.c ------------------------------------------------------------ */
 
 /* The offset of number's undo word for sem, 0: it has none. */
 uint64_t undo_find(struct txn *t, uint32_t number, uint32_t sem);
+/* The same without a transaction, where it is in the session's first undo cell. */
+uint64_t undo_known(struct handle *h, uint32_t sem);
+/* Whether another session has an adjustment of sem other than 0. */
+bool undo_others(struct handle *h, uint32_t sem);
 /* Makes sure that this session has undo words for all SEM_UNDO ops. */
 int undo_reserve(struct handle *h, struct call *c, const struct abi_sem_op *ops, uint32_t n);
 /* A session whose hint says that it died with an adjustment of sem; 0: none.
@@ -239,6 +252,7 @@ int reap(struct txn *t, uint32_t number);
 
 /* Links this session's liveness word into the thread's robust list. */
 void pulse_arm(void);
+bool pulse_armed(void);
 bool pulse_died(uint32_t number);
 void doorbell_ring(uint32_t number);
 

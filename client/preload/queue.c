@@ -8,10 +8,8 @@
 
 bool queue_fits(struct txn *t, uint64_t size)
 {
-	uint64_t sent = txn_get(t, HEADER_OFF(sent)), taken = txn_get(t, HEADER_OFF(taken));
-	uint64_t limit = t->handle->size;
-
-	return queue_bytes(sent, taken) + size <= limit && queue_count(sent, taken) + 1 <= limit;
+	return counters_fit(txn_get(t, HEADER_OFF(sent)), txn_get(t, HEADER_OFF(taken)), size,
+			    t->handle->size);
 }
 
 bool type_matches(uint32_t mode, int64_t wanted, int64_t type)

@@ -30,6 +30,12 @@ static inline uint64_t queue_count(uint64_t sent, uint64_t taken)
 	return ((sent >> ABI_COUNTER_COUNT_SHIFT) - (taken >> ABI_COUNTER_COUNT_SHIFT)) & 0xffffff;
 }
 
+/* Whether size more bytes have room (msg_fits_inqueue). */
+static inline bool counters_fit(uint64_t sent, uint64_t taken, uint64_t size, uint64_t limit)
+{
+	return queue_bytes(sent, taken) + size <= limit && queue_count(sent, taken) + 1 <= limit;
+}
+
 static inline int64_t last_time(uint64_t w)
 {
 	return (int64_t)(w >> ABI_LAST_TIME_SHIFT);
@@ -52,7 +58,7 @@ static inline struct abi_message_cell *message_at(struct handle *h, uint32_t cel
 	return cell ? cell_at(h, cell - 1) : NULL;
 }
 
-/* Whether size more bytes have room (msg_fits_inqueue). */
+/* The same as t sees the counters. */
 bool queue_fits(struct txn *t, uint64_t size);
 /* Puts a message that fits to the first receiver that wants it, or at the end
  * of the queue. number: who sent it. */

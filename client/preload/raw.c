@@ -46,7 +46,9 @@ static bool makes_child(long number, const long *a)
 #endif
 	if (number == __NR_clone3) { /* struct clone_args: flags first, stack the sixth */
 		const uint64_t *args = (const uint64_t *)a[0];
-		struct call c = call_begin();
+		struct call c;
+
+		call_begin(&c);
 		bool readable = user_readable(c.thread, args, 7 * sizeof *args);
 
 		call_end(&c);

@@ -1,5 +1,6 @@
 /* msgrcv, as do_msgrcv(), find_msg() and convert_mode() in ipc/msg.c. */
 #include "queue.h"
+#include "quick.h"
 
 struct user_message {
 	int64_t type;
@@ -42,12 +43,11 @@ static bool queued(const struct abi_message_cell *m)
 }
 
 /* The message that w wants, index + 1, and the one before it; 0: none. */
-static uint32_t find(struct txn *t, const struct wanted *w, uint32_t *prev)
+static uint32_t find(struct handle *h, const struct wanted *w, uint32_t *prev)
 {
-	struct handle *h = t->handle;
 	int64_t type = w->type, position = 0;
 	uint32_t before = 0, found = 0;
-	uint32_t at = link_cell(txn_get(t, HEADER_OFF(msg_head)));
+	uint32_t at = link_cell(load64(&header_of(h)->msg_head));
 
 	*prev = 0;
 	for (uint32_t n = 0; at != 0 && at <= h->cells && n < h->cells; n++) {
@@ -85,7 +85,7 @@ static int attempt(struct txn *t, const struct wanted *w, uint32_t *cell, uint32
 		*again = cell_sleeps(load64((uint64_t *)(h->mem + off)));
 		return 1;
 	}
-	found = find(t, w, &prev);
+	found = find(h, w, &prev);
 	if (found != 0 && message_at(h, found)->size > w->limit) {
 		verdict = -E2BIG;
 	} else if (found != 0) {
@@ -154,25 +154,63 @@ static uint32_t make_receiver(struct handle *h, const struct wanted *w, int *err
 }
 
 /* Waiting a moment for a message may save a sleep, as in semop.c. */
-static void spin_for_message(struct thread *t, struct handle *h)
+static bool spin_for_message(struct thread *t, struct handle *h)
 {
 	uint64_t *head = &header_of(h)->msg_head;
 
 	if (session.cpus < 2 || link_cell(load64(head)) != 0)
-		return;
+		return false;
 	if (t->spin == 0 && ++t->spin_skipped < 64)
-		return;
+		return false;
 	t->spin_skipped = 0;
 	uint32_t rounds = t->spin ? t->spin : 100;
 
 	for (uint32_t i = 0; i < rounds; i++) {
 		if (link_cell(load64(head)) != 0) {
 			t->spin = rounds < 1500 ? rounds + 100 : rounds;
-			return;
+			return true;
 		}
 		cpu_relax();
 	}
 	t->spin = rounds > 200 ? rounds - 200 : 0;
+	return false;
+}
+
+/* Takes a message that is there, without the lock. 0 and *message, or -errno; 1:
+ * it takes the lock. */
+static int take_at_once(struct handle *h, struct call *c, const struct wanted *w, uint32_t *message)
+{
+	struct abi_control_header *head = header_of(h);
+	struct quick q;
+	uint32_t prev;
+
+	/* In this order: see queue_lock. */
+	if (c->nested || !quick_begin(&q, h, c->thread) || !handle_valid(h) ||
+	    link_cell(load64(&head->send_head)) != 0)
+		return 1;
+	uint64_t taken = load64(&head->taken), last_recv = load64(&head->last_recv);
+	uint64_t tail = load64(&head->msg_tail);
+	uint32_t found = find(h, w, &prev);
+	struct abi_message_cell *m = message_at(h, found), *before = message_at(h, prev);
+
+	if (m == NULL)
+		return w->nowait && quick_holds(&q) ? -ENOMSG : 1;
+	uint64_t size = m->size, state = load64(&m->state);
+
+	if (size > w->limit)
+		return quick_holds(&q) ? -E2BIG : 1;
+	quick_put_next(&q, before ? off_of(h, &before->next) : HEADER_OFF(msg_head),
+		       link_cell(load64(&m->next)));
+	if (link_cell(tail) == found)
+		quick_put(&q, HEADER_OFF(msg_tail), tail, link_next(tail, prev));
+	quick_put(&q, HEADER_OFF(taken), taken, counter_add(taken, size));
+	quick_put(&q, off_of(h, m), state,
+		  cell_next(state, ABI_CELL_OWNED, ABI_KIND_MESSAGE, session.number, 0));
+	if (!quick_commit(&q))
+		return 1;
+	*message = found;
+	last_touch(&head->last_recv, last_recv, session.number);
+	return 0;
 }
 
 /* 0 and *message, or -errno. */
@@ -185,11 +223,17 @@ static int receive_direct(struct handle *h, struct call *c, const struct wanted 
 	bool again;
 
 	*message = 0;
+	r = take_at_once(h, c, w, message);
+	if (likely(r != 1))
+		return r;
+	if (!w->nowait && spin_for_message(c->thread, h)) {
+		r = take_at_once(h, c, w, message);
+		if (r != 1)
+			return r;
+	}
 	r = txn_init(&t, h, c, 0);
 	if (r < 0)
 		return r;
-	if (!w->nowait)
-		spin_for_message(c->thread, h);
 	for (;;) {
 		r = queue_lock(&t);
 		if (r < 0)
@@ -246,7 +290,7 @@ static int64_t copy_direct(struct handle *h, struct call *c, const struct wanted
 		r = queue_lock(&t);
 		if (r < 0)
 			break;
-		uint32_t found = find(&t, w, &prev);
+		uint32_t found = find(h, w, &prev);
 		struct abi_message_cell *m = message_at(h, found);
 
 		if (m == NULL)
@@ -350,7 +394,9 @@ EXPORT long msgrcv(int id, void *msg, size_t room, long type, int flags)
 		return finish(session_refused() ? -ENOSYS
 						: SYS5(__NR_msgrcv, id, msg, room, type, flags));
 	cancellation_point();
-	struct call c = call_begin();
+	struct call c;
+
+	call_begin(&c);
 	int64_t r = do_msgrcv(&c, id, msg, room, type, flags);
 
 	call_end(&c);

@@ -225,25 +225,36 @@ static long info(int cmd, void *buf)
 	return ctl_store(buf, &i, sizeof i, ctl_max_index(ABI_SEM));
 }
 
-static long stat_set(int id, int cmd, void *buf)
+static bool stat_here(int id, struct user_semid *to)
 {
-	bool direct = cmd == IPC_STAT && !session.foreign_ids;
-	struct handle *h = direct ? handle_find(ABI_SEM, (uint32_t)id) : NULL;
-	struct abi_stat s;
-	struct abi_record r;
-	uint64_t slot;
-	long result = 0;
+	const struct abi_record *r;
+	struct call c;
 
-	if (h != NULL && h->mem != NULL && table_record(ABI_SEM, (uint32_t)id, &r, &slot)) {
+	call_begin(&c);
+	struct handle *h = ctl_here(&c, ABI_SEM, id, to, sizeof *to, &r);
+
+	if (h != NULL) {
 		const struct abi_control_header *head = header_of(h);
 
-		ctl_record(&s, &r);
-		s.time[0] = head->otime;
-		if (head->ctime > s.time[2])
-			s.time[2] = head->ctime;
-	} else {
-		result = ctl_stat(ABI_SEM, id, cmd, &s);
+		memset(to, 0, sizeof *to);
+		ctl_record(&to->perm, r);
+		to->otime = head->otime;
+		to->ctime = head->ctime > r->ctime ? head->ctime : r->ctime;
+		to->nsems = r->size;
+		__atomic_thread_fence(__ATOMIC_ACQUIRE);
 	}
+	bool done = h != NULL && handle_valid(h);
+	call_end(&c);
+	return done;
+}
+
+static long stat_set(int id, int cmd, void *buf)
+{
+	struct abi_stat s;
+
+	if (cmd == IPC_STAT && stat_here(id, buf))
+		return 0;
+	long result = ctl_stat(ABI_SEM, id, cmd, &s);
 	if (result < 0)
 		return result;
 	struct user_semid u = {.otime = s.time[0], .ctime = s.time[2], .nsems = s.size};
@@ -254,7 +265,9 @@ static long stat_set(int id, int cmd, void *buf)
 
 static long set_perm(int id, const void *buf)
 {
-	struct call c = call_begin();
+	struct call c;
+
+	call_begin(&c);
 	bool readable = user_readable(c.thread, buf, sizeof(struct user_semid));
 
 	call_end(&c);
@@ -317,10 +330,11 @@ static long on_values(struct handle *h, struct call *c, int num, int cmd, int va
 
 static long values_call(int id, int num, int cmd, unsigned long arg)
 {
-	struct call c = call_begin();
+	struct call c;
 	unsigned tries = 0;
 	long r = -EINVAL;
 
+	call_begin(&c);
 	if (id < 0)
 		goto out;
 	r = -ERANGE;

@@ -55,15 +55,6 @@ int ops_apply(struct txn *t, const struct ops *o, uint32_t number, uint32_t *blo
 	return t->full ? -ENOMEM : PROCEED;
 }
 
-static void touch(struct handle *h)
-{
-	int64_t now = now_seconds();
-	int64_t *otime = &header_of(h)->otime;
-
-	if (__atomic_load_n(otime, __ATOMIC_RELAXED) != now)
-		__atomic_store_n(otime, now, __ATOMIC_RELAXED);
-}
-
 /* What one call wants. */
 struct want {
 	const struct abi_sem_op *ops;
@@ -71,30 +62,6 @@ struct want {
 	bool alters, undoes;
 	int64_t deadline; /* CLOCK_MONOTONIC ns, -1: none */
 };
-
-/* Tries one operation without the lock. BLOCK: it needs it. */
-static int try_fast(struct handle *h, const struct abi_sem_op *op)
-{
-	uint64_t *word = word_at(h, op->num);
-	uint64_t w = load64(word);
-
-	for (;;) {
-		if (unlikely(w & (ABI_SEM_SLOW | ABI_SEM_DEAD)))
-			return BLOCK;
-		int value = (int)sem_value(w) + op->op;
-
-		if (unlikely(value < 0 || (op->op == 0 && value != 0)))
-			return op->flag & IPC_NOWAIT ? -EAGAIN : BLOCK;
-		if (unlikely(value > ABI_SEM_VMX))
-			return -ERANGE;
-		if (__atomic_compare_exchange_n(word, &w,
-						sem_next(w, (uint32_t)value, session.number), false,
-						__ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
-			touch(h);
-			return PROCEED;
-		}
-	}
-}
 
 /* Puts the operations into a sleeper and cells after it. */
 static int fill_sleeper(struct handle *h, uint32_t cell, const struct want *want)
@@ -210,7 +177,7 @@ static int attempt(struct txn *t, const struct want *want, uint32_t *cell, uint3
 	if (r < 0)
 		return r;
 	if (verdict == PROCEED) {
-		touch(h);
+		semop_touch(h);
 		scan_rest(t);
 	}
 	if (verdict == BLOCK && *cell == 0)
@@ -360,10 +327,10 @@ static long slow(int id, struct call *c, struct want *want, int64_t timeout)
 		if (h->mem == NULL)
 			return brokered(id, want, timeout);
 		if (want->count == 1 && !want->undoes) {
-			r = try_fast(h, want->ops);
+			r = semop_try(h, want->ops);
 			if (r == BLOCK && !(want->ops->flag & IPC_NOWAIT) &&
 			    spin_for(c->thread, h, want))
-				r = try_fast(h, want->ops);
+				r = semop_try(h, want->ops);
 			if (r != BLOCK)
 				return r;
 		}
@@ -374,25 +341,12 @@ static long slow(int id, struct call *c, struct want *want, int64_t timeout)
 	}
 }
 
-static long do_semop(int id, const struct abi_sem_op *ops, size_t count, int64_t timeout)
+long semop_slowly(int id, const struct abi_sem_op *ops, size_t count, int64_t timeout)
 {
-	struct call c = call_begin();
+	struct call c;
 	long r = -EINVAL;
 
-	if (likely(count == 1 && user_readable(c.thread, ops, sizeof *ops))) {
-		struct handle *h = handle_find(ABI_SEM, (uint32_t)id);
-		struct abi_sem_op op = *ops;
-
-		/* The way of nearly all calls: no lock, no message. */
-		if (likely(h != NULL && h->mem != NULL && op.num < h->sems &&
-			   !(op.flag & SEM_UNDO) && timeout != -2)) {
-			r = try_fast(h, &op);
-			if (likely(r != BLOCK)) {
-				call_end(&c);
-				return r;
-			}
-		}
-	}
+	call_begin(&c);
 	struct abi_sem_op few[8];
 	struct want want = {few, (uint32_t)count, false, false, -1};
 	long mapped = 0;
@@ -431,39 +385,4 @@ static long do_semop(int id, const struct abi_sem_op *ops, size_t count, int64_t
 out:
 	call_end(&c);
 	return r;
-}
-
-EXPORT int semop(int id, struct abi_sem_op *ops, size_t count)
-{
-	if (unlikely(session_ready() < 0))
-		return (int)finish(session_refused() ? -ENOSYS : SYS3(__NR_semop, id, ops, count));
-	long r = do_semop(id, ops, count, -1);
-
-	return likely(r == 0) ? 0 : (int)finish(r);
-}
-
-EXPORT int semtimedop(int id, struct abi_sem_op *ops, size_t count, const struct timespec64 *timeout)
-{
-	int64_t ns = -1;
-
-	if (unlikely(session_ready() < 0))
-		return (int)finish(session_refused() ? -ENOSYS
-						     : SYS4(__NR_semtimedop, id, ops, count, timeout));
-	if (timeout != NULL) {
-		struct call c = call_begin();
-		bool readable = user_readable(c.thread, timeout, sizeof *timeout);
-
-		call_end(&c);
-		if (!readable)
-			return (int)finish(-EFAULT);
-		if (timeout->tv_sec < 0 || timeout->tv_nsec < 0 || timeout->tv_nsec >= 1000000000)
-			ns = -2; /* invalid, but E2BIG and EFAULT come first */
-		else if (timeout->tv_sec > INT64_MAX / 2000000000)
-			ns = INT64_MAX / 2;
-		else
-			ns = timeout->tv_sec * INT64_C(1000000000) + timeout->tv_nsec;
-	}
-	long r = do_semop(id, ops, count, ns);
-
-	return likely(r == 0) ? 0 : (int)finish(r);
 }

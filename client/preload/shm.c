@@ -56,7 +56,9 @@ static long stat_segment(int id, int cmd, void *buf)
 
 static long set_perm(int id, const void *buf)
 {
-	struct call c = call_begin();
+	struct call c;
+
+	call_begin(&c);
 	bool readable = user_readable(c.thread, buf, sizeof(struct user_shmid));
 
 	call_end(&c);

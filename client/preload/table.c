@@ -21,6 +21,15 @@ void table_wait(const uint64_t *slot, uint64_t word)
 		futex_wait((uint32_t *)&session.table->changes, changes, &while_);
 }
 
+const struct abi_record *table_named(uint64_t slot)
+{
+	uint64_t n = slot & ABI_SLOT_RECORD_MASK;
+
+	return slot != 0 && !(slot & ABI_SLOT_CLOSING) && n < ABI_MAX_RECORDS
+		       ? (const struct abi_record *)(table() + ABI_TABLE_RECORDS_OFF) + n
+		       : NULL;
+}
+
 bool table_record_at(int family, uint32_t index, struct abi_record *r, uint64_t *slot)
 {
 	const uint64_t *at = table_slot(family, index);
@@ -34,10 +43,10 @@ bool table_record_at(int family, uint32_t index, struct abi_record *r, uint64_t 
 			table_wait(at, w);
 			continue;
 		}
-		uint64_t n = w & ABI_SLOT_RECORD_MASK;
-		if (n >= ABI_MAX_RECORDS)
+		const struct abi_record *named = table_named(w);
+		if (named == NULL)
 			return false;
-		memcpy(r, table() + ABI_TABLE_RECORDS_OFF + n * sizeof *r, sizeof *r);
+		*r = *named;
 		__atomic_thread_fence(__ATOMIC_ACQUIRE);
 		if (load64(at) == w) {
 			*slot = w;

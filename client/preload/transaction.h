@@ -40,8 +40,41 @@ bool is_cell_state(const struct handle *h, uint64_t off);
 
 /* --- log.c ------------------------------------------------------------- */
 
+static inline unsigned log_slot(const struct handle *h)
+{
+	return (h->id ^ h->id >> 2) % LOG_CACHE;
+}
+
 /* The log cell that the thread keeps for this object, index + 1, 0: none. */
-uint32_t log_kept(const struct thread *t, const struct handle *h);
+static inline uint32_t log_kept(const struct thread *t, const struct handle *h)
+{
+	unsigned slot = log_slot(h);
+
+	if (likely(t->session == session.number && t->log[slot].handle == h &&
+		   t->log[slot].serial == h->serial))
+		return t->log[slot].cell;
+	return 0;
+}
+
+/* Word by word: helpers read it, and what was just written in words would be
+ * waited for if it were copied in other pieces. */
+static inline void log_put(struct abi_log_entry *to, const struct abi_log_entry *e)
+{
+	store64(&to->off, e->off);
+	store64(&to->old, e->old);
+	store64(&to->new, e->new);
+}
+
+/* The second word of every cell is a link in one of its lives: its version
+ * never goes back. */
+static inline void log_set_next(struct abi_log_cell *log, uint32_t cell)
+{
+	uint64_t w = load64(&log->next);
+
+	if (link_cell(w) != cell)
+		store64(&log->next, link_next(w, cell));
+}
+
 /* Takes a log cell and keeps it between calls. */
 uint32_t log_keep(struct thread *t, struct handle *h);
 /* Writes the entries into the log cell and as many more as it takes. The first

@@ -108,21 +108,42 @@ uint32_t undo_dead_holder(struct txn *t, int sem)
 	return 0;
 }
 
-/* Whether this session has a word for sem already: a look without the lock,
- * which is good because only this process's threads make such words and
- * nothing but its death takes them away. */
-static bool reserved(struct handle *h, uint32_t sem)
+/* A look without the lock, which is good because only this process's threads
+ * make such words and nothing but its death takes them away. */
+uint64_t undo_known(struct handle *h, uint32_t sem)
 {
 	if (h->owner != session.number || h->undo == 0 || h->undo > h->cells)
-		return false;
+		return 0;
 	struct abi_undo_cell *c = cell_at(h, h->undo - 1);
 	uint64_t state = load64(&c->state);
 
 	if (cell_kind(state) != ABI_KIND_UNDO || cell_session(state) != session.number)
-		return false;
+		return 0;
 	for (uint32_t i = 0; i < ABI_UNDO_WORDS; i++)
 		if (word_names(load64(&c->words[i]), sem))
+			return WORD_OFF(h, h->undo, i);
+	return 0;
+}
+
+bool undo_others(struct handle *h, uint32_t sem)
+{
+	uint32_t at = link_cell(load64(&header_of(h)->undo_head));
+
+	for (uint32_t n = 0; at != 0 && n < h->cells; n++) {
+		struct abi_undo_cell *c = cell_at(h, at - 1);
+
+		if (c == NULL)
 			return true;
+		for (uint32_t i = 0; i < ABI_UNDO_WORDS; i++) {
+			if (cell_session(load64(&c->state)) == session.number)
+				break;
+			uint64_t w = load64(&c->words[i]);
+
+			if (word_names(w, sem) && undo_adjust(w) != 0)
+				return true;
+		}
+		at = link_cell(load64(&c->next));
+	}
 	return false;
 }
 
@@ -176,7 +197,7 @@ int undo_reserve(struct handle *h, struct call *c, const struct abi_sem_op *ops,
 		struct txn t;
 		int r;
 
-		if (!(ops[k].flag & SEM_UNDO) || reserved(h, ops[k].num))
+		if (!(ops[k].flag & SEM_UNDO) || undo_known(h, ops[k].num) != 0)
 			continue;
 		r = txn_init(&t, h, c, 0);
 		if (r < 0)
@@ -315,16 +336,20 @@ static bool link_word(uint32_t tid)
 	return true;
 }
 
+bool pulse_armed(void)
+{
+	if (unlikely(own_session != session.number || own_page == NULL))
+		return false;
+	uint64_t w = load64(own_word(ABI_PULSE_ALIVE));
+
+	return likely(w != 0 && (w & ABI_PULSE_DIED) == 0) ||
+	       (asks && load64(own_word(ABI_PULSE_ASK)) != 0);
+}
+
 void pulse_arm(void)
 {
-	if (likely(own_session == session.number && own_page != NULL)) {
-		uint64_t w = load64(own_word(ABI_PULSE_ALIVE));
-
-		if (likely(w != 0 && (w & ABI_PULSE_DIED) == 0))
-			return;
-		if (asks && load64(own_word(ABI_PULSE_ASK)) != 0)
-			return;
-	}
+	if (likely(pulse_armed()))
+		return;
 	control_lock();
 	uint32_t tid = (uint32_t)SYS0(__NR_gettid);
 

@@ -115,7 +115,7 @@ bool user_readable_slow(struct thread *t, const void *p, size_t n)
 	return pages_good(t->readable, page_readable, p, n);
 }
 
-bool user_writable(struct thread *t, void *p, size_t n)
+bool user_writable_slow(struct thread *t, void *p, size_t n)
 {
 	return pages_good(t->writable, page_writable, p, n);
 }
