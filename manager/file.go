@@ -213,6 +213,25 @@ func (f *file) grow(size int64) error {
 	return err
 }
 
+// punch frees the pages of a range.
+func (f *file) punch(offset, length int64) error {
+	if !f.made {
+		return nil
+	}
+	if err := f.open(); err != nil {
+		return err
+	}
+	own := f.own
+	free := func() error {
+		return unix.Fallocate(int(own.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, offset, length)
+	}
+	if !f.sealed {
+		return free()
+	}
+	g, path := f.storage.guard, f.path
+	return f.storage.jams.try(func() error { return g.unsealed(path, free) })
+}
+
 // cut takes back what somebody appended. Without space.mu held: it takes as
 // long as he lets it.
 func (f *file) cut() (done bool, err error) {

@@ -48,6 +48,8 @@ func (s *space) handle(c *channel, req *request) reply {
 			b.cancel()
 		}
 		return reply{later: true}
+	case abi.MsgPunch:
+		return s.punch(s.caller(c, req), req)
 	case abi.MsgUndo:
 		return s.undoNow(x)
 	case abi.MsgCreds:
@@ -177,6 +179,26 @@ func (s *space) growRequest(c *caller, req *request) reply {
 		return refuse(err)
 	}
 	return reply{val: [6]int64{int64(o.word.Load())}}
+}
+
+// punch answers MsgPunch. Who may write to a segment may free its pages, as
+// everybody may who has it attached for writing in the kernel.
+func (s *space) punch(c *caller, req *request) reply {
+	o, err := s.find(Shm, req.Arg[0])
+	if err == nil {
+		err = checkPermission(&o.rec, c, abi.AccessWrite)
+	}
+	if err != nil {
+		return refuse(err)
+	}
+	offset, length, size := req.Arg[1], req.Arg[2], int64(pages(o.rec.Size)*abi.PageSize)
+	if offset < 0 || length <= 0 || offset > size || length > size-offset {
+		return failed(unix.EINVAL)
+	}
+	if err := o.control.punch(offset, length); err != nil {
+		return refuse(err)
+	}
+	return reply{}
 }
 
 // undoNow answers MsgUndo.

@@ -91,6 +91,9 @@ const (
 	// MsgUndo: nothing. The session's adjustments are applied now, as when it
 	// ends (unshare(CLONE_SYSVSEM), setns to an IPC namespace) -> nothing.
 	MsgUndo = 17
+	// MsgPunch: id of a segment, offset, bytes. Frees these pages, which read as
+	// zeros then (MADV_REMOVE) -> nothing.
+	MsgPunch = 18
 )
 
 // Access rights, as in a mode's class bits.

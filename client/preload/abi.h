@@ -47,6 +47,7 @@
 #define ABI_MSG_CANCEL 15
 #define ABI_MSG_CREDS 16
 #define ABI_MSG_UNDO 17
+#define ABI_MSG_PUNCH 18
 #define ABI_ACCESS_READ 4
 #define ABI_ACCESS_WRITE 2
 #define ABI_ACCESS_EXEC 1

@@ -8,12 +8,25 @@
 #include "attach.h"
 
 #define MREMAP_DONTUNMAP 4
+#define MADV_REMOVE 9
 #define MADV_DONTFORK 10
 #define MADV_DOFORK 11
 
 static bool overlaps(const struct piece *p, uintptr_t addr, size_t length)
 {
 	return p->addr < addr + length && addr < p->addr + p->length;
+}
+
+/* What of a range that overlaps p lies in it: where in the segment, and how long. */
+struct part {
+	size_t offset, length;
+};
+static struct part piece_part(const struct piece *p, uintptr_t addr, size_t length)
+{
+	uintptr_t from = addr > p->addr ? addr : p->addr;
+	uintptr_t end = addr + length < p->addr + p->length ? addr + length : p->addr + p->length;
+
+	return (struct part){p->offset + (from - p->addr), end - from};
 }
 
 /* Whether a call on a range concerns a segment at all. A look without the
@@ -250,6 +263,31 @@ EXPORT int mprotect(void *at, size_t length, int prot)
 	return (int)finish(r);
 }
 
+/* MADV_REMOVE of a range of segments alone, whose files are sealed against it:
+ * the manager frees the pages. */
+static long remove_pages(uintptr_t addr, size_t length)
+{
+	size_t covered = 0;
+	long r = 0;
+
+	follow();
+	for (struct piece *p = piece_next(NULL); p != NULL; p = piece_next(p))
+		if (overlaps(p, addr, length))
+			covered += piece_part(p, addr, length).length;
+	if (covered != length)
+		r = -EPERM;
+	for (struct piece *p = piece_next(NULL); r == 0 && p != NULL; p = piece_next(p)) {
+		struct part part = piece_part(p, addr, length);
+
+		if (overlaps(p, addr, length))
+			r = p->prot & PROT_WRITE ? channel_simple(ABI_MSG_PUNCH, p->id, part.offset,
+								  part.length, 0, NULL)
+						 : -EACCES;
+	}
+	followed();
+	return r;
+}
+
 EXPORT int madvise(void *at, size_t length, int advice)
 {
 	uintptr_t addr = (uintptr_t)at;
@@ -257,6 +295,8 @@ EXPORT int madvise(void *at, size_t length, int advice)
 	bool not_forked = advice == MADV_DONTFORK;
 	long r = SYS3(__NR_madvise, at, length, advice);
 
+	if (unlikely(r == -EPERM && advice == MADV_REMOVE && concerns(addr, n)))
+		r = remove_pages(addr, n);
 	if (r == 0 && (not_forked || advice == MADV_DOFORK) && concerns(addr, n)) {
 		follow();
 		for (struct piece *p = piece_next(NULL); p != NULL; p = piece_next(p))

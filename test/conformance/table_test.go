@@ -20,7 +20,6 @@ var knownDifferences = []difference{
 	{"238", "", "a futex does not return from SIGSTOP, so a stopped sleeper stays in the queue"},
 	{"30", "sleepers outlive an IPC_SET that takes rights away: one", "who loses a right begins its semop again, on the set that replaces the old one"},
 	{"70", "with the id for an inode", "the inode is the file's; the key stands in the name"},
-	{"83", "MADV_REMOVE", "the immutable flag that protects the objects' files refuses hole punching"},
 	{"230", "with a descriptor limit of 0, for good", "to open an object takes a descriptor for a moment, and a hard limit of 0 allows none anywhere"},
 	{"241", "", "calls made by libc's syscall() are served; a system call of the program's own passes by"},
 }

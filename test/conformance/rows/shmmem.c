@@ -536,6 +536,32 @@ ROW(83, "MADV_REMOVE punches a hole of zeros")
 	EXPECT_EQ(other[2 * page], 'x');
 }
 
+ROW(83, "MADV_REMOVE frees memory, in pieces of an attach too, and only for writers")
+{
+	size_t page = page_size(), n = 1024;
+	int id = new_segment(n * page);
+	struct shm_info before, full, after;
+	char *m = MUST(shmat(id, NULL, 0)), *reader = MUST(shmat(id, NULL, SHM_RDONLY));
+	EXPECT_EQ(shmctl(0, SHM_INFO, (void *)&before) < 0, 0);
+	memset(m, 'x', n * page);
+	EXPECT_EQ(shmctl(0, SHM_INFO, (void *)&full) < 0, 0);
+	EXPECT_EQ(full.shm_rss - before.shm_rss, n);
+	EXPECT_OK(mprotect(m + 10 * page, 20 * page, PROT_READ));
+	EXPECT_OK(mprotect(m + 10 * page, 20 * page, PROT_READ | PROT_WRITE | PROT_EXEC));
+	EXPECT_OK(madvise(m + page, (n - 2) * page, MADV_REMOVE));
+	EXPECT_EQ(shmctl(0, SHM_INFO, (void *)&after) < 0, 0);
+	EXPECT_EQ(after.shm_rss - before.shm_rss, 2);
+	EXPECT_EQ(reader[0], 'x');
+	EXPECT_EQ(reader[page], 0);
+	EXPECT_EQ(reader[(n - 1) * page - 1], 0);
+	EXPECT_EQ(reader[(n - 1) * page], 'x');
+	EXPECT_ERR(madvise(reader, page, MADV_REMOVE), EACCES);
+	EXPECT_ERR(madvise(m + 1, page, MADV_REMOVE), EINVAL);
+	EXPECT_EQ(reader[0], 'x');
+	m[page] = 'y';
+	EXPECT_EQ(reader[page], 'y');
+}
+
 ROW(84, "memory of a grown mremap past the segment's end is SIGBUS")
 {
 	size_t page = page_size();
