@@ -5,12 +5,14 @@
 #define O_RDONLY 0
 #define O_CLOEXEC 02000000
 #define ST_RDONLY 1
+#define AT_SECURE 23 /* getauxval(3) */
 #define SIG_SETMASK 2
 
 struct session session = {.mode = MODE_UNKNOWN};
 
 /* The process's libc, if it has these. */
 extern char *getenv(const char *name) __attribute__((weak));
+extern unsigned long getauxval(unsigned long type) __attribute__((weak));
 extern int *__errno_location(void) __attribute__((weak, const));
 
 long finish(long r)
@@ -47,11 +49,27 @@ static uint64_t ipc_namespace(void)
 	return st[1];
 }
 
+/* Whether the program has more rights than its caller, as a set-user-id one
+ * has. glibc before 2.16 does not pass on what the kernel says. */
+static bool secure(void)
+{
+	if (getauxval != NULL)
+		return getauxval(AT_SECURE) != 0;
+	return SYS0(__NR_getuid) != SYS0(__NR_geteuid) || SYS0(__NR_getgid) != SYS0(__NR_getegid);
+}
+
+/* One of our variables, NULL if it is not set. A secure program, which has us by
+ * /etc/ld.so.preload, has none: its caller could lead it to a space of its own. */
+static const char *setting(const char *name)
+{
+	return getenv != NULL && !secure() ? getenv(name) : NULL;
+}
+
 /* Read when the library is loaded: programs overwrite or clear their
  * environment later. */
 __attribute__((constructor)) static void configure(void)
 {
-	const char *value = getenv ? getenv("IPCSPACE_DIR") : NULL;
+	const char *value = setting("IPCSPACE_DIR");
 	size_t n = 0;
 
 	dir_named = value != NULL && *value != 0;
@@ -62,9 +80,9 @@ __attribute__((constructor)) static void configure(void)
 		n++;
 	}
 	dir_wanted[n] = 0;
-	value = getenv ? getenv("IPCSPACE_REQUIRED") : NULL;
+	value = setting("IPCSPACE_REQUIRED");
 	required = value != NULL && equal(value, "1");
-	value = getenv ? getenv("IPCSPACE_DIR_WRITABLE") : NULL;
+	value = setting("IPCSPACE_DIR_WRITABLE");
 	writable_ok = value != NULL && equal(value, "ok");
 	home = ipc_namespace();
 }
