@@ -58,14 +58,17 @@ type keeper struct {
 
 // specification has a device for each name. The hook closes the kernel's own System V IPC and hides
 // its tables; the mount and the environment are the runtime's to make.
-func (k *keeper) specification(names []string) specs.Spec {
+//
+// It is of the oldest version that has what is in it: podman 4 knows none after 0.5.0.
+func (k *keeper) specification(names []string) (*specs.Spec, error) {
 	h := hook.Spec(k.program, k.root)
-	spec := specs.Spec{Version: "0.6.0", Kind: Kind, Devices: []specs.Device{}}
+	spec := &specs.Spec{Kind: Kind, Devices: []specs.Device{}}
 	for _, name := range names {
 		spec.Devices = append(spec.Devices, specs.Device{
 			Name: name,
 			ContainerEdits: specs.ContainerEdits{
-				Env: []string{"LD_PRELOAD=" + shim.Library, "IPCSPACE_REQUIRED=1"},
+				// An image could lead the library elsewhere by the last two.
+				Env: []string{"LD_PRELOAD=" + shim.Library, "IPCSPACE_REQUIRED=1", "IPCSPACE_DIR=" + shim.Target, "IPCSPACE_DIR_WRITABLE="},
 				Mounts: []*specs.Mount{{
 					HostPath: filepath.Join(k.root, "spaces", name), ContainerPath: shim.Target,
 					Type: "bind", Options: []string{"bind", "ro", "nosuid", "nodev"},
@@ -74,7 +77,9 @@ func (k *keeper) specification(names []string) specs.Spec {
 			},
 		})
 	}
-	return spec
+	var err error
+	spec.Version, err = specs.MinimumRequiredVersion(spec)
+	return spec, err
 }
 
 // names lists the spaces that are there: folders with a table.
@@ -107,7 +112,11 @@ func (k *keeper) write() error {
 		}
 		return nil
 	}
-	text, err := json.MarshalIndent(k.specification(names), "", "  ")
+	spec, err := k.specification(names)
+	if err != nil {
+		return err
+	}
+	text, err := json.MarshalIndent(spec, "", "  ")
 	if err != nil || string(text) == k.last {
 		return err
 	}
