@@ -177,12 +177,13 @@ func parseLimits(text string) (*admin.Limits, error) {
 		"shmmax": &l.Shmmax, "shmall": &l.Shmall, "shmmni": &l.Shmmni,
 		"semmsl": &l.Semmsl, "semmns": &l.Semmns, "semopm": &l.Semopm, "semmni": &l.Semmni,
 		"msgmax": &l.Msgmax, "msgmnb": &l.Msgmnb, "msgmni": &l.Msgmni,
+		"shm_rmid_forced": &l.ShmRmidForced,
 	}
 	for pair := range strings.SplitSeq(text, ",") {
 		name, value, _ := strings.Cut(strings.TrimSpace(pair), "=")
 		field := fields[name]
 		if field == nil {
-			return nil, fmt.Errorf("%q is no limit; there are shmmax shmall shmmni semmsl semmns semopm semmni msgmax msgmnb msgmni", name)
+			return nil, fmt.Errorf("%q is no limit; there are shmmax shmall shmmni semmsl semmns semopm semmni msgmax msgmnb msgmni shm_rmid_forced", name)
 		}
 		n, err := parseSize(value)
 		if err != nil {
