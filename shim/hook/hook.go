@@ -73,11 +73,10 @@ func run(ctx context.Context, root string, state specs.State) error {
 		if !r.Mounted {
 			p.space = dir
 		}
-		// A hook cannot change the environment. Who set LD_PRELOAD has the library; others get it by
-		// the file, which glibc reads.
-		if r.BindFile || !shim.Preloads(b.Spec.Process.Env) {
-			p.preload = filepath.Join(dir, shim.PreloadFile)
-		}
+		// A hook cannot change the environment, neither of the container nor of what is executed in it
+		// later. The file does for both, with glibc.
+		p.preload = filepath.Join(dir, shim.PreloadFile)
+		p.needsFile = r.BindFile || !shim.Preloads(b.Spec.Process.Env)
 	}
 	return p.carryOut()
 }

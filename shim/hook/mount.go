@@ -22,6 +22,8 @@ type plan struct {
 	space   string // folder to mount; "": it is mounted
 	preload string // file to bind over /etc/ld.so.preload; "": none
 	close   bool   // close the kernel's own System V IPC
+	// needsFile: without preload the container's programs would not have the library.
+	needsFile bool
 }
 
 // carryOut does it, in the container's namespaces. The thread that enters them serves for nothing
@@ -39,7 +41,7 @@ func (p plan) carryOut() error {
 		trees = append(trees, tree{source: p.space, target: shim.Target, folder: true})
 	}
 	if p.preload != "" {
-		trees = append(trees, tree{source: p.preload, target: shim.PreloadTarget})
+		trees = append(trees, tree{source: p.preload, target: shim.PreloadTarget, optional: !p.needsFile})
 	}
 	for i := range trees {
 		if err := trees[i].take(); err != nil {
@@ -134,6 +136,7 @@ func sameNamespace(pid int, kind string) (bool, error) {
 type tree struct {
 	source, target string
 	folder         bool
+	optional       bool // a file that gives way to one of the image's own
 	fd             int
 }
 
@@ -149,6 +152,17 @@ func (t *tree) attach(rootfs int) error {
 		return err
 	}
 	defer unix.Close(at)
+	var there unix.Stat_t
+	if err := unix.Fstat(at, &there); err != nil {
+		return fmt.Errorf("%s in the container: %w", t.target, err)
+	}
+	if !t.folder && there.Size > 0 {
+		if t.optional {
+			return nil
+		}
+		return fmt.Errorf("%w: the image has a %s of its own; set LD_PRELOAD=%s for the container, or use the runtime ipcspace instead of the hook",
+			shim.ErrRefused, t.target, shim.Library)
+	}
 	if err := bind.Attach(t.fd, at); err != nil {
 		return fmt.Errorf("mount %s in the container: %w", t.target, err)
 	}

@@ -31,7 +31,7 @@ func edit[T any](o object, name string, change func(*T)) error {
 		d := json.NewDecoder(bytes.NewReader(text))
 		d.UseNumber()
 		if err := d.Decode(&value); err != nil {
-			return fmt.Errorf("config.json: %s: %w", name, err)
+			return fmt.Errorf("%s: %w", name, err)
 		}
 	}
 	change(&value)
@@ -57,7 +57,7 @@ func rewrite(text []byte, e edits) ([]byte, error) {
 		err = edit(config, "linux", func(linux *object) { failed = editLinux(orEmpty(linux), e) })
 	}
 	if err != nil || failed != nil {
-		return nil, firstOf(err, failed)
+		return nil, fmt.Errorf("config.json: %w", firstOf(err, failed))
 	}
 	return json.Marshal(config)
 }

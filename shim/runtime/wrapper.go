@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -31,12 +32,16 @@ func Run(ctx context.Context, real string, args []string) error {
 	if err != nil {
 		return err
 	}
-	call := parse(args)
-	if call.bundle != "" {
-		if err := prepare(ctx, shim.Root(), call.bundle); err != nil {
-			call.report(err)
-			return err
-		}
+	c := parse(args)
+	switch {
+	case c.command == "create" || c.command == "run":
+		err = prepare(ctx, shim.Root(), c.bundle)
+	case c.command == "exec" && c.process != "":
+		err = prepareExec(ctx, shim.Root(), path, c)
+	}
+	if err != nil {
+		c.report(err)
+		return err
 	}
 	// package syscall: its Exec puts back the descriptor limit that Go raised.
 	err = syscall.Exec(path, append([]string{filepath.Base(path)}, args...), os.Environ())
@@ -60,43 +65,53 @@ func find(name string) (string, error) {
 
 // call is what matters of a runtime's command line.
 type call struct {
-	bundle  string // of create and run; "" for all other commands
+	globals []string // what stands before the command
+	command string
+	bundle  string // of create and run
+	process string // of exec: the file with the process; "" if it is the container's own with other arguments
+	id      string // the container
 	log     string
 	jsonLog bool
 }
 
-// valued are the flags before the command that take a value as the next argument (runc(8), crun(1)).
-var valued = map[string]bool{"log": true, "log-format": true, "log-level": true, "root": true, "criu": true, "rootless": true, "cgroup-manager": true}
+// valued are the flags that take a value as the next argument, before the command and after it
+// (runc(8), crun(1)).
+var valued = [2][]string{
+	{"log", "log-format", "log-level", "root", "criu", "rootless", "cgroup-manager"},
+	{"bundle", "b", "config", "f", "console-socket", "pid-file", "preserve-fds", "process", "p", "cwd", "env", "e", "user", "u",
+		"additional-gids", "g", "process-label", "apparmor", "cap", "c", "cgroup", "exec-cpu-affinity"},
+}
 
 func parse(args []string) call {
-	var c call
-	command := ""
+	c := call{bundle: "."}
 	for i := 0; i < len(args); i++ {
-		name, value, joined := strings.Cut(strings.TrimLeft(args[i], "-"), "=")
-		isFlag := strings.HasPrefix(args[i], "-")
+		name, isFlag := strings.CutPrefix(args[i], "-")
 		switch {
-		case command == "" && !isFlag:
-			command = args[i]
-			if command != "create" && command != "run" {
-				return c
-			}
-			c.bundle = "."
+		case c.command == "" && !isFlag:
+			c.globals, c.command = args[:i], args[i]
 			continue
 		case !isFlag:
-			continue
+			c.id = args[i] // what follows is a command line for the container
+			return c
 		}
-		takes := command == "" && valued[name] || command != "" && (name == "bundle" || name == "b")
-		if takes && !joined && i+1 < len(args) {
+		name, value, joined := strings.Cut(strings.TrimPrefix(name, "-"), "=")
+		flags := valued[0]
+		if c.command != "" {
+			flags = valued[1]
+		}
+		if slices.Contains(flags, name) && !joined && i+1 < len(args) {
 			i++
 			value = args[i]
 		}
 		switch {
-		case command != "" && (name == "bundle" || name == "b"):
-			c.bundle = value
-		case name == "log":
+		case c.command == "" && name == "log":
 			c.log = value
-		case name == "log-format":
+		case c.command == "" && name == "log-format":
 			c.jsonLog = value == "json"
+		case c.command != "" && (name == "bundle" || name == "b"):
+			c.bundle = value
+		case c.command != "" && (name == "process" || name == "p"):
+			c.process = value
 		}
 	}
 	return c
