@@ -87,6 +87,27 @@ func TestSize(t *testing.T) {
 	})
 }
 
+// All spaces together promise no more than the node's budget, whatever their sizes are.
+func TestBudget(t *testing.T) {
+	inBothWays(t, func(t *testing.T, cfg Config) {
+		cfg.Budget = 3 << 20
+		m, first := newManager(t, cfg, SpaceConfig{Size: 2 << 20})
+		second, err := m.CreateSpace(t.Context(), SpaceConfig{Name: "b", Size: 2 << 20})
+		check(t, err)
+		p, q := mustPeer(t, first.Dir), mustPeer(t, second.Dir)
+		id, err := p.get(Shm, 0, 0o600, 2<<20)
+		check(t, err)
+		_, err = q.get(Shm, 0, 0o600, 2<<20)
+		wantErr(t, "over the budget", err, unix.ENOSPC)
+		_, err = q.get(Shm, 0, 0o600, 1<<20)
+		check(t, err)
+		_, err = p.ctl(Shm, id, ipcRmid)
+		check(t, err)
+		_, err = q.get(Shm, 0, 0o600, 1<<20)
+		check(t, err)
+	})
+}
+
 // Rows 11 to 13: the same ids as the kernel's, for the same calls.
 func TestIDsAsKernel(t *testing.T) {
 	needRoot(t)
