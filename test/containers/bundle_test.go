@@ -31,9 +31,7 @@ type bundle struct {
 func newBundle(t *testing.T, image string, args ...string) *bundle {
 	t.Helper()
 	b := &bundle{dir: directory(t), args: args, annotations: map[string]string{}, env: []string{"PATH=/usr/bin:/bin"}}
-	all, err := files(image)
-	must(t, err)
-	layer, err := archive(all)
+	layer, err := layerOf(image)
 	must(t, err)
 	must(t, unpack(layer, filepath.Join(b.dir, "rootfs")))
 	return b
@@ -101,7 +99,7 @@ func (b *bundle) write(t *testing.T) {
 	}
 	if b.hook {
 		// What podman and CRI-O read, written by the program itself.
-		install := exec.Command(filepath.Join(bin, "ipcspace-shim"), "hook", "--root", root(), "--install", b.dir)
+		install := exec.Command(filepath.Join(bin, "ipcspace-shim"), "hook", "--root", root, "--install", b.dir)
 		mustRun(t, install)
 		var file struct {
 			Hook   map[string]any
@@ -134,7 +132,7 @@ func (b *bundle) run(t *testing.T, runc string) *exec.Cmd {
 	b.runc, b.id = runc, id
 	t.Cleanup(func() { _, _ = runCommand(b.delete()) }) // mostly it is gone by itself
 	cmd := exec.Command(runc, "--root", state, "run", "--no-new-keyring", "--bundle", b.dir, id)
-	cmd.Env = append(os.Environ(), "IPCSPACE_ROOT="+root())
+	cmd.Env = append(os.Environ(), "IPCSPACE_ROOT="+root)
 	return cmd
 }
 

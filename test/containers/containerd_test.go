@@ -9,37 +9,50 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"sync"
-	"syscall"
 	"testing"
-	"time"
 )
 
-// tools builds what tools/go.mod pins, containerd 2 and a new runc, once, into the cache.
+// tools are containerd 2 and a new runc, as tools/go.mod pins them.
 var tools = sync.OnceValues(func() (string, error) {
+	dir, err := buildOnce("tools")
+	if err != nil {
+		return "", fmt.Errorf("build containerd and runc (needs libseccomp-dev and pkg-config): %w", err)
+	}
+	return dir, nil
+})
+
+// cached is where the tools are built to that a module of this folder pins.
+func cached(module string) (string, error) {
 	var sums []byte
-	for _, name := range []string{"tools/go.mod", "tools/go.sum"} {
-		text, err := os.ReadFile(name)
+	for _, name := range []string{"go.mod", "go.sum"} {
+		text, err := os.ReadFile(filepath.Join(module, name))
 		if err != nil {
 			return "", err
 		}
 		sums = append(sums, text...)
 	}
-	dir := filepath.Join(cache, fmt.Sprintf("%x", sha256.Sum256(sums))[:12])
+	return filepath.Join(cache, fmt.Sprintf("%x", sha256.Sum256(sums))[:12]), nil
+}
+
+// buildOnce builds them, unless the cache has them.
+func buildOnce(module string) (string, error) {
+	dir, err := cached(module)
+	if err != nil {
+		return "", err
+	}
 	if _, err := os.Stat(filepath.Join(dir, "built")); err == nil {
 		return dir, nil
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", err
 	}
-	build := exec.Command("go", "build", "-C", "tools", "-trimpath", "-tags", "seccomp", "-o", dir+"/", "tool")
-	build.Env = append(os.Environ(), "GOFLAGS=-p=2")
+	build := exec.Command("go", "build", "-C", module, "-trimpath", "-tags", "seccomp", "-o", dir+"/", "tool")
 	if output, err := build.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build containerd and runc (needs libseccomp-dev and pkg-config): %w\n%s", err, output)
+		return "", fmt.Errorf("%w\n%s", err, output)
 	}
 	return dir, os.WriteFile(filepath.Join(dir, "built"), nil, 0o644)
-})
+}
 
 // containerd is version 2, with NRI on and CDI specifications from below scratch.
 var containerd = daemon{
@@ -68,11 +81,17 @@ state = '%[1]s/state'
   disable_apparmor = true
   [plugins.'io.containerd.cri.v1.runtime'.cni]
     conf_dir = '%[1]s/cni'
+  [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.ipcspace]
+    runtime_type = 'io.containerd.runc.v2'
+    pod_annotations = ['ipcspace.io/*']
+    container_annotations = ['ipcspace.io/*']
+    [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.ipcspace.options]
+      BinaryName = '%[3]s/ipcspace-runc'
 [plugins.'io.containerd.cri.v1.images']
   snapshotter = 'native'
   [plugins.'io.containerd.cri.v1.images'.pinned_images]
     sandbox = '%[2]s'
-`, base, ctrImage(imageStatic))
+`, base, ctrImage(imageStatic), bin)
 		if err := os.MkdirAll(base, 0o711); err != nil {
 			return nil, err
 		}
@@ -80,7 +99,7 @@ state = '%[1]s/state'
 			return nil, err
 		}
 		cmd := exec.Command(filepath.Join(dir, "containerd"), "--config", base+"/config.toml")
-		cmd.Env = append(os.Environ(), "PATH="+dir+":"+os.Getenv("PATH"), "IPCSPACE_ROOT="+root())
+		cmd.Env = append(os.Environ(), "PATH="+dir+":"+os.Getenv("PATH"))
 		return cmd, nil
 	},
 	ready: func() error {
@@ -136,11 +155,7 @@ var importImages = sync.OnceValue(func() error {
 
 // dockerArchive is an image as docker save writes it.
 func dockerArchive(image string) ([]byte, error) {
-	all, err := files(image)
-	if err != nil {
-		return nil, err
-	}
-	layer, err := archive(all)
+	layer, err := layerOf(image)
 	if err != nil {
 		return nil, err
 	}
@@ -169,9 +184,20 @@ func dockerArchive(image string) ([]byte, error) {
 	return out.Bytes(), w.Close()
 }
 
+// needTools is where the tools are, which are built first if need be.
+func needTools(t *testing.T) string {
+	t.Helper()
+	needTool(t, "go", "golang")
+	needTool(t, "pkg-config", "pkg-config libseccomp-dev")
+	dir, err := tools()
+	must(t, err)
+	return dir
+}
+
 // needContainerd has the daemon running and the images imported.
 func needContainerd(t *testing.T) {
 	t.Helper()
+	needTools(t)
 	must(t, containerd.start())
 	must(t, importImages())
 }
@@ -188,20 +214,4 @@ func ctrRun(t *testing.T, wrapped bool, flags []string, image string, args ...st
 	all := append([]string{"run", "--rm", "--snapshotter", "native", "--runc-binary", binary}, flags...)
 	cmd := mustCtr(t, append(append(all, ctrImage(image), fmt.Sprintf("test-%d", containers.Add(1))), args...)...)
 	return cmd
-}
-
-// lingering waits for the shims, which end a moment after their container.
-func lingering() {
-	_ = eventually(5*time.Second, func() error {
-		for _, pid := range childrenOf(os.Getpid()) {
-			line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-			if strings.Contains(string(line), "containerd-shim") && state(pid) != "Z" {
-				return fmt.Errorf("%d lives", pid)
-			}
-			if state(pid) == "Z" {
-				_, _ = syscall.Wait4(pid, nil, syscall.WNOHANG, nil)
-			}
-		}
-		return nil
-	})
 }

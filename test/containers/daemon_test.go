@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/ipcspace/ipcspace/test/suite"
 )
 
 // daemon is one long-running program of the suite, started by the first test that needs it.
@@ -50,7 +52,7 @@ func (d *daemon) start() error {
 	d.process, d.ended = process, make(chan error, 1)
 	go func(ended chan<- error) { ended <- process.Wait() }(d.ended)
 	err = eventually(30*time.Second, func() error {
-		if s := state(process.Process.Pid); s == "" || s == "Z" {
+		if !suite.Running(process.Process.Pid) {
 			return fmt.Errorf("%s ended", process)
 		}
 		return d.ready()
@@ -89,7 +91,7 @@ func (d *daemon) stop() error { return d.end(syscall.SIGTERM) }
 var node = daemon{
 	name: "manager",
 	command: func() (*exec.Cmd, error) {
-		return exec.Command(filepath.Join(bin, "ipcspace-manager"), "--root", root(), "--log-level", "debug", "--reclaim-delay", "10s"), nil
+		return exec.Command(filepath.Join(bin, "ipcspace-manager"), "--root", root, "--log-level", "debug", "--reclaim-delay", "10s"), nil
 	},
 	ready: func() error {
 		_, err := runCommand(ipcspace("space", "list"))
@@ -97,12 +99,13 @@ var node = daemon{
 	},
 }
 
-func root() string { return filepath.Join(scratch, "node") }
+// root is the manager's default folder: /run is the suite's own.
+const root = "/run/ipcspace"
 
 // ipcspace is the command line, for the suite's manager.
 func ipcspace(args ...string) *exec.Cmd {
 	cmd := exec.Command(filepath.Join(bin, "ipcspace"), args...)
-	cmd.Env = append(os.Environ(), "IPCSPACE_ROOT="+root())
+	cmd.Env = append(os.Environ(), "IPCSPACE_ROOT="+root)
 	return cmd
 }
 
@@ -159,7 +162,7 @@ func namedSpace(t *testing.T) *space {
 			_, _ = runCommand(ipcspace("space", "remove", "--force", name))
 		}
 	})
-	return &space{name: name, dir: filepath.Join(root(), "spaces", name)}
+	return &space{name: name, dir: filepath.Join(root, "spaces", name)}
 }
 
 // inspect is what the command line shows of it.

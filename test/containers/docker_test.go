@@ -2,6 +2,7 @@ package containers_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -10,65 +11,116 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 )
 
-// docker is Debian's dockerd, with everything of its own below scratch and no network.
-var docker = daemon{
-	name: "dockerd",
-	command: func() (*exec.Cmd, error) {
-		dir := filepath.Join(scratch, "docker")
-		if err := os.MkdirAll(dir, 0o711); err != nil {
-			return nil, err
-		}
-		dockerd, err := exec.LookPath("dockerd")
-		if err != nil {
-			return nil, fmt.Errorf("%w (apt-get install docker.io)", err)
-		}
-		cmd := exec.Command(dockerd, "-H", dockerHost(),
-			"--data-root", dir+"/data", "--exec-root", dir+"/exec", "--pidfile", dir+"/pid",
-			"--iptables=false", "--ip6tables=false", "--ip-forward=false", "--ip-masq=false", "--bridge=none",
-			"--exec-opt", "native.cgroupdriver=cgroupfs", "--live-restore",
-			"--add-runtime", "ipcspace="+filepath.Join(bin, "ipcspace-runc"))
-		cmd.Env = append(os.Environ(), "IPCSPACE_ROOT="+root())
-		return cmd, nil
-	},
-	ready: func() error {
-		_, err := runCommand(dockerCommand("version"))
-		return err
-	},
+// engine is what runs containers by a command line such as docker's.
+type engine struct {
+	command func(args ...string) *exec.Cmd
+	flags   []string // of each run
+	images  func() error
 }
 
-func dockerHost() string { return "unix://" + filepath.Join(scratch, "docker", "docker.sock") }
+// dockerd is Debian's, with everything of its own below scratch and no network.
+var dockerd = newDockerd("docker", debianDockerd,
+	"--exec-opt", "native.cgroupdriver=cgroupfs", "--live-restore")
 
-func dockerCommand(args ...string) *exec.Cmd {
-	return exec.Command("docker", append([]string{"-H", dockerHost()}, args...)...)
+// remapped is another one, whose containers have a user namespace: their uid 0 is remappedUID.
+var remapped = newDockerd("remapped", debianDockerd,
+	"--exec-opt", "native.cgroupdriver=cgroupfs", "--userns-remap", "nobody")
+
+const remappedUID = 200000
+
+var (
+	docker       = newDocker("docker")
+	dockerMapped = newDocker("remapped")
+)
+
+func debianDockerd() (*exec.Cmd, error) { return exec.Command("dockerd"), nil }
+
+// newDockerd is a dockerd that knows the wrapper as a runtime.
+func newDockerd(name string, program func() (*exec.Cmd, error), flags ...string) *daemon {
+	return &daemon{
+		name: name,
+		command: func() (*exec.Cmd, error) {
+			dir := filepath.Join(scratch, name)
+			if err := os.MkdirAll(dir, 0o711); err != nil {
+				return nil, err
+			}
+			cmd, err := program()
+			if err != nil {
+				return nil, err
+			}
+			cmd.Args = append(append(cmd.Args, "-H", dockerHost(name),
+				"--data-root", dir+"/data", "--exec-root", dir+"/exec", "--pidfile", dir+"/pid",
+				"--iptables=false", "--ip6tables=false", "--ip-forward=false", "--ip-masq=false", "--bridge=none",
+				"--add-runtime", "ipcspace="+filepath.Join(bin, "ipcspace-runc")), flags...)
+			return cmd, nil
+		},
+		ready: func() error {
+			_, err := runCommand(exec.Command("docker", "-H", dockerHost(name), "version"))
+			return err
+		},
+	}
 }
 
-var loadImages = sync.OnceValue(func() error {
+func dockerHost(name string) string { return "unix://" + filepath.Join(scratch, name, "docker.sock") }
+
+// newDocker is the client of a dockerd.
+func newDocker(name string) *engine {
+	e := &engine{
+		command: func(args ...string) *exec.Cmd {
+			return exec.Command("docker", append([]string{"-H", dockerHost(name)}, args...)...)
+		},
+		flags: []string{"--network=none"},
+	}
+	e.images = sync.OnceValue(e.loadImages)
+	return e
+}
+
+func (e *engine) loadImages() error {
 	for _, image := range images {
-		all, err := files(image)
+		layer, err := layerOf(image)
 		if err != nil {
 			return err
 		}
-		layer, err := archive(all)
-		if err != nil {
-			return err
-		}
-		load := dockerCommand("import", "--change", `CMD ["sh"]`, "-", image)
-		load.Stdin = bytes.NewReader(layer)
-		if _, err := runCommand(load); err != nil {
+		if err := e.load(image, layer); err != nil {
 			return err
 		}
 	}
 	return nil
-})
+}
 
-// needDocker has the daemon running and the images loaded.
+// load makes an image of one layer.
+func (e *engine) load(image string, layer []byte) error {
+	cmd := e.command("import", "--change", `CMD ["sh"]`, "-", image)
+	cmd.Stdin = bytes.NewReader(layer)
+	_, err := runCommand(cmd)
+	return err
+}
+
+// needDocker has Debian's daemon running and the images loaded.
 func needDocker(t *testing.T) {
 	t.Helper()
-	must(t, docker.start())
-	must(t, loadImages())
+	needTool(t, "dockerd", "docker.io")
+	needTool(t, "docker", "docker.io")
+	must(t, errors.Join(dockerd.start(), docker.images()))
+}
+
+// needRemappedDocker has the daemon running whose containers have a user namespace.
+func needRemappedDocker(t *testing.T) {
+	t.Helper()
+	needTool(t, "dockerd", "docker.io")
+	ids := filepath.Join(scratch, "subordinate-ids")
+	if err := os.WriteFile(ids, fmt.Appendf(nil, "nobody:%d:65536\nnogroup:%[1]d:65536\n", remappedUID), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range []string{"/etc/subuid", "/etc/subgid"} {
+		if text, err := os.ReadFile(file); err == nil && strings.Contains(string(text), "nobody:") {
+			continue
+		}
+		mustRun(t, exec.Command("mount", "--bind", ids, file))
+	}
+	must(t, errors.Join(remapped.start(), dockerMapped.images()))
 }
 
 // mountFlags are those of the README: the directory, and the library in it.
@@ -76,42 +128,55 @@ func (s *space) mountFlags() []string {
 	return []string{"-v", s.dir + ":/run/ipcspace:ro", "-e", "LD_PRELOAD=/run/ipcspace/lib/libipcspace.so", "-e", "IPCSPACE_REQUIRED=1"}
 }
 
-// dockerRun is `docker run --rm --network=none FLAGS IMAGE ARGS`.
+// run is `docker run --rm FLAGS IMAGE ARGS`.
+func (e *engine) run(flags []string, image string, args ...string) *exec.Cmd {
+	all := append(append([]string{"run", "--rm"}, e.flags...), flags...)
+	return e.command(append(append(all, image), args...)...)
+}
+
+func dockerCommand(args ...string) *exec.Cmd { return docker.command(args...) }
+
 func dockerRun(flags []string, image string, args ...string) *exec.Cmd {
-	all := append([]string{"run", "--rm", "--network=none"}, flags...)
-	return dockerCommand(append(append(all, image), args...)...)
+	return docker.run(flags, image, args...)
+}
+
+func dockerStart(t *testing.T, flags []string, image string, args ...string) *container {
+	t.Helper()
+	return docker.start(t, flags, image, args...)
 }
 
 var containers atomic.Int32
 
-// dockerContainer is one that runs in the background, removed with the test.
-type dockerContainer struct{ name string }
+// container is one that runs in the background, removed with the test.
+type container struct {
+	*engine
+	name string
+}
 
-func dockerStart(t *testing.T, flags []string, image string, args ...string) *dockerContainer {
+func (e *engine) start(t *testing.T, flags []string, image string, args ...string) *container {
 	t.Helper()
-	c := &dockerContainer{name: fmt.Sprintf("ipcspace-test-%d-%d", os.Getpid(), containers.Add(1))}
-	all := append([]string{"run", "-d", "--name", c.name, "--network=none"}, flags...)
+	c := &container{engine: e, name: fmt.Sprintf("ipcspace-test-%d-%d", os.Getpid(), containers.Add(1))}
+	all := append(append([]string{"run", "-d", "--name", c.name}, e.flags...), flags...)
 	t.Cleanup(func() {
-		if output, err := runCommand(dockerCommand("rm", "-f", "-v", c.name)); err != nil {
+		if output, err := runCommand(e.command("rm", "-f", "-v", c.name)); err != nil {
 			t.Errorf("%v %s", err, output)
 		}
 	})
-	mustRun(t, dockerCommand(append(append(all, image), args...)...))
+	mustRun(t, e.command(append(append(all, image), args...)...))
 	return c
 }
 
-func (c *dockerContainer) logs(t *testing.T) string {
+func (c *container) logs(t *testing.T) string {
 	t.Helper()
-	cmd := dockerCommand("logs", c.name)
-	output, err := cmd.CombinedOutput()
+	output, err := c.command("logs", c.name).CombinedOutput()
 	must(t, err)
 	return string(output)
 }
 
 // awaits waits until the container has printed a text.
-func (c *dockerContainer) awaits(t *testing.T, text string) {
+func (c *container) awaits(t *testing.T, text string) {
 	t.Helper()
-	must(t, eventually(30*time.Second, func() error {
+	must(t, eventually(commandTimeout, func() error {
 		if logs := c.logs(t); !strings.Contains(logs, text) {
 			return fmt.Errorf("%s printed no %q:\n%s", c.name, text, logs)
 		}
@@ -119,15 +184,27 @@ func (c *dockerContainer) awaits(t *testing.T, text string) {
 	}))
 }
 
-func (c *dockerContainer) id(t *testing.T) string {
+// inspect is `docker inspect -f FORMAT`.
+func (c *container) inspect(t *testing.T, format string) string {
 	t.Helper()
-	return strings.TrimSpace(mustRun(t, dockerCommand("inspect", "-f", "{{.Id}}", c.name)))
+	return strings.TrimSpace(mustRun(t, c.command("inspect", "-f", format, c.name)))
 }
 
-func (c *dockerContainer) pid(t *testing.T) int {
+func (c *container) id(t *testing.T) string {
+	t.Helper()
+	return c.inspect(t, "{{.Id}}")
+}
+
+func (c *container) pid(t *testing.T) int {
 	t.Helper()
 	var pid int
-	_, err := fmt.Sscan(mustRun(t, dockerCommand("inspect", "-f", "{{.State.Pid}}", c.name)), &pid)
+	_, err := fmt.Sscan(c.inspect(t, "{{.State.Pid}}"), &pid)
 	must(t, err)
 	return pid
+}
+
+// wait is the exit code of a container, at its end.
+func (c *container) wait(t *testing.T) string {
+	t.Helper()
+	return strings.TrimSpace(mustRun(t, c.command("wait", c.name)))
 }

@@ -20,6 +20,9 @@ const (
 
 var images = []string{imageGlibc, imageMusl, imageStatic}
 
+// secureProgram is /bin/ipc, too, with root as set-user-id: it loses LD_PRELOAD when others run it.
+const secureProgram = "/bin/ipc-secure"
+
 // imageFiles is path in the image → file here.
 type imageFiles map[string]string
 
@@ -46,7 +49,7 @@ func files(image string) (imageFiles, error) {
 	if err != nil {
 		return nil, err
 	}
-	all := imageFiles{"/bin/ipc": built[image], "/bin/busybox": "/usr/bin/busybox"}
+	all := imageFiles{"/bin/ipc": built[image], secureProgram: built[image], "/bin/busybox": "/usr/bin/busybox"}
 	if image == imageMusl {
 		loader, err := filepath.EvalSymlinks("/lib/ld-musl-x86_64.so.1")
 		if err != nil {
@@ -73,6 +76,15 @@ func files(image string) (imageFiles, error) {
 	return all, nil
 }
 
+// layerOf is the one layer of an image.
+func layerOf(image string) ([]byte, error) {
+	all, err := files(image)
+	if err != nil {
+		return nil, err
+	}
+	return archive(all)
+}
+
 // archive is the one layer of an image: its files, busybox's names, and the folders of a system.
 func archive(all imageFiles) ([]byte, error) {
 	var out bytes.Buffer
@@ -91,7 +103,11 @@ func archive(all imageFiles) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		if err := w.WriteHeader(&tar.Header{Name: path[1:], Mode: 0o755, Size: int64(len(content))}); err != nil {
+		mode := int64(0o755)
+		if path == secureProgram {
+			mode = 0o4755
+		}
+		if err := w.WriteHeader(&tar.Header{Name: path[1:], Mode: mode, Size: int64(len(content))}); err != nil {
 			return nil, err
 		}
 		if _, err := w.Write(content); err != nil {

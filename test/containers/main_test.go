@@ -1,11 +1,12 @@
-// Package containers_test runs real containers with spaces: Docker, containerd and runc, with the
-// manager and the shim as built in bin/.
+// Package containers_test runs real containers with spaces: Docker, podman, containerd and runc, with
+// the manager and the shim as built in bin/.
 //
 // It owns whole containers only; programs in spaces are test/programs' business. Each test makes
 // spaces of its own in one running manager.
 //
 // The suite has private IPC and mount namespaces (TestMain), in which mounts are shared with nobody
-// outside and propagate inside, as on a node. What it mounts ends with it, however it ends.
+// outside and propagate inside, as on a node, and a /run of its own: the manager's folder is
+// /run/ipcspace, as in the README. What it mounts ends with it, however it ends.
 package containers_test
 
 import (
@@ -15,15 +16,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
-)
 
-// Set for the suite's second start, the one inside its namespaces.
-const insideVariable = "IPCSPACE_TEST_INSIDE"
+	"github.com/ipcspace/ipcspace/test/suite"
+)
 
 // No single command of these tests takes longer than this, on a busy machine either.
 const commandTimeout = 90 * time.Second
@@ -44,30 +43,28 @@ func run(m *testing.M) int {
 		fmt.Println("skipped: containers need root")
 		return 0
 	}
-	if os.Getenv(insideVariable) == "" {
-		return enterNamespaces()
+	if !suite.Inside() {
+		// Slave first: without it, what is mounted here would show on a host whose / is shared.
+		return suite.EnterNamespaces("mount --make-rslave / && mount --make-rshared / && mount -t tmpfs -o mode=755 tmpfs /run")
 	}
-	// Orphans come to this process instead of init, so that what is left behind is found.
-	const prSetChildSubreaper = 36
-	if _, _, errno := syscall.RawSyscall(syscall.SYS_PRCTL, prSetChildSubreaper, 1, 0); errno != 0 {
-		fmt.Fprintln(os.Stderr, "prctl(PR_SET_CHILD_SUBREAPER):", errno)
+	if err := suite.AdoptOrphans(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	for _, name := range []string{"LD_PRELOAD", "IPCSPACE_DIR", "IPCSPACE_DIR_WRITABLE", "IPCSPACE_REQUIRED", "IPCSPACE_ROOT", "IPCSPACE_SPACE", "DOCKER_HOST"} {
-		_ = os.Unsetenv(name) // fails for malformed names only
-	}
+	suite.ClearEnvironment()
+	_ = os.Unsetenv("DOCKER_HOST")
 	if err := prepareScratch(); err != nil {
 		fmt.Fprintln(os.Stderr, "prepare the tests' directory:", err)
 		return 1
 	}
 	code := m.Run()
-	for _, stop := range []func() error{docker.stop, containerd.stop, node.stop} {
+	for _, stop := range []func() error{dockerd.stop, dockerd29.stop, remapped.stop, containerd.stop, node.stop} {
 		if err := stop(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			code = max(code, 1)
 		}
 	}
-	if left := killRemaining(); len(left) > 0 {
+	if left := suite.KillRemaining(); len(left) > 0 {
 		fmt.Fprintf(os.Stderr, "processes left behind by the tests, killed now:\n\t%s\n", strings.Join(left, "\n\t"))
 		code = max(code, 1)
 	}
@@ -82,26 +79,6 @@ func run(m *testing.M) int {
 	return code
 }
 
-// enterNamespaces replaces this process by itself under unshare(1). It returns only on failure.
-func enterNamespaces() int {
-	unshare, err := exec.LookPath("unshare")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "unshare (util-linux) is needed for private namespaces:", err)
-		return 1
-	}
-	self, err := os.Executable()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "the test binary's own path:", err)
-		return 1
-	}
-	// Slave first: without it, what is mounted here would show on a host whose / is shared.
-	script := `mount --make-rslave / && mount --make-rshared / && exec "$0" "$@"`
-	argv := append([]string{"unshare", "--ipc", "--mount", "--propagation", "private", "--", "sh", "-c", script, self}, os.Args[1:]...)
-	err = syscall.Exec(unshare, argv, append(os.Environ(), insideVariable+"=1"))
-	fmt.Fprintf(os.Stderr, "exec %s: %v\n", strings.Join(argv, " "), err)
-	return 1
-}
-
 func prepareScratch() (err error) {
 	if scratch, err = os.MkdirTemp("", "ipcspace-containers-"); err != nil {
 		return err
@@ -109,34 +86,15 @@ func prepareScratch() (err error) {
 	if err := os.Chmod(scratch, 0o755); err != nil {
 		return err
 	}
-	if cache = os.Getenv("XDG_CACHE_HOME"); cache == "" {
-		if cache, err = os.UserCacheDir(); err != nil {
-			return err
-		}
+	if cache, err = os.UserCacheDir(); err != nil {
+		return err
 	}
 	cache = filepath.Join(cache, "ipcspace", "containers")
 	bin = filepath.Join(scratch, "bin")
-	source, err := filepath.Abs("../../bin")
-	if err != nil {
+	if err := suite.CopyCommands(bin, "ipcspace", "ipcspace-manager", "ipcspace-shim", "libipcspace.so"); err != nil {
 		return err
-	}
-	for _, file := range []string{"ipcspace", "ipcspace-manager", "ipcspace-shim", "libipcspace.so"} {
-		if err := copyFile(filepath.Join(source, file), filepath.Join(bin, file)); err != nil {
-			return fmt.Errorf("%w (make build makes it)", err)
-		}
 	}
 	return os.Symlink("ipcspace-shim", filepath.Join(bin, "ipcspace-runc"))
-}
-
-func copyFile(from, to string) error {
-	content, err := os.ReadFile(from)
-	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
-		return err
-	}
-	return os.WriteFile(to, content, 0o755)
 }
 
 // unmountBelow takes away all mounts at and below dir, the last made first.
@@ -150,54 +108,22 @@ func unmountBelow(dir string) {
 	}
 }
 
-// killRemaining ends every process that the suite started and did not end, and names them.
-func killRemaining() []string {
-	var named []string
-	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); {
-		alive := 0
-		for _, pid := range childrenOf(os.Getpid()) {
-			if state(pid) == "" || state(pid) == "Z" || state(pid) == "X" {
-				// An orphan that already ended: reaped, and no fault of anybody.
-				_, _ = syscall.Wait4(pid, nil, syscall.WNOHANG, nil)
-				continue
-			}
-			alive++
-			line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-			named = append(named, fmt.Sprintf("%d %s", pid, strings.ReplaceAll(string(line), "\x00", " ")))
-			_ = syscall.Kill(pid, syscall.SIGKILL) // may have ended meanwhile
-		}
-		// The children of those just killed arrive in the next round.
-		if alive == 0 {
-			return named
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-	return named
-}
-
-// childrenOf is the pids of all children of a process, those of all its threads.
-func childrenOf(pid int) []int {
-	var children []int
-	lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
-	for _, list := range lists {
-		text, _ := os.ReadFile(list) // of a thread that ended: nothing
-		for field := range strings.FieldsSeq(string(text)) {
-			if child, err := strconv.Atoi(field); err == nil {
-				children = append(children, child)
-			}
-		}
-	}
-	return children
-}
-
-// state is the letter of a process in /proc, "" for none.
-func state(pid int) string {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+// needTool skips the test where a program is missing; in continuous integration nothing may be.
+func needTool(t *testing.T, tool, source string) string {
+	t.Helper()
+	path, err := exec.LookPath(tool)
 	if err != nil {
-		return ""
+		missing(t, fmt.Sprintf("%s is missing: apt-get install %s, or make deps", tool, source))
 	}
-	// It follows the name, which stands in parentheses and may contain anything.
-	return strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))[0]
+	return path
+}
+
+func missing(t *testing.T, what string) {
+	t.Helper()
+	if os.Getenv("CI") != "" {
+		t.Fatal(what)
+	}
+	t.Skip(what)
 }
 
 // runCommand returns what a command prints on its standard output; its error has what it printed on the other.

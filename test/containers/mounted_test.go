@@ -1,12 +1,14 @@
 package containers_test
 
 import (
-	"strings"
+	"fmt"
+	"os"
+	"syscall"
 	"testing"
 )
 
 // The mounted directory: no change of the runtime at all. Each kind of container shares a segment
-// and a queue with a plain one of the other C library.
+// and a queue with its like and with a plain one, of both C libraries.
 func TestMountedDirectory(t *testing.T) {
 	needDocker(t)
 	for name, flags := range map[string][]string{
@@ -20,16 +22,34 @@ func TestMountedDirectory(t *testing.T) {
 		"all of it": {"--user", "1000:1000", "--read-only", "--cap-drop", "ALL",
 			"--security-opt", "no-new-privileges", "--pids-limit", "16"},
 	} {
-		for _, image := range []string{imageGlibc, imageMusl} {
-			t.Run(name+"/"+strings.TrimPrefix(image, "ipcspace-test/"), func(t *testing.T) {
-				s := newSpace(t)
-				flags := append(s.mountFlags(), flags...)
-				mustRun(t, dockerRun(flags, image, "ipc", "put", "7", "hello"))
-				mustRun(t, dockerRun(flags, image, "ipc", "send", "8", "letter"))
-				wants(t, mustRun(t, dockerRun(s.mountFlags(), imageGlibc, "ipc", "get", "7")), "hello")
-				wants(t, mustRun(t, dockerRun(s.mountFlags(), imageMusl, "ipc", "receive", "8")), "letter")
-			})
-		}
+		t.Run(name, func(t *testing.T) {
+			s := newSpace(t)
+			flags := append(s.mountFlags(), flags...)
+			mustRun(t, dockerRun(flags, imageGlibc, "ipc", "put", "7", "hello"))
+			wants(t, mustRun(t, dockerRun(flags, imageMusl, "ipc", "get", "7")), "hello")
+			mustRun(t, dockerRun(flags, imageMusl, "ipc", "send", "8", "letter"))
+			wants(t, mustRun(t, dockerRun(s.mountFlags(), imageGlibc, "ipc", "receive", "8")), "letter")
+		})
+	}
+}
+
+// The same with a user namespace, in which the containers' root is nobody; by the wrapper, too.
+func TestUserNamespace(t *testing.T) {
+	needRemappedDocker(t)
+	for name, flags := range map[string][]string{"root": nil, "user": {"--user", "1000:1000"}} {
+		t.Run(name, func(t *testing.T) {
+			s := newSpace(t)
+			shares(t, dockerMapped, append(s.mountFlags(), flags...))
+			wrapped := append(flags, "--runtime=ipcspace", "-v", s.dir+":/run/ipcspace:ro")
+			closed(t, dockerMapped, wrapped)
+			executes(t, dockerMapped, wrapped, imageGlibc, imageMusl)
+			c := dockerMapped.start(t, append(s.mountFlags(), flags...), imageGlibc, "ipc", "lock", "9")
+			c.awaits(t, "locked")
+			if info, err := os.Stat(fmt.Sprintf("/proc/%d", c.pid(t))); err != nil || info.Sys().(*syscall.Stat_t).Uid < remappedUID {
+				t.Errorf("the container has no user namespace: %+v %v", info, err)
+			}
+			wants(t, s.inspect(t), c.id(t)[:12])
+		})
 	}
 }
 

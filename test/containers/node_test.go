@@ -10,13 +10,39 @@ import (
 	"testing"
 )
 
-// managerFlags are those of the README for a manager in a container of its own.
-func managerFlags(dir string, capabilities []string) []string {
-	flags := []string{"--pid=host", "--cap-drop=ALL", "--security-opt", "seccomp=unconfined", "--device=/dev/fuse", "-v", dir + ":" + dir + ":rshared"}
-	for _, c := range capabilities {
-		flags = append(flags, "--cap-add="+c)
+// managerFlags are those of the README for a manager in a container of its own, with the folder and
+// the capabilities at hand.
+func managerFlags(t *testing.T, dir string, capabilities []string) []string {
+	t.Helper()
+	text, err := os.ReadFile(readmes[0])
+	must(t, err)
+	var flags []string
+	for _, block := range marked.FindAllStringSubmatch(string(text), -1) {
+		if block[1] != "TestManagerInContainer" {
+			continue
+		}
+		words := strings.Fields(strings.ReplaceAll(commands(block[3])[0].text, "\\\n", ""))
+		for i := 0; i < len(words); i++ {
+			switch word := words[i]; {
+			case word == "docker" || word == "run" || word == "-d" || strings.HasPrefix(word, "--restart="):
+			case word == "ipcspace-manager":
+				for _, c := range capabilities {
+					flags = append(flags, "--cap-add="+c)
+				}
+				return flags
+			case word == "--name":
+				i++
+			case strings.HasPrefix(word, "--cap-add="):
+				if _, known := managerCapabilities[strings.TrimPrefix(word, "--cap-add=")]; !known {
+					t.Errorf("the README gives the manager %s, which no test shows to be needed", word)
+				}
+			default:
+				flags = append(flags, strings.ReplaceAll(word, root, dir))
+			}
+		}
 	}
-	return flags
+	t.Fatal("the README has no manager in a container")
+	return nil
 }
 
 // managerCapabilities is what the manager needs, and what fails without it.
@@ -36,11 +62,11 @@ func TestManagerInContainer(t *testing.T) {
 		all = append(all, name)
 	}
 	// start has a manager with a space; its log is the container's.
-	start := func(t *testing.T, capabilities []string) (*dockerContainer, *space) {
+	start := func(t *testing.T, capabilities []string) (*container, *space) {
 		dir := filepath.Join(directory(t), "root")
 		must(t, os.Mkdir(dir, 0o755))
 		t.Cleanup(func() { unmountBelow(dir) })
-		c := dockerStart(t, managerFlags(dir, capabilities), image, "/ipcspace-manager", "--root", dir, "--space", "orders")
+		c := dockerStart(t, managerFlags(t, dir, capabilities), image, "/ipcspace-manager", "--root", dir, "--space", "orders")
 		c.awaits(t, "msg=ready")
 		return c, &space{name: "orders", dir: filepath.Join(dir, "spaces", "orders")}
 	}
@@ -70,6 +96,7 @@ func TestManagerInContainer(t *testing.T) {
 	})
 	for dropped, lacks := range managerCapabilities {
 		t.Run("without "+dropped, func(t *testing.T) {
+			t.Parallel() // one of them waits for a time-out
 			var rest []string
 			for _, c := range all {
 				if c != dropped {

@@ -40,6 +40,12 @@ type pod struct {
 
 func (k kubelet) runPod(t *testing.T, annotations map[string]string, ipc cri.NamespaceMode) *pod {
 	t.Helper()
+	return k.runPodBy(t, "", annotations, ipc)
+}
+
+// runPodBy has another runtime than the default one, as a RuntimeClass does.
+func (k kubelet) runPodBy(t *testing.T, handler string, annotations map[string]string, ipc cri.NamespaceMode) *pod {
+	t.Helper()
 	name := fmt.Sprintf("pod-%d", containers.Add(1))
 	config := &cri.PodSandboxConfig{
 		Metadata:     &cri.PodSandboxMetadata{Name: name, Uid: name, Namespace: "test"},
@@ -51,7 +57,7 @@ func (k kubelet) runPod(t *testing.T, annotations map[string]string, ipc cri.Nam
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), commandTimeout)
 	defer cancel()
-	reply, err := k.RunPodSandbox(ctx, &cri.RunPodSandboxRequest{Config: config})
+	reply, err := k.RunPodSandbox(ctx, &cri.RunPodSandboxRequest{Config: config, RuntimeHandler: handler})
 	must(t, err)
 	p := &pod{kubelet: k, id: reply.GetPodSandboxId(), config: config}
 	t.Cleanup(func() {
@@ -111,12 +117,39 @@ func (p *pod) run(t *testing.T, s *space, env []*cri.KeyValue, image string, arg
 	return tail(filepath.Join(p.config.GetLogDirectory(), name+".log")), code, err
 }
 
-func nriPlugin() *daemon {
+// The wrapper as a runtime handler of containerd's CRI: what a pod's annotations ask for, each of its
+// containers gets, and its sandbox nothing.
+func TestRuntimeHandler(t *testing.T) {
+	needContainerd(t)
+	s := namedSpace(t)
+	k := newKubelet(t)
+	annotations := map[string]string{"ipcspace.io/space": s.name, "ipcspace.io/limits": "shmmni=5"}
+	one := k.runPodBy(t, "ipcspace", annotations, cri.NamespaceMode_POD)
+	other := k.runPodBy(t, "ipcspace", annotations, cri.NamespaceMode_POD)
+	stranger := k.runPodBy(t, "ipcspace", nil, cri.NamespaceMode_POD)
+	for _, c := range []struct {
+		pod  *pod
+		want string
+		args []string
+	}{
+		{one, "hello", []string{imageGlibc, "ipc", "put", "7", "hello"}},
+		{one, "hello", []string{imageMusl, "ipc", "get", "7"}},
+		{other, "hello", []string{imageGlibc, "ipc", "get", "7"}},
+		{one, "raw shmget: No space left on device", []string{imageStatic, "ipc", "raw"}},
+		{stranger, "raw shmget 0", []string{imageStatic, "ipc", "raw"}},
+	} {
+		output, _, err := c.pod.run(t, nil, nil, c.args[0], c.args[1:]...)
+		must(t, err)
+		wants(t, output, c.want)
+	}
+	wants(t, s.inspect(t), "shmmni 5")
+}
+
+func nriPlugin(socket string) *daemon {
 	d := &daemon{
 		name: "nri",
 		command: func() (*exec.Cmd, error) {
-			return exec.Command(filepath.Join(bin, "ipcspace-shim"), "nri", "--root", root(),
-				"--socket", filepath.Join(scratch, "containerd", "nri.sock")), nil
+			return exec.Command(filepath.Join(bin, "ipcspace-shim"), "nri", "--root", root, "--socket", socket), nil
 		},
 	}
 	d.ready = func() error {
@@ -132,7 +165,7 @@ func nriPlugin() *daemon {
 func TestNRI(t *testing.T) {
 	needContainerd(t)
 	s := newSpace(t)
-	plugin := nriPlugin()
+	plugin := nriPlugin(filepath.Join(scratch, "containerd", "nri.sock"))
 	must(t, plugin.start())
 	t.Cleanup(func() {
 		must(t, plugin.stop())

@@ -13,7 +13,7 @@ import (
 )
 
 // progress is how many rounds a container in the storm has done.
-func (c *dockerContainer) progress(t *testing.T, name string) int {
+func (c *container) progress(t *testing.T, name string) int {
 	t.Helper()
 	most := 0
 	for line := range strings.Lines(c.logs(t)) {
@@ -28,7 +28,7 @@ func (c *dockerContainer) progress(t *testing.T, name string) int {
 }
 
 // goesOn waits until a container in the storm has done more.
-func (c *dockerContainer) goesOn(t *testing.T, name string) {
+func (c *container) goesOn(t *testing.T, name string) {
 	t.Helper()
 	from := c.progress(t, name)
 	must(t, eventually(commandTimeout/3, func() error {
@@ -44,7 +44,7 @@ func (c *dockerContainer) goesOn(t *testing.T, name string) {
 func TestStorm(t *testing.T) {
 	needDocker(t)
 	s := newSpace(t)
-	storm := func(name, image string, flags ...string) *dockerContainer {
+	storm := func(name, image string, flags ...string) *container {
 		return dockerStart(t, append(s.mountFlags(), flags...), image, "ipc", "storm", "7", name)
 	}
 	steady := storm("steady", imageGlibc)
@@ -77,8 +77,8 @@ func TestStorm(t *testing.T) {
 	t.Run("out of memory", func(t *testing.T) {
 		victim := dockerStart(t, append(s.mountFlags(), "--memory", "48m"), imageGlibc,
 			"sh", "-c", "ipc storm 7 victim & sleep 2; exec ipc touch 8 96")
-		mustRun(t, dockerCommand("wait", victim.name))
-		if killed := strings.TrimSpace(mustRun(t, dockerCommand("inspect", "-f", "{{.State.OOMKilled}}", victim.name))); killed != "true" {
+		victim.wait(t)
+		if killed := victim.inspect(t, "{{.State.OOMKilled}}"); killed != "true" {
 			t.Errorf("not killed for its memory: %s", victim.logs(t))
 		}
 		steady.goesOn(t, "steady")
@@ -94,8 +94,8 @@ func TestStorm(t *testing.T) {
 		steady.goesOn(t, "steady")
 	})
 	t.Run("runtime restart", func(t *testing.T) {
-		must(t, docker.end(syscall.SIGTERM))
-		must(t, docker.start())
+		must(t, dockerd.end(syscall.SIGTERM))
+		must(t, dockerd.start())
 		steady.goesOn(t, "steady")
 		other := storm("other", imageMusl)
 		other.goesOn(t, "other")
@@ -201,7 +201,7 @@ func TestWritableMount(t *testing.T) {
 		"path": "/bin/mount", "args": []string{"mount", "-o", "remount,bind,rw", filepath.Join(b.dir, "rootfs/run/ipcspace")},
 		"env": []string{"PATH=/usr/bin:/bin"},
 	}}}
-	cmd := b.run(t, "/usr/sbin/runc")
+	cmd := b.run(t, "runc")
 	log, err := os.Create(filepath.Join(b.dir, "log"))
 	must(t, err)
 	defer log.Close()

@@ -10,22 +10,63 @@ import (
 	"testing"
 )
 
-// inSpace is what a container shows that has the space, with the kernel's own System V IPC closed.
+// shares has containers of both C libraries share a space.
+func shares(t *testing.T, e *engine, flags []string) {
+	t.Helper()
+	inSpace(t, func(image string, args ...string) *exec.Cmd { return e.run(flags, image, args...) })
+}
+
+// closed has them share a space, too, with the kernel's own System V IPC closed and hidden.
+func closed(t *testing.T, e *engine, flags []string) {
+	t.Helper()
+	closedSpace(t, func(image string, args ...string) *exec.Cmd { return e.run(flags, image, args...) })
+}
+
+// executes: what is started in a running container has the space like its first process.
+func executes(t *testing.T, e *engine, flags []string, images ...string) {
+	t.Helper()
+	for _, image := range images {
+		c := e.start(t, flags, image, "ipc", "sleep")
+		wants(t, mustRun(t, e.command("exec", c.name, "ipc", "get", "7")), "hello")
+		mustRun(t, e.command("kill", c.name))
+	}
+}
+
 func inSpace(t *testing.T, run func(image string, args ...string) *exec.Cmd) {
 	t.Helper()
 	mustRun(t, run(imageGlibc, "ipc", "put", "7", "hello"))
 	wants(t, mustRun(t, run(imageMusl, "ipc", "get", "7")), "hello")
+}
+
+func closedSpace(t *testing.T, run func(image string, args ...string) *exec.Cmd) {
+	t.Helper()
+	inSpace(t, run)
 	wants(t, mustRun(t, run(imageGlibc, "ipcs", "-m")), "0x00000007")
-	wants(t, refused(t, run(imageStatic, "ipc", "raw")), "raw shmget: No space left on device")
+	kernelRefuses(t, run(imageGlibc, "ipc", "raw"))
+	kernelRefuses(t, run(imageStatic, "ipc", "raw"))
+	wants(t, refused(t, run(imageStatic, "ipc", "put", "7", "lost")), "shmget: No space left on device")
+}
+
+// kernelRefuses: what goes past the library fails, in all three families.
+func kernelRefuses(t *testing.T, raw *exec.Cmd) {
+	t.Helper()
+	output := refused(t, raw)
+	for _, call := range []string{"shmget", "semget", "msgget"} {
+		wants(t, output, "raw "+call+": No space left on device")
+	}
 }
 
 // The wrapper with Docker 20.10, which cannot hand on annotations: the mount asks.
 func TestRuntimeDocker(t *testing.T) {
 	needDocker(t)
 	s := newSpace(t)
-	inSpace(t, func(image string, args ...string) *exec.Cmd {
-		return dockerRun([]string{"--runtime=ipcspace", "-v", s.dir + ":/run/ipcspace:ro"}, image, args...)
-	})
+	flags := []string{"--runtime=ipcspace", "-v", s.dir + ":/run/ipcspace:ro"}
+	closed(t, docker, flags)
+	executes(t, docker, flags, imageGlibc, imageMusl)
+	c := dockerStart(t, []string{"--runtime=ipcspace"}, imageGlibc, "ipc", "sleep")
+	if env := mustRun(t, c.command("exec", c.name, "env")); strings.Contains(env, "LD_PRELOAD") {
+		t.Errorf("a process in a container without a space got LD_PRELOAD:\n%s", env)
+	}
 	wants(t, refused(t, dockerRun([]string{"--runtime=ipcspace", "-v", s.dir + ":/run/ipcspace"}, imageGlibc, "true")),
 		"mount it read-only (docker run -v "+s.dir+":/run/ipcspace:ro)")
 	wants(t, refused(t, dockerRun([]string{"--runtime=ipcspace", "--ipc=host", "-v", s.dir + ":/run/ipcspace:ro"}, imageGlibc, "true")),
@@ -39,7 +80,7 @@ func TestRuntimeContainerd(t *testing.T) {
 	needContainerd(t)
 	s := namedSpace(t)
 	flags := []string{"--annotation", "ipcspace.io/space=" + s.name, "--annotation", "ipcspace.io/size=64m", "--annotation", "ipcspace.io/limits=shmmni=5,semmni=6"}
-	inSpace(t, func(image string, args ...string) *exec.Cmd { return ctrRun(t, true, flags, image, args...) })
+	closedSpace(t, func(image string, args ...string) *exec.Cmd { return ctrRun(t, true, flags, image, args...) })
 	shown := s.inspect(t)
 	wants(t, shown, "promised of 64")
 	wants(t, shown, "shmmni 5")
@@ -69,9 +110,8 @@ func TestRuntimeContainerd(t *testing.T) {
 
 // The hook alone, as podman and CRI-O call it, with both versions of runc: it mounts, hides and closes.
 func TestHook(t *testing.T) {
-	dir, err := tools()
-	must(t, err)
-	for _, runc := range []string{"/usr/sbin/runc", filepath.Join(dir, "runc")} {
+	dir := needTools(t)
+	for _, runc := range []string{needTool(t, "runc", "runc"), filepath.Join(dir, "runc")} {
 		for _, users := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s/userns=%v", filepath.Base(filepath.Dir(runc)), users), func(t *testing.T) {
 				s := newSpace(t)
@@ -86,7 +126,7 @@ func TestHook(t *testing.T) {
 				mustRun(t, run(imageGlibc, "ipc", "put", "7", "hello"))
 				wants(t, mustRun(t, run(imageGlibc, "env", "-i", "/bin/ipc", "get", "7")), "hello")
 				wants(t, mustRun(t, run(imageGlibc, "ipcs", "-m")), "0x00000007")
-				wants(t, refused(t, run(imageStatic, "ipc", "raw")), "raw shmget: No space left on device")
+				kernelRefuses(t, run(imageStatic, "ipc", "raw"))
 			})
 		}
 	}
@@ -106,7 +146,7 @@ func TestHookFollowsNoLinks(t *testing.T) {
 		path := filepath.Join(b.dir, "rootfs", link.name)
 		must(t, os.RemoveAll(path))
 		must(t, os.Symlink(link.to, path))
-		message := refused(t, b.run(t, "/usr/sbin/runc"))
+		message := refused(t, b.run(t, "runc"))
 		wants(t, message, "/"+link.name+" is a symbolic link in the image")
 		entries, err := os.ReadDir(outside)
 		must(t, err)
@@ -116,19 +156,28 @@ func TestHookFollowsNoLinks(t *testing.T) {
 	}
 }
 
+// An image's own /etc/ld.so.preload is not hidden: who needs ours is refused, who has LD_PRELOAD goes without.
+func TestHookKeepsPreloadFile(t *testing.T) {
+	needTool(t, "runc", "runc")
+	s := newSpace(t)
+	b := newBundle(t, imageGlibc, "cat", "/etc/ld.so.preload")
+	b.annotations["ipcspace.io/space"] = s.name
+	b.hook = true
+	must(t, os.WriteFile(filepath.Join(b.dir, "rootfs/etc/ld.so.preload"), []byte("/lib/theirs.so\n"), 0o644))
+	wants(t, refused(t, b.run(t, "runc")), "the image has a /etc/ld.so.preload of its own; set LD_PRELOAD=/run/ipcspace/lib/libipcspace.so")
+	b.env = append(b.env, "LD_PRELOAD=/run/ipcspace/lib/libipcspace.so")
+	wants(t, mustRun(t, b.run(t, "runc")), "/lib/theirs.so")
+}
+
 // CDI: one device for each space, with containerd 2 as ctr sees it.
 func TestCDI(t *testing.T) {
 	needContainerd(t)
 	s := newSpace(t)
-	// ctr reads /etc/cdi and /var/run/cdi only.
-	must(t, os.MkdirAll("/var/run/cdi", 0o755))
-	dir := directory(t)
-	mustRun(t, exec.Command("mount", "--bind", dir, "/var/run/cdi"))
-	t.Cleanup(func() { mustRun(t, exec.Command("umount", "/var/run/cdi")) })
+	dir := "/var/run/cdi" // ctr reads no other but /etc/cdi; /run is the suite's own
 	keeper := daemon{
 		name: "cdi",
 		command: func() (*exec.Cmd, error) {
-			return exec.Command(filepath.Join(bin, "ipcspace-shim"), "cdi", "--root", root()), nil
+			return exec.Command(filepath.Join(bin, "ipcspace-shim"), "cdi", "--root", root), nil
 		},
 		ready: func() error {
 			_, err := os.Stat(filepath.Join(dir, "ipcspace.io-space.json"))
@@ -145,7 +194,7 @@ func TestCDI(t *testing.T) {
 		return nil
 	}))
 	for _, one := range []*space{s, later} {
-		inSpace(t, func(image string, args ...string) *exec.Cmd {
+		closedSpace(t, func(image string, args ...string) *exec.Cmd {
 			return ctrRun(t, false, []string{"--device", "ipcspace.io/space=" + one.name}, image, args...)
 		})
 	}
@@ -169,7 +218,7 @@ func TestRuntimeKeepsConfig(t *testing.T) {
 	before := tail(filepath.Join(b.dir, "config.json"))
 	wrapper := func() {
 		cmd := exec.Command(filepath.Join(bin, "ipcspace-runc"), "--root", filepath.Join(b.dir, "state"), "create", "--bundle", b.dir, "test")
-		cmd.Env = append(os.Environ(), "IPCSPACE_ROOT="+root(), "IPCSPACE_RUNTIME=/bin/true")
+		cmd.Env = append(os.Environ(), "IPCSPACE_ROOT="+root, "IPCSPACE_RUNTIME=/bin/true")
 		mustRun(t, cmd)
 	}
 	wrapper()
