@@ -14,22 +14,12 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 bin=$(cd "$here/../.." && pwd)/bin
 user=nobody # who runs the servers when root runs this
+# shellcheck source=test/demo/words.sh
+. "$here/words.sh"
 
 if [ "$(id -u)" = 0 ] && [ -z "${IPCSPACE_DEMO_INSIDE-}" ] && unshare --mount true 2>/dev/null; then
 	exec env IPCSPACE_DEMO_INSIDE=1 unshare --mount --propagation private -- "$here/demo.sh" "$@"
 fi
-
-# ---- words on the terminal ----
-
-bold='' faint='' red='' plain=''
-if [ -t 1 ]; then bold=$'\e[1m' faint=$'\e[2m' red=$'\e[31m' plain=$'\e[0m'; fi
-heading() { printf '\n%s%s%s\n' "$bold" "$*" "$plain"; }
-note() { printf '%s%s%s\n' "$faint" "$*" "$plain"; }
-indent() { sed 's/^/    /'; }
-fail() {
-	printf '%sdemo: %s%s\n' "$red" "$*" "$plain" >&2
-	exit 1
-}
 
 # ---- what must be there ----
 
