@@ -101,17 +101,20 @@ LONG_TESTS := ^TestAttacks$$/(10,000|all_|word|noise)
 TEST_PACKAGES = $(shell $(GO) list ./test/... 2>/dev/null)
 TEST_FLAGS   ?=
 
-.PHONY: test test-packages test-programs test-containers
+.PHONY: test test-packages test-programs test-containers test-docker29
 test: vet build test-packages test-programs chart ## everything that must pass
 
 test-packages: build ## the packages' own tests, with the race detector
 	$(GO) test -race -count=1 -timeout 15m $(TEST_FLAGS) $(PACKAGES)
 
-test-programs: build $(BIN)/test/libipcspace-fail.so ## conformance with the kernel, and real programs
+test-programs: build $(BIN)/test/libipcspace-fail.so ## conformance with the kernel, real programs, real containers
 	$(if $(TEST_PACKAGES),$(GO) test -p 1 -count=1 -timeout 40m -skip '$(LONG_TESTS)' $(TEST_FLAGS) $(TEST_PACKAGES))
 
-test-containers: build ## real containers: Docker, containerd and runc, with the manager and the shim
+test-containers: build ## real containers: Docker, podman, containerd and runc, with the manager and the shim
 	$(GO) test -count=1 -timeout 40m $(TEST_FLAGS) ./test/containers
+
+test-docker29: build ## the same with Docker 29, which is built first (ten minutes, once)
+	$(GO) test -v -count=1 -timeout 90m -run 'Docker29|Readme' $(TEST_FLAGS) ./test/containers -docker29
 
 .PHONY: cluster
 cluster: ## builds a Kubernetes cluster's programs into the cache, once (minutes)
@@ -189,10 +192,11 @@ bench: build ## the same programs on the kernel and in a space in turn, as ratio
 	$(GO) run ./test/bench $(if $(QUICK),-quick,-json $(BIN)/bench.json -svg $(BIN)/bench.svg) $(BENCH)
 
 .PHONY: demo
-demo: ## two isolated spaces with PostgreSQL in each, in about a minute
+demo: ## two isolated spaces with PostgreSQL in each, and real containers that share one: about a minute
 	@$(MAKE) --no-print-directory deps
 	@$(MAKE) --no-print-directory build
 	@test/demo/demo.sh
+	@test/demo/containers.sh
 
 # ---- the sources ----
 
@@ -232,6 +236,18 @@ lint: vet $(GOLANGCI) ## golangci-lint and gcc's analyzer
 .PHONY: deps
 deps: ## what is missing on this machine: installs it as root on Debian, names it elsewhere
 	@test/tools/deps.sh
+
+PREFIX  ?= /usr/local
+DESTDIR ?=
+.PHONY: install
+install: build ## commands, library and units for systemd, below PREFIX=/usr/local
+	install -D -t $(DESTDIR)$(PREFIX)/bin $(addprefix $(BIN)/,$(COMMANDS))
+	ln -sf ipcspace-shim $(DESTDIR)$(PREFIX)/bin/ipcspace-runc
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib/ipcspace $(BIN)/libipcspace.so
+	install -d $(DESTDIR)/etc/systemd/system
+	for unit in shim/systemd/*.service; do \
+		sed 's,/usr/local,$(PREFIX),g' $$unit >$(DESTDIR)/etc/systemd/system/$${unit##*/} || exit 1; \
+	done
 
 .PHONY: clean
 clean: ## removes bin/

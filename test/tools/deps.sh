@@ -17,6 +17,7 @@ fakeroot         a real program: message queues, semaphores with SEM_UNDO
 musl-tools       a second libc in one space with glibc
 runc             containers
 docker.io        the same; its daemon is started by the tests alone
+podman           the same; by CDI devices and hooks
 debootstrap      the base of the image in which the Dockerfile is tested
 libseccomp-dev   to build containerd's newer runc
 pkg-config       the same
