@@ -182,7 +182,9 @@ type ContainerInfo struct {
 	PID       int    // one of its processes, in the manager's pid namespace
 	Mount     string // where it has the folder
 	Writable  bool   // and can write in it: then the library refuses it
-	Processes int    // that registered
+	Processes int    // that are registered
+	// Registered: one of its processes is, or was since the manager started.
+	Registered bool
 }
 
 // ObjectInfo describes one object, as the *_STAT calls do.

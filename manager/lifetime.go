@@ -116,12 +116,12 @@ func waitEnd(ctx context.Context, pid int) error {
 }
 
 // left is called when a session ended. With the last one of its container begins the wait for the
-// container's own end. Callers hold space.mu.
+// container's own end, before which it counts as one that has registered. Callers hold space.mu.
 func (s *space) left(x *session) {
 	if len(s.gone) > 0 {
 		s.sweepSoon()
 	}
-	if x.container == "" || s.policy() == LeftKeep || s.closed || s.watched[x.container] {
+	if x.container == "" || s.closed || s.watched[x.container] {
 		return
 	}
 	for _, y := range s.sessions {
@@ -145,7 +145,7 @@ func (s *space) watchContainer(name string) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		delete(s.watched, name)
-		if s.closed {
+		if s.closed || s.policy() == LeftKeep {
 			return
 		}
 		s.gone[containerTag(name)] = name

@@ -94,11 +94,13 @@ func (s *space) containerInfos() []ContainerInfo {
 	var out []ContainerInfo
 	for _, m := range members {
 		i := ContainerInfo{Name: m.container, PID: m.pid, Mount: m.point, Writable: m.writable, Processes: registered[m.container]}
+		i.Registered = i.Processes > 0 || s.watched[m.container]
 		if m.container == "" {
 			i.Processes = 0
 			if namespaces[m.pid] {
 				i.Processes = 1
 			}
+			i.Registered = i.Processes > 0
 		}
 		out = append(out, i)
 	}

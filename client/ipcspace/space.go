@@ -287,8 +287,8 @@ func writeContainers(w io.Writer, containers []*admin.Container) error {
 		switch {
 		case c.GetWritable():
 			remark = "REFUSED: writable; mount it read-only (:ro)"
-		case c.GetProcesses() == 0:
-			remark = "no program is registered: none has made a call, LD_PRELOAD is not set, or they are static"
+		case !c.GetRegistered():
+			remark = "no program registered; is LD_PRELOAD set, and is the program not static?"
 		}
 		t.row(shortContainer(c.GetName()), c.GetPid(), c.GetMount(), c.GetProcesses(), remark)
 	}

@@ -852,8 +852,10 @@ type Container struct {
 	Mount string `protobuf:"bytes,3,opt,name=mount,proto3" json:"mount,omitempty"`
 	// It can write there, so the library refuses the folder.
 	Writable bool `protobuf:"varint,4,opt,name=writable,proto3" json:"writable,omitempty"`
-	// That registered.
-	Processes     uint32 `protobuf:"varint,5,opt,name=processes,proto3" json:"processes,omitempty"`
+	// That are registered.
+	Processes uint32 `protobuf:"varint,5,opt,name=processes,proto3" json:"processes,omitempty"`
+	// One of its processes is registered, or was since the manager started.
+	Registered    bool `protobuf:"varint,6,opt,name=registered,proto3" json:"registered,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -921,6 +923,13 @@ func (x *Container) GetProcesses() uint32 {
 		return x.Processes
 	}
 	return 0
+}
+
+func (x *Container) GetRegistered() bool {
+	if x != nil {
+		return x.Registered
+	}
+	return false
 }
 
 type VersionRequest struct {
@@ -2396,13 +2405,16 @@ const file_admin_proto_rawDesc = "" +
 	"\astarted\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\astarted\x12\x1a\n" +
 	"\battaches\x18\x05 \x01(\rR\battaches\x12\x1a\n" +
 	"\bchannels\x18\x06 \x01(\rR\bchannels\x12\x1c\n" +
-	"\tcontainer\x18\a \x01(\tR\tcontainer\"\x81\x01\n" +
+	"\tcontainer\x18\a \x01(\tR\tcontainer\"\xa1\x01\n" +
 	"\tContainer\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03pid\x18\x02 \x01(\x05R\x03pid\x12\x14\n" +
 	"\x05mount\x18\x03 \x01(\tR\x05mount\x12\x1a\n" +
 	"\bwritable\x18\x04 \x01(\bR\bwritable\x12\x1c\n" +
-	"\tprocesses\x18\x05 \x01(\rR\tprocesses\"\x10\n" +
+	"\tprocesses\x18\x05 \x01(\rR\tprocesses\x12\x1e\n" +
+	"\n" +
+	"registered\x18\x06 \x01(\bR\n" +
+	"registered\"\x10\n" +
 	"\x0eVersionRequest\"\x83\x01\n" +
 	"\x0fVersionResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12!\n" +

@@ -207,7 +207,7 @@ func (s *service) InspectSpace(_ context.Context, r *InspectSpaceRequest) (*Insp
 	}
 	for _, c := range detail.ContainerList {
 		reply.Containers = append(reply.Containers, &Container{
-			Name: c.Name, Pid: int32(c.PID), Mount: c.Mount, Writable: c.Writable, Processes: uint32(c.Processes),
+			Name: c.Name, Pid: int32(c.PID), Mount: c.Mount, Writable: c.Writable, Processes: uint32(c.Processes), Registered: c.Registered,
 		})
 	}
 	return reply, nil

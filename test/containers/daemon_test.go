@@ -1,6 +1,7 @@
 package containers_test
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -51,13 +52,15 @@ func (d *daemon) start() error {
 	}
 	d.process, d.ended = process, make(chan error, 1)
 	go func(ended chan<- error) { ended <- process.Wait() }(d.ended)
+	var ended error
 	err = eventually(30*time.Second, func() error {
 		if !suite.Running(process.Process.Pid) {
-			return fmt.Errorf("%s ended", process)
+			ended = fmt.Errorf("%s ended", process)
+			return nil
 		}
 		return d.ready()
 	})
-	if err != nil {
+	if err = errors.Join(err, ended); err != nil {
 		return fmt.Errorf("start %s: %w\nits log:\n%s", d.name, err, tail(d.log()))
 	}
 	return nil

@@ -1,7 +1,6 @@
 package containers_test
 
 import (
-	"errors"
 	"flag"
 	"os"
 	"os/exec"
@@ -43,7 +42,8 @@ func needDocker29(t *testing.T) {
 		t.Skip("Docker 29 is not built yet: make test-docker29 does it, once, in some ten minutes")
 	}
 	needTool(t, "docker", "docker.io")
-	must(t, errors.Join(dockerd29.start(), docker29.images()))
+	must(t, dockerd29.start())
+	must(t, docker29.images())
 }
 
 // Docker 29 knows CDI devices and hands on annotations.

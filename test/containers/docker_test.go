@@ -2,7 +2,6 @@ package containers_test
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -26,7 +25,7 @@ var dockerd = newDockerd("docker", debianDockerd,
 
 // remapped is another one, whose containers have a user namespace: their uid 0 is remappedUID.
 var remapped = newDockerd("remapped", debianDockerd,
-	"--exec-opt", "native.cgroupdriver=cgroupfs", "--userns-remap", "nobody")
+	"--exec-opt", "native.cgroupdriver=cgroupfs", "--userns-remap", "65534:65534")
 
 const remappedUID = 200000
 
@@ -103,7 +102,8 @@ func needDocker(t *testing.T) {
 	t.Helper()
 	needTool(t, "dockerd", "docker.io")
 	needTool(t, "docker", "docker.io")
-	must(t, errors.Join(dockerd.start(), docker.images()))
+	must(t, dockerd.start())
+	must(t, docker.images())
 }
 
 // needRemappedDocker has the daemon running whose containers have a user namespace.
@@ -120,7 +120,8 @@ func needRemappedDocker(t *testing.T) {
 		}
 		mustRun(t, exec.Command("mount", "--bind", ids, file))
 	}
-	must(t, errors.Join(remapped.start(), dockerMapped.images()))
+	must(t, remapped.start())
+	must(t, dockerMapped.images())
 }
 
 // mountFlags are those of the README: the directory, and the library in it.

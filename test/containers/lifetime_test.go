@@ -51,19 +51,22 @@ func TestInspectContainers(t *testing.T) {
 	sleeper := dockerStart(t, s.mountFlags(), imageStatic, "ipc", "lock", "9") // static: it takes the kernel's
 	sleeper.awaits(t, "locked")
 	dockerStart(t, nil, imageMusl, "ipc", "sleep") // a stranger
+	earlier := dockerStart(t, s.mountFlags(), imageGlibc, "sh", "-c", "ipc put 8 x; exec sleep 600")
+	earlier.awaits(t, "x")
 	shown := s.inspect(t)
 	_, rest, _ := strings.Cut(shown, "------ Containers")
 	members, processes, _ := strings.Cut(rest, "------ Processes")
 	for _, want := range []string{
 		fmt.Sprintf("%s  %d  /run/ipcspace  1          -", user.id(t)[:12], user.pid(t)),
-		fmt.Sprintf("%s  %d  /run/ipcspace  0          no program is registered: none has made a call, LD_PRELOAD is not set, or they are static", sleeper.id(t)[:12], sleeper.pid(t)),
+		fmt.Sprintf("%s  %d  /run/ipcspace  0          -", earlier.id(t)[:12], earlier.pid(t)),
+		fmt.Sprintf("%s  %d  /run/ipcspace  0          no program registered; is LD_PRELOAD set, and is the program not static?", sleeper.id(t)[:12], sleeper.pid(t)),
 	} {
 		if !strings.Contains(strings.Join(strings.Fields(members), " "), strings.Join(strings.Fields(want), " ")) {
 			t.Errorf("no %q in:\n%s", want, shown)
 		}
 	}
-	if n := strings.Count(members, "/run/ipcspace"); n != 2 {
-		t.Errorf("%d containers are shown, not 2:\n%s", n, shown)
+	if n := strings.Count(members, "/run/ipcspace"); n != 3 {
+		t.Errorf("%d containers are shown, not 3:\n%s", n, shown)
 	}
 	wants(t, processes, user.id(t)[:12])
 }
