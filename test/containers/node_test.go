@@ -10,38 +10,45 @@ import (
 	"testing"
 )
 
-// managerFlags are those of the README for a manager in a container of its own, with the folder and
-// the capabilities at hand.
-func managerFlags(t *testing.T, dir string, capabilities []string) []string {
+// managerInContainer are the README's commands for it: one makes the image, one runs it.
+func managerInContainer(t *testing.T) (image, run command) {
 	t.Helper()
 	text, err := os.ReadFile(readmes[0])
 	must(t, err)
-	var flags []string
 	for _, block := range marked.FindAllStringSubmatch(string(text), -1) {
-		if block[1] != "TestManagerInContainer" {
-			continue
-		}
-		words := strings.Fields(strings.ReplaceAll(commands(block[3])[0].text, "\\\n", ""))
-		for i := 0; i < len(words); i++ {
-			switch word := words[i]; {
-			case word == "docker" || word == "run" || word == "-d" || strings.HasPrefix(word, "--restart="):
-			case word == "ipcspace-manager":
-				for _, c := range capabilities {
-					flags = append(flags, "--cap-add="+c)
-				}
-				return flags
-			case word == "--name":
-				i++
-			case strings.HasPrefix(word, "--cap-add="):
-				if _, known := managerCapabilities[strings.TrimPrefix(word, "--cap-add=")]; !known {
-					t.Errorf("the README gives the manager %s, which no test shows to be needed", word)
-				}
-			default:
-				flags = append(flags, strings.ReplaceAll(word, root, dir))
-			}
+		if c := commands(block[3]); block[1] == "TestManagerInContainer" && len(c) == 2 {
+			return c[0], c[1]
 		}
 	}
 	t.Fatal("the README has no manager in a container")
+	return command{}, command{}
+}
+
+// managerFlags are those of the README, with the folder and the capabilities at hand.
+func managerFlags(t *testing.T, dir string, capabilities []string) []string {
+	t.Helper()
+	_, run := managerInContainer(t)
+	words := strings.Fields(strings.ReplaceAll(run.text, "\\\n", ""))
+	var flags []string
+	for i := 0; i < len(words); i++ {
+		switch word := words[i]; {
+		case word == "docker" || word == "run" || word == "-d" || strings.HasPrefix(word, "--restart="):
+		case word == "--name":
+			i++
+		case word == "ipcspace-manager":
+			for _, c := range capabilities {
+				flags = append(flags, "--cap-add="+c)
+			}
+			return flags
+		case strings.HasPrefix(word, "--cap-add="):
+			if _, known := managerCapabilities[strings.TrimPrefix(word, "--cap-add=")]; !known {
+				t.Errorf("the README gives the manager %s, which no test shows to be needed", word)
+			}
+		default:
+			flags = append(flags, strings.ReplaceAll(word, root, dir))
+		}
+	}
+	t.Fatalf("the README's %q runs no image ipcspace-manager", run.text)
 	return nil
 }
 
@@ -56,7 +63,11 @@ var managerCapabilities = map[string]string{
 // something without any of them.
 func TestManagerInContainer(t *testing.T) {
 	needDocker(t)
-	image := managerImage(t)
+	make, _ := managerInContainer(t)
+	cmd := exec.Command("sh", "-ec", make.text)
+	cmd.Dir = filepath.Dir(bin)
+	cmd.Env = append(os.Environ(), "PATH="+docker.onPath(t))
+	mustRun(t, cmd)
 	var all []string
 	for name := range managerCapabilities {
 		all = append(all, name)
@@ -66,7 +77,7 @@ func TestManagerInContainer(t *testing.T) {
 		dir := filepath.Join(directory(t), "root")
 		must(t, os.Mkdir(dir, 0o755))
 		t.Cleanup(func() { unmountBelow(dir) })
-		c := dockerStart(t, managerFlags(t, dir, capabilities), image, "/ipcspace-manager", "--root", dir, "--space", "orders")
+		c := dockerStart(t, managerFlags(t, dir, capabilities), "ipcspace-manager", "/ipcspace-manager", "--root", dir, "--space", "orders")
 		c.awaits(t, "msg=ready")
 		return c, &space{name: "orders", dir: filepath.Join(dir, "spaces", "orders")}
 	}
@@ -113,22 +124,6 @@ func TestManagerInContainer(t *testing.T) {
 			wants(t, c.logs(t), lacks)
 		})
 	}
-}
-
-// managerImage is the manager and the library, nothing else.
-func managerImage(t *testing.T) string {
-	t.Helper()
-	const image = "ipcspace-test/manager"
-	layer, err := archive(imageFiles{
-		"/ipcspace-manager": filepath.Join(bin, "ipcspace-manager"),
-		"/libipcspace.so":   filepath.Join(bin, "libipcspace.so"),
-		"/bin/busybox":      "/usr/bin/busybox",
-	})
-	must(t, err)
-	load := dockerCommand("import", "-", image)
-	load.Stdin = strings.NewReader(string(layer))
-	mustRun(t, load)
-	return image
 }
 
 // The units for a host with systemd name the same capabilities.

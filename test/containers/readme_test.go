@@ -97,7 +97,8 @@ func (e *engine) onPath(t *testing.T) string {
 	}
 	real, err := exec.LookPath(args[0])
 	must(t, err)
-	script := fmt.Sprintf("#!/bin/sh\nshift # run\nexec %s %s %s \"$@\"\n", real, quoted(args[1:]), quoted(e.flags))
+	script := fmt.Sprintf("#!/bin/sh\nverb=$1\nshift\n[ $verb != run ] || set -- %s \"$@\"\nexec %s %s $verb \"$@\"\n",
+		quoted(e.flags), real, quoted(args[1:len(args)-1]))
 	for _, name := range []string{"docker", "podman"} {
 		must(t, os.WriteFile(filepath.Join(dir, name), []byte(script), 0o755))
 	}
