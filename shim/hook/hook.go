@@ -106,5 +106,8 @@ func writeHookFile(dir, root string) error {
 	if err != nil {
 		return err
 	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
 	return os.WriteFile(filepath.Join(dir, "ipcspace.json"), append(text, '\n'), 0o644)
 }

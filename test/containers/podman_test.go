@@ -5,11 +5,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"testing"
 )
 
-// podman has everything of its own below scratch, and our hook's file in its hooks directory. crun
-// refuses machines with both versions of cgroups; runc runs on all.
+// podman has everything of its own below scratch. crun refuses machines with both versions of
+// cgroups; runc runs on all.
 var podman = newPodman()
 
 func newPodman() *engine {
@@ -19,7 +20,6 @@ func newPodman() *engine {
 			return exec.Command("podman", append([]string{
 				"--root", filepath.Join(dir, "storage"), "--runroot", filepath.Join(dir, "run"), "--storage-driver", "vfs",
 				"--cgroup-manager", "cgroupfs", "--events-backend", "file", "--runtime", "runc",
-				"--hooks-dir", hooksDir(),
 			}, args...)...)
 		},
 		// The defaults are more than a container without CAP_SYS_RESOURCE may set.
@@ -29,13 +29,26 @@ func newPodman() *engine {
 	return e
 }
 
-func hooksDir() string { return filepath.Join(scratch, "podman", "hooks") }
+// podmanFolder is where it looks for hooks, besides its own configuration.
+const podmanFolder = "/usr/share/containers"
+
+// hookInstalled puts our hook's file there, in a copy that only the suite sees.
+var hookInstalled = sync.OnceValue(func() error {
+	copied := filepath.Join(scratch, "podman", "share")
+	if err := os.CopyFS(copied, os.DirFS(podmanFolder)); err != nil {
+		return err
+	}
+	if err := syscall.Mount(copied, podmanFolder, "", syscall.MS_BIND, ""); err != nil {
+		return err
+	}
+	_, err := runCommand(exec.Command(filepath.Join(bin, "ipcspace-shim"), "hook", "--install", podmanFolder+"/oci/hooks.d"))
+	return err
+})
 
 func needPodman(t *testing.T) {
 	t.Helper()
 	needTool(t, "podman", "podman")
-	must(t, os.MkdirAll(hooksDir(), 0o755))
-	mustRun(t, exec.Command(filepath.Join(bin, "ipcspace-shim"), "hook", "--install", hooksDir()))
+	must(t, hookInstalled())
 	must(t, podman.images())
 }
 
