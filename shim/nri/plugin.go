@@ -87,9 +87,12 @@ func (p *plugin) Configure(_ context.Context, _, runtime, version string) (stub.
 	return api.MustParseEventMask("CreateContainer"), nil
 }
 
-// lacksSysctls: the plugin API has them from 0.11 on, containerd from 2.2. A runtime whose version
-// says nothing is taken for a new one.
+// lacksSysctls: the plugin API has them from 0.11 on, containerd from 2.2, and Docker 29 passes over
+// them. A runtime whose version says nothing is taken for a new one.
 func lacksSysctls(runtime, version string) bool {
+	if runtime == "docker" {
+		return true
+	}
 	if !strings.HasPrefix(version, "v") {
 		version = "v" + version
 	}

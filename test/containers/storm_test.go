@@ -109,8 +109,10 @@ func TestStorm(t *testing.T) {
 // holds tells whether the mutex is taken and stays so.
 func (s *space) holds(t *testing.T) bool {
 	t.Helper()
+	built, err := programs()
+	must(t, err)
 	for range 20 {
-		if out := mustRun(t, dockerRun(s.mountFlags(), imageGlibc, "ipc", "value", "7")); strings.TrimSpace(out) != "0" {
+		if out := mustRun(t, ipcspace("run", "--space", s.name, "--", built[imageGlibc], "value", "7")); strings.TrimSpace(out) != "0" {
 			return false
 		}
 		time.Sleep(10 * time.Millisecond)
