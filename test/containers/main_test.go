@@ -25,7 +25,7 @@ import (
 )
 
 // No single command of these tests takes longer than this, on a busy machine either.
-const commandTimeout = 90 * time.Second
+const commandTimeout = 4 * time.Minute
 
 var (
 	// scratch is the suite's directory, which any user may enter.
