@@ -66,7 +66,7 @@ func TestDockerfile(t *testing.T) {
 	for capability := range managerCapabilities {
 		all = append(all, capability)
 	}
-	m := dockerStart(t, managerFlags(dir, all), name, "--root", dir, "--space", "orders")
+	m := dockerStart(t, managerFlags(t, dir, all), name, "--root", dir, "--space", "orders")
 	m.awaits(t, "msg=ready")
 	s := &space{name: "orders", dir: filepath.Join(dir, "spaces", "orders")}
 	mustRun(t, dockerRun(s.mountFlags(), imageGlibc, "ipc", "put", "7", "hello"))
