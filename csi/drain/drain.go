@@ -127,7 +127,7 @@ func (d *drain) refusals(ctx context.Context) error {
 	if err != nil || len(held) == 0 {
 		return err
 	}
-	return fmt.Errorf("these spaces are retained, and what is in them would be lost:\n%sDelete their IPCSpaces, or allow it by helm upgrade --reuse-values --set drain.removeRetained=true, then uninstall again", list(held))
+	return fmt.Errorf("these spaces are retained, and what is in them would be lost:\n%sDelete their IPCSpaces, or end them all by kubectl annotate ipcspaces --all -A %s=yes, then uninstall again", list(held), v1alpha1.AnnotationDrain)
 }
 
 // mostNamed is how many pods a refusal names.
