@@ -24,6 +24,7 @@ import (
 	"time"
 
 	admissionv1 "k8s.io/api/admission/v1"
+	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/rest"
 
 	"github.com/ipcspace/ipcspace/csi/cluster"
@@ -70,7 +71,7 @@ func write(t *testing.T, path string, content []byte) {
 func serving(t *testing.T, pair *pair) (address string) {
 	t.Helper()
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))
-	client, err := cluster.New(&rest.Config{Host: "http://127.0.0.1:1"})
+	api, err := dynamic.NewForConfig(&rest.Config{Host: "http://127.0.0.1:1"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,7 +83,7 @@ func serving(t *testing.T, pair *pair) (address string) {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() {
-		ended <- serve(ctx, &handler{spaces: &spaces{client: client, log: log}, log: log},
+		ended <- serve(ctx, &handler{spaces: &spaces{client: cluster.New(api), log: log}, log: log},
 			tls.NewListener(listener, &tls.Config{GetCertificate: pair.get}))
 	}()
 	t.Cleanup(func() {

@@ -13,7 +13,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
-	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/ipcspace/ipcspace/manager/kube/v1alpha1"
@@ -35,17 +34,15 @@ func Connect(kubeconfig string) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("where the API server is: %w", err)
 	}
-	return New(config)
-}
-
-// New makes a client.
-func New(config *rest.Config) (*Client, error) {
 	api, err := dynamic.NewForConfig(config)
 	if err != nil {
 		return nil, err
 	}
-	return &Client{api}, nil
+	return New(api), nil
 }
+
+// New makes a client.
+func New(api dynamic.Interface) *Client { return &Client{api} }
 
 // page is how many objects are asked for at a time.
 const page = 500

@@ -23,7 +23,7 @@ import (
 
 // Main is "ipcspace-csi drain".
 func Main(ctx context.Context, args []string) error {
-	d := drain{out: os.Stdout}
+	d := drain{out: os.Stdout, pause: 2 * time.Second}
 	flags := flag.NewFlagSet("ipcspace-csi drain", flag.ContinueOnError)
 	timeout := flags.Duration("timeout", 3*time.Minute, "how `long` nodes have to let go of their spaces")
 	flags.BoolVar(&d.removeRetained, "remove-retained", false, "also end retained spaces: what is in them is lost")
@@ -44,10 +44,8 @@ type drain struct {
 	client         *cluster.Client
 	removeRetained bool
 	out            io.Writer
+	pause          time.Duration // between two looks at the cluster
 }
-
-// pause is the time between two looks at the cluster.
-const pause = 2 * time.Second
 
 func (d *drain) run(ctx context.Context) (err error) {
 	if err := d.refusals(ctx); err != nil {
@@ -95,7 +93,7 @@ func (d *drain) run(ctx context.Context) (err error) {
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("these nodes have not let go of their spaces in time:\n%sSee that they are Ready and their ipcspace pods run (kubectl get pods -A -l app.kubernetes.io/component=node -o wide), delete the Node objects of nodes that are no more, then uninstall again", said)
-		case <-time.After(pause):
+		case <-time.After(d.pause):
 		}
 	}
 }
