@@ -264,9 +264,11 @@ void doorbell_ring(uint32_t number);
 uint64_t sleep_on(struct handle *h, struct call *c, uint32_t cell, int64_t deadline,
 		  int *interrupted);
 
-/* Frees this session's waiter, after taking it off its list if it is in it. */
-void wait_leave(struct handle *h, struct call *c, uint32_t cell);
-/* Frees a waiter's cell that is off its list, and what belongs to it. */
+/* Ends the wait of this session's cell (0: none): takes it off its list if it is
+ * in it. Returns the state it has then: DONE, if it was served after all. */
+uint64_t wait_leave(struct handle *h, struct call *c, uint32_t cell);
+/* Frees a waiter's cell (0: none) that is off its list, and what belongs to it.
+ * One that could not be taken off stays until its session ends. */
 void cell_release(struct handle *h, uint32_t cell);
 
 /* --- messages ---------------------------------------------------------- */

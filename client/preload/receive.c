@@ -213,6 +213,16 @@ static int take_at_once(struct handle *h, struct call *c, const struct wanted *w
 	return 0;
 }
 
+/* The message that was handed to this session's cell: the cell lets go of it. */
+static uint32_t handed_over(struct handle *h, uint32_t cell)
+{
+	struct abi_receiver_cell *own = cell_at(h, cell - 1);
+	uint64_t w = load64(&own->message);
+
+	store64(&own->message, link_next(w, 0));
+	return link_cell(w);
+}
+
 /* 0 and *message, or -errno. */
 static int receive_direct(struct handle *h, struct call *c, const struct wanted *w,
 			  uint32_t *message)
@@ -251,17 +261,8 @@ static int receive_direct(struct handle *h, struct call *c, const struct wanted 
 		}
 		spare = 0;
 		uint64_t state = sleep_on(h, c, cell, -1, &interrupted);
-		if (cell_state(state) == ABI_CELL_DONE) {
-			struct abi_receiver_cell *own = cell_at(h, cell - 1);
-
-			r = -(int)cell_errno(state);
-			handle_room(h);
-			if (r == 0) {
-				*message = link_cell(load64(&own->message));
-				store64(&own->message, link_next(own->message, 0));
-			}
+		if (cell_state(state) == ABI_CELL_DONE)
 			break;
-		}
 		if (interrupted != 0) {
 			r = interrupted;
 			break;
@@ -270,8 +271,14 @@ static int receive_direct(struct handle *h, struct call *c, const struct wanted 
 	txn_done(&t);
 	if (cell == 0)
 		cell = spare;
-	if (cell != 0)
-		wait_leave(h, c, cell);
+	uint64_t end = wait_leave(h, c, cell);
+	if (cell_state(end) == ABI_CELL_DONE) {
+		r = -(int)cell_errno(end);
+		handle_room(h);
+		if (r == 0)
+			*message = handed_over(h, cell);
+	}
+	cell_release(h, cell);
 	c->thread->wait_cell = 0;
 	return r;
 }

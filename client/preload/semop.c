@@ -255,10 +255,8 @@ static int with_lock(struct handle *h, struct call *c, const struct want *want)
 		spare = 0;
 		t.n_asked = 0;
 		uint64_t w = sleep_on(h, c, cell, want->deadline, &interrupted);
-		if (cell_state(w) == ABI_CELL_DONE) {
-			r = -(int)cell_errno(w);
+		if (cell_state(w) == ABI_CELL_DONE)
 			break;
-		}
 		if (interrupted != 0) {
 			r = interrupted;
 			break;
@@ -267,8 +265,10 @@ static int with_lock(struct handle *h, struct call *c, const struct want *want)
 	txn_done(&t);
 	if (cell == 0)
 		cell = spare;
-	if (cell != 0)
-		wait_leave(h, c, cell);
+	uint64_t end = wait_leave(h, c, cell);
+	if (cell_state(end) == ABI_CELL_DONE)
+		r = -(int)cell_errno(end);
+	cell_release(h, cell);
 	c->thread->wait_cell = 0;
 	return r;
 }

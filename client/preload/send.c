@@ -113,7 +113,6 @@ static int send_direct(struct handle *h, struct call *c, int64_t type, const voi
 		return r;
 	if (likely(send_at_once(h, c, message)))
 		return 0;
-	uint64_t *state = cell_at(h, message - 1), made = load64(state);
 	r = txn_init(&t, h, c, 0);
 	if (r < 0) {
 		message_free(h, message);
@@ -136,10 +135,8 @@ static int send_direct(struct handle *h, struct call *c, int64_t type, const voi
 		}
 		spare = 0;
 		uint64_t w = sleep_on(h, c, cell, -1, &interrupted);
-		if (cell_state(w) == ABI_CELL_DONE) {
-			r = -(int)cell_errno(w);
+		if (cell_state(w) == ABI_CELL_DONE)
 			break;
-		}
 		if (interrupted != 0) {
 			r = interrupted;
 			break;
@@ -148,16 +145,14 @@ static int send_direct(struct handle *h, struct call *c, int64_t type, const voi
 	txn_done(&t);
 	if (cell == 0)
 		cell = spare;
-	if (cell != 0) {
-		/* Sent or not, the message is not the waiter's any more. */
-		struct abi_sender_cell *s = cell_at(h, cell - 1);
-
-		s->message = cell_sleeps(load64(&s->state)) ? s->message : 0;
-		wait_leave(h, c, cell);
-	}
+	uint64_t end = wait_leave(h, c, cell);
+	if (cell_state(end) == ABI_CELL_DONE)
+		r = -(int)cell_errno(end);
+	if (cell_state(end) == ABI_CELL_OWNED) /* the message is this call's, not the waiter's */
+		((struct abi_sender_cell *)cell_at(h, cell - 1))->message = 0;
+	cell_release(h, cell);
 	c->thread->wait_cell = 0;
-	/* Unless wait_leave freed it: the cell may be another message by now. */
-	if (r != 0 && load64(state) == made)
+	if (r != 0)
 		message_free(h, message);
 	return r;
 }

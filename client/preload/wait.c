@@ -135,6 +135,7 @@ void call_interrupt_wait(struct call *c)
 
 		t->wait_cell = 0;
 		wait_leave(h, c, cell);
+		cell_release(h, cell);
 	}
 }
 
@@ -146,21 +147,23 @@ static void list_of(uint64_t w, uint64_t *head, uint64_t *tail)
 	*tail = sender ? HEADER_OFF(send_tail) : HEADER_OFF(wait_tail);
 }
 
-void wait_leave(struct handle *h, struct call *c, uint32_t cell)
+static bool listed(uint64_t w)
 {
-	uint64_t off = cell_off(h, cell - 1);
-	uint64_t head, tail, now = load64((uint64_t *)(h->mem + off));
+	return cell_sleeps(w) || cell_state(w) == ABI_CELL_CANCELLED;
+}
+
+uint64_t wait_leave(struct handle *h, struct call *c, uint32_t cell)
+{
+	if (cell == 0)
+		return 0;
+	uint64_t *state = cell_at(h, cell - 1);
+	uint64_t off = off_of(h, state), head, tail;
 	uint32_t prev;
 	struct txn t;
-
 	int r;
 
-	if (!cell_sleeps(now) && cell_state(now) != ABI_CELL_CANCELLED) {
-		cell_release(h, cell);
-		return;
-	}
-	if (txn_init(&t, h, c, 0) < 0)
-		return;
+	if (!listed(load64(state)) || txn_init(&t, h, c, 0) < 0)
+		return load64(state);
 	do {
 		if (txn_lock(&t) < 0)
 			break;
@@ -183,14 +186,16 @@ void wait_leave(struct handle *h, struct call *c, uint32_t cell)
 	} while (r == -EAGAIN);
 	txn_done(&t);
 	FAIL_POINT("leave: off the list");
-	cell_release(h, cell);
+	return load64(state);
 }
 
 void cell_release(struct handle *h, uint32_t cell)
 {
-	uint64_t *state = cell_at(h, cell - 1);
+	uint64_t *state = cell ? cell_at(h, cell - 1) : NULL;
 	uint64_t w = state ? load64(state) : 0;
 
+	if (state == NULL || (listed(w) && load64(&header_of(h)->state) == 0))
+		return;
 	if (cell_kind(w) == ABI_KIND_SLEEPER) {
 		struct abi_sleeper_cell *s = (struct abi_sleeper_cell *)state;
 		uint32_t more = s->more;
