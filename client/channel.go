@@ -46,14 +46,6 @@ func (r *reply) close() {
 	r.fds = nil
 }
 
-// err is the errno of the reply as an error.
-func (r *reply) err() error {
-	if r.Errno != 0 {
-		return unix.Errno(r.Errno)
-	}
-	return nil
-}
-
 // errHungUp says that a connection ended: the manager is restarted, or gone.
 var errHungUp = errors.New("manager hung up")
 
@@ -91,7 +83,7 @@ func connect(ctx context.Context, dir string, t *table) (*net.UnixConn, error) {
 			return conn, nil
 		}
 		if ctx.Err() != nil {
-			return nil, fmt.Errorf("register in %s (%v): %w", dir, err, context.Cause(ctx))
+			return nil, fmt.Errorf("register in %s (%w): %w", dir, err, context.Cause(ctx))
 		}
 		if round%16 == 15 {
 			announced = false // a manager that came back knows no old line

@@ -70,7 +70,7 @@ func (o *object) failed(ctx context.Context, call string, err error) error {
 	if err == nil {
 		return nil
 	}
-	if err == plane.ErrStale {
+	if errors.Is(err, plane.ErrStale) {
 		err = unix.EIDRM
 	}
 	return o.s.failed(ctx, call, o.String(), err)
@@ -162,7 +162,7 @@ func (o *object) ready(ctx context.Context, rights uint32, restarts int) (*handl
 // moved says whether a call that ended so is to begin again: its object is
 // there, in a fresh file or with other rights.
 func (o *object) moved(err error, restarts int) bool {
-	if err != plane.ErrStale && err != unix.EIDRM || restarts >= maxRestarts {
+	if !errors.Is(err, plane.ErrStale) && !errors.Is(err, unix.EIDRM) || restarts >= maxRestarts {
 		return false
 	}
 	_, _, there := o.s.table.record(o.family, o.id)

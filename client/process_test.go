@@ -109,7 +109,7 @@ func nobody() {
 	set, queue := s.SetByID(idOf(1)), s.QueueByID(idOf(2))
 	expect := func(what string, err, wanted error) {
 		if !errors.Is(err, wanted) {
-			do(fmt.Errorf("%s: %v instead of %v", what, err, wanted))
+			do(fmt.Errorf("%s: %w instead of %w", what, err, wanted))
 		}
 	}
 	// May read the set (0644) and write the queue (0622).

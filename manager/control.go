@@ -46,8 +46,7 @@ func (s *space) control(x *session, c *caller, req *request) reply {
 	case f == Shm && cmd == shmStatAny || f == Msg && cmd == msgStatAny || f == Sem && cmd == semStatAny:
 		return s.stat(x, c, f, id, false, true)
 	case f == Shm && cmd == shmInfo:
-		rss, swapped := s.resident()
-		return reply{val: [6]int64{int64(rss), int64(swapped)}}
+		return reply{val: [6]int64{int64(s.resident())}}
 	case f == Msg && cmd == msgInfo:
 		messages, bytes := s.queued()
 		return reply{val: [6]int64{int64(messages), int64(bytes)}}

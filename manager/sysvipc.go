@@ -95,9 +95,8 @@ func (s *space) writeLine(text *bytes.Buffer, o *object, v viewer) {
 	uid, gid, cuid, cgid := v.uids.out(st.UID), v.gids.out(st.GID), v.uids.out(st.CUID), v.gids.out(st.CGID)
 	switch o.family {
 	case Shm:
-		rss, swapped := o.resident()
 		fmt.Fprintf(text, shmLine, key, id, st.Mode, st.Size, st.PID[1], st.PID[0], st.Count[0],
-			uid, gid, cuid, cgid, st.Time[0], st.Time[1], st.Time[2], rss, swapped)
+			uid, gid, cuid, cgid, st.Time[0], st.Time[1], st.Time[2], o.resident(), 0)
 	case Sem:
 		fmt.Fprintf(text, semLine, key, id, st.Mode, st.Size, uid, gid, cuid, cgid, st.Time[0], st.Time[2])
 	case Msg:
@@ -106,23 +105,22 @@ func (s *space) writeLine(text *bytes.Buffer, o *object, v viewer) {
 	}
 }
 
-// resident is how many bytes of a segment are in memory. What is swapped out
+// resident is how many bytes of a segment are in memory, or swapped out, which
 // is not told apart.
-func (o *object) resident() (rss, swapped uint64) {
+func (o *object) resident() (bytes uint64) {
 	var st unix.Stat_t
 	if unix.Lstat(o.control.path, &st) != nil {
-		return 0, 0
+		return 0
 	}
-	return uint64(st.Blocks) * 512, 0
+	return uint64(st.Blocks) * 512
 }
 
-// resident is shm_rss and shm_swp of SHM_INFO, in pages of 4 KiB.
-func (s *space) resident() (rss, swapped uint64) {
+// resident is shm_rss of SHM_INFO, in pages of 4 KiB.
+func (s *space) resident() (pages uint64) {
 	for _, o := range s.objects[Shm] {
-		r, w := o.resident()
-		rss, swapped = rss+r/abi.PageSize, swapped+w/abi.PageSize
+		pages += o.resident() / abi.PageSize
 	}
-	return rss, swapped
+	return pages
 }
 
 // showProc mounts the space's files of /proc, if FUSE can be used.

@@ -97,7 +97,7 @@ func Mount(dir string, space Space, logger *slog.Logger) (*Mounted, error) {
 	return m, nil
 }
 
-func errorsOf(logger *slog.Logger) *log.Logger {
+func errorsOf(logger *slog.Logger) *log.Logger { //nolint:forbidigo // what the FUSE server takes
 	return slog.NewLogLogger(logger.Handler(), slog.LevelDebug)
 }
 

@@ -63,11 +63,11 @@ func run(args []string) error {
 	case "nri":
 		return nri.Main(ctx, args[2:])
 	case "version":
-		fmt.Println(version)
-		return nil
+		_, err := fmt.Fprintln(os.Stdout, version)
+		return err
 	case "help", "-h", "--help":
-		fmt.Print(usage)
-		return nil
+		_, err := fmt.Fprint(os.Stdout, usage)
+		return err
 	}
 	return fmt.Errorf("unknown command %q; see ipcspace-shim help", args[1])
 }

@@ -129,11 +129,6 @@ func malformed(h *hostile) (string, error) {
 	return fmt.Sprintf("%d packets", tried), nil
 }
 
-func (s *stage) descriptors() int {
-	entries, _ := os.ReadDir(fmt.Sprintf("/proc/%d/fd", s.Manager))
-	return len(entries)
-}
-
 func descriptors(h *hostile) (string, error) {
 	f, err := os.Open("/dev/zero")
 	if err != nil {

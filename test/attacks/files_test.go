@@ -44,7 +44,6 @@ func damageFiles(h *hostile) (string, error) {
 	tried := 0
 	for name, fd := range h.fds {
 		before := size(fd)
-		flags := 0x10
 		for what, f := range map[string]func() error{
 			"ftruncate to 0":        func() error { return unix.Ftruncate(fd, 0) },
 			"ftruncate to more":     func() error { return unix.Ftruncate(fd, before+1<<20) },
@@ -52,7 +51,7 @@ func damageFiles(h *hostile) (string, error) {
 			"fallocate past it":     func() error { return unix.Fallocate(fd, unix.FALLOC_FL_KEEP_SIZE, before, 1<<20) },
 			"collapse":              func() error { return unix.Fallocate(fd, unix.FALLOC_FL_COLLAPSE_RANGE, 0, 4096) },
 			"seal":                  func() error { _, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, 15); return err },
-			"set its flags":         func() error { return unix.IoctlSetPointerInt(fd, unix.FS_IOC_SETFLAGS, flags&0) },
+			"set its flags":         func() error { return unix.IoctlSetPointerInt(fd, unix.FS_IOC_SETFLAGS, 0) },
 			"fchmod":                func() error { return unix.Fchmod(fd, 0o777) },
 			"fchown":                func() error { return unix.Fchown(fd, nobody, nobody) },
 			"futimes":               func() error { return unix.Futimes(fd, []unix.Timeval{{}, {}}) },

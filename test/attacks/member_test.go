@@ -195,8 +195,6 @@ func (m *member) set(id int64, uid, gid uint32, mode int64) error {
 	return err
 }
 
-func (m *member) header() *abi.TableHeader { return (*abi.TableHeader)(unsafe.Pointer(&m.table[0])) }
-
 func word(mem []byte, off int) *uint64 { return (*uint64)(unsafe.Pointer(&mem[off])) }
 
 func store(mem []byte, off int, v uint64) { atomic.StoreUint64(word(mem, off), v) }

@@ -25,7 +25,7 @@ func (h *hostile) expect(wants []want) (string, error) {
 	for _, w := range wants {
 		a, err := h.call(w.kind, w.body, w.args...)
 		if w.err == nil && err != nil || w.err != nil && !errors.Is(err, w.err) {
-			return "", fmt.Errorf("%s: %v, want %v", w.what, err, w.err)
+			return "", fmt.Errorf("%s: %w, want %w", w.what, err, w.err)
 		}
 		if w.value != 0 && a.val[0] != w.value {
 			return "", fmt.Errorf("%s: %d, want %d", w.what, a.val[0], w.value)

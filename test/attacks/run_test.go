@@ -28,6 +28,7 @@ const (
 	mostMemory  = 96 << 20
 	mostWait    = 3 * time.Second
 	mostThreads = 100
+	mostFiles   = 40 // descriptors left when the attacker is gone
 )
 
 // attack is a row of the table. do runs in a process of its own, as the user, with the descriptors
@@ -243,6 +244,12 @@ func (m *managed) status(key string) (n int) {
 	return n
 }
 
+// descriptors is how many it has open.
+func (m *managed) descriptors() int {
+	entries, _ := os.ReadDir(fmt.Sprintf("/proc/%d/fd", m.Process.Pid))
+	return len(entries)
+}
+
 func check(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
@@ -303,7 +310,7 @@ func carryOut(t *testing.T, m *managed, n int, a *attack) {
 		}
 	}()
 	time.Sleep(200 * time.Millisecond)
-	memory := m.status("VmRSS")
+	memory, files := m.status("VmRSS"), m.descriptors()
 	for _, w := range witnesses {
 		w.begin(a.frugal && w.name != there)
 	}
@@ -347,7 +354,15 @@ func carryOut(t *testing.T, m *managed, n int, a *attack) {
 	if threads := m.status("Threads"); more > mostMemory || threads > mostThreads {
 		t.Errorf("the manager took %d bytes more, and has %d threads", more, threads)
 	}
-	fmt.Printf("%-50s  %-52s  %s | %s | %+d MiB, %d threads\n", a.name, a.expect, result, strings.Join(waits, ", "), more>>20, m.status("Threads"))
+	// It closes what the attacker left open, a moment later.
+	for deadline := time.Now().Add(mostWait); m.descriptors() > files+mostFiles && time.Now().Before(deadline); {
+		time.Sleep(10 * time.Millisecond)
+	}
+	files = m.descriptors() - files
+	if files > mostFiles {
+		t.Errorf("the manager keeps %d descriptors", files)
+	}
+	fmt.Printf("%-50s  %-52s  %s | %s | %+d MiB, %d threads, %+d descriptors\n", a.name, a.expect, result, strings.Join(waits, ", "), more>>20, m.status("Threads"), files)
 	// Nothing is left that could not be used again.
 	fresh, err := join(s.Dir)
 	if err != nil {

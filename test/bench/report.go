@@ -12,7 +12,7 @@ import (
 
 func (r *report) print(out io.Writer) {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
-	defer w.Flush()
+	defer func() { _ = w.Flush() }()
 	fmt.Fprintf(w, "row\tkernel ns\tspace ns\tratio\tpairs from\tto\tto reach\t\t\n")
 	for _, x := range r.Results {
 		reach, mark := "-", ""
