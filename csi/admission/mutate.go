@@ -46,8 +46,7 @@ func read(pod *corev1.Pod, namespace string) (*wish, error) {
 			return nil, fmt.Errorf("volume %q: csi.volumeAttributes.%s: %w", v.Name, v1alpha1.AttributeSpace, err)
 		}
 		if (annotated || w.volume != "") && named != w.space {
-			return nil, fmt.Errorf("volume %q is of space %s/%s, and the pod asks for %s/%s, too: a pod has one space; drop one of them",
-				v.Name, named.namespace, named.name, w.space.namespace, w.space.name)
+			return nil, fmt.Errorf("volume %q is of space %s, and the pod asks for %s, too: a pod has one space; drop one of them", v.Name, named, w.space)
 		}
 		w.space, w.volume = named, v.Name
 	}

@@ -23,6 +23,8 @@ const (
 // space is a space of the cluster: it belongs to a namespace.
 type space struct{ namespace, name string }
 
+func (s space) String() string { return s.namespace + "/" + s.name }
+
 // parse reads "orders", in the pod's own namespace, or "shop/orders".
 func parse(text, podNamespace string) (space, error) {
 	s := space{podNamespace, text}
@@ -49,7 +51,7 @@ func (s space) label() string {
 func (s space) volume(podNamespace string) corev1.Volume {
 	name := s.name
 	if s.namespace != podNamespace {
-		name = s.namespace + "/" + s.name
+		name = s.String()
 	}
 	readOnly := true
 	return corev1.Volume{Name: volumeName, VolumeSource: corev1.VolumeSource{CSI: &corev1.CSIVolumeSource{

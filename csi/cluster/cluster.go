@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/ipcspace/ipcspace/manager/kube/v1alpha1"
@@ -30,7 +31,11 @@ var (
 
 // Connect makes a client from a kubeconfig file; with none, from the pod's service account.
 func Connect(kubeconfig string) (*Client, error) {
-	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
+	find := rest.InClusterConfig
+	if kubeconfig != "" {
+		find = func() (*rest.Config, error) { return clientcmd.BuildConfigFromFlags("", kubeconfig) }
+	}
+	config, err := find()
 	if err != nil {
 		return nil, fmt.Errorf("where the API server is: %w", err)
 	}
