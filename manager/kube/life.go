@@ -21,11 +21,11 @@ const (
 	arrival = 15 * time.Second
 	// ending is the pause between looks at a space whose last processes are ending.
 	ending = time.Second
-	// At most reportMost statuses are written in reportEvery, each at most every reportPause: what
-	// all nodes together ask of the API server is bounded.
+	// At most reportMost statuses are written in reportEvery, each at most every reportPause: every
+	// write is shown to the watches of all nodes, so what all nodes together write must be little.
 	reportEvery = 10 * time.Second
 	reportPause = 30 * time.Second
-	reportMost  = 2
+	reportMost  = 1
 )
 
 // lookAtAll settles every space of Kubernetes that is here, and every claim.
@@ -201,7 +201,11 @@ func (n *Node) reportSome(ctx context.Context) {
 		n.reported[s.object.UID] = time.Now()
 		n.mu.Unlock()
 		_, err := n.api.spaces(s.object.Namespace).UpdateStatus(ctx, s.object, metav1.UpdateOptions{})
-		if err != nil && !apierrors.IsConflict(err) && !apierrors.IsNotFound(err) {
+		if apierrors.IsConflict(err) { // the cache was behind
+			n.mu.Lock()
+			delete(n.reported, s.object.UID)
+			n.mu.Unlock()
+		} else if err != nil && !apierrors.IsNotFound(err) {
 			n.log.Debug("status not written", "space", s.object.Namespace+"/"+s.object.Name, "error", err)
 		}
 	}
