@@ -91,9 +91,11 @@ func builderImage(t *testing.T) {
 	must(t, err)
 	toolchain, err := goEnv("GOROOT")
 	must(t, err)
+	proxy, err := goEnv("GOPROXY") // for what builds on this machine never needed
+	must(t, err)
 	download := exec.Command("go", "mod", "download")
 	download.Dir = "../.."
-	download.Env = append(os.Environ(), "GOMODCACHE="+filepath.Join(dir, "modules"), "GOPROXY=file://"+filepath.Join(modules, "cache", "download"), "GONOSUMDB=*", "GOFLAGS=-modcacherw")
+	download.Env = append(os.Environ(), "GOMODCACHE="+filepath.Join(dir, "modules"), "GOPROXY=file://"+filepath.Join(modules, "cache", "download")+","+proxy, "GONOSUMDB=*", "GOFLAGS=-modcacherw")
 	_, err = runCommandFor(buildTimeout, download)
 	must(t, err)
 	// A proxy is a folder of zips.
