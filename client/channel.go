@@ -83,7 +83,7 @@ func connect(ctx context.Context, dir string, t *table) (*net.UnixConn, error) {
 			return conn, nil
 		}
 		if ctx.Err() != nil {
-			return nil, fmt.Errorf("register in %s (%w): %w", dir, err, context.Cause(ctx))
+			return nil, fmt.Errorf("register in %s (%v): %w", dir, err, context.Cause(ctx)) //nolint:errorlint // the cause alone: who asked gave up, whatever the last try met
 		}
 		if round%16 == 15 {
 			announced = false // a manager that came back knows no old line

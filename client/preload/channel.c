@@ -252,6 +252,14 @@ static long send_request(int fd, const struct abi_request *req, const void *data
 	return r < 0 ? r : 0;
 }
 
+static void close_fds(struct exchange *x)
+{
+	for (int i = 0; i < x->nfds; i++)
+		if (x->fds[i] >= 0)
+			SYS1(__NR_close, x->fds[i]);
+	x->nfds = 0;
+}
+
 /* One packet. Returns its length, 0 at the end of the connection. */
 static long receive_packet(int fd, struct exchange *x, int flags)
 {
@@ -264,10 +272,8 @@ static long receive_packet(int fd, struct exchange *x, int flags)
 	long r = SYS3(__NR_recvmsg, fd, &m, MSG_CMSG_CLOEXEC | flags);
 
 	x->nfds = 0;
-	if (r < (long)sizeof x->reply)
-		return r < 0 ? r : 0;
-	if (m.flags & MSG_CTRUNC) /* there was no room for descriptors */
-		x->reply.errno = EMFILE;
+	if (r < 0)
+		return r;
 	if (m.controllen >= sizeof(struct cmsghdr) && c.head.level == SOL_SOCKET &&
 	    c.head.type == SCM_RIGHTS) {
 		size_t n = (c.head.len - sizeof(struct cmsghdr)) / sizeof(int);
@@ -279,6 +285,12 @@ static long receive_packet(int fd, struct exchange *x, int flags)
 				SYS1(__NR_close, c.fds[i]);
 		}
 	}
+	if (r < (long)sizeof x->reply) {
+		close_fds(x);
+		return 0;
+	}
+	if (m.flags & MSG_CTRUNC) /* there was no room for descriptors */
+		x->reply.errno = EMFILE;
 	return r;
 }
 
@@ -300,14 +312,6 @@ static long receive_reply(int fd, struct exchange *x)
 				cpu_relax();
 	}
 	return receive_packet(fd, x, 0);
-}
-
-static void close_fds(struct exchange *x)
-{
-	for (int i = 0; i < x->nfds; i++)
-		if (x->fds[i] >= 0)
-			SYS1(__NR_close, x->fds[i]);
-	x->nfds = 0;
 }
 
 /* Maps a page of its own file. */
@@ -463,7 +467,7 @@ static long call(void *exchange)
 	}
 	for (int i = 0; r == 0 && i < x->nfds; i++)
 		x->fds[i] = fd_move(x->fds[i]);
-	if (r < 0)
+	if (r < 0 || x->request.kind != ABI_MSG_OPEN) /* nothing else is answered with any */
 		close_fds(x);
 	control_unlock();
 	return r;
