@@ -98,16 +98,13 @@ func (o *object) noteOutcome(w uint64) {
 // version: the rest of the change is carried out all the same, for it is
 // committed, and a set that moves takes it along.
 func (o *object) apply(entries []abi.LogEntry) {
-	for i := range entries {
-		if !o.inside(int(entries[i].Off)) {
-			o.refresh() // the file has grown since we looked
-			break
-		}
-	}
 	words := uint64(abi.WordsOff + 8*o.sems)
 	for i := range entries {
 		e := &entries[i]
 		off := int(e.Off)
+		if !o.inside(off) {
+			o.refresh() // the file has grown since we looked
+		}
 		if off < 8 {
 			continue
 		}

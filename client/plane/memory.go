@@ -18,11 +18,12 @@ type memory struct {
 
 // inside says whether the aligned 64-bit word at off may be touched.
 func (m *memory) inside(off int) bool {
-	return off >= 0 && off&7 == 0 && int64(off) < m.limit.Load()
+	return off&7 == 0 && uint64(off) < uint64(m.limit.Load())
 }
 
+// word is the one at off, which is inside.
 func (m *memory) word(off int) *uint64 {
-	return (*uint64)(unsafe.Pointer(&m.mem[off]))
+	return (*uint64)(unsafe.Add(unsafe.Pointer(unsafe.SliceData(m.mem)), off))
 }
 
 func (m *memory) load(off int) uint64 {

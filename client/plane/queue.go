@@ -101,7 +101,11 @@ func (q *Queue) locked(f func(t *transaction) error) error {
 
 // fits is msg_fits_inqueue (ipc/msg.c).
 func (q *Queue) fits(t *transaction, size int) bool {
-	bytes, messages := held(t.get(offSent), t.get(offTaken))
+	return q.fit(t.get(offSent), t.get(offTaken), size)
+}
+
+func (q *Queue) fit(sent, taken uint64, size int) bool {
+	bytes, messages := held(sent, taken)
 	limit := q.host.QueueBytes()
 	return bytes+uint64(size) <= limit && messages+1 <= limit
 }

@@ -91,6 +91,10 @@ func (q *Queue) Receive(ctx context.Context, buf []byte, typ int64, flags int) (
 	if flags&msgNoError != 0 {
 		room = math.MaxUint64
 	}
+	if message, ok := q.receivePlain(mode, asked, room); ok {
+		fail(q.host, "taken")
+		return q.unpack(message, buf)
+	}
 	message, err := q.receiveNow(mode, asked, room, flags&ipcNoWait != 0)
 	if err == errCell && q.spinner.until(func() bool { return uint32(q.load(offMsgHead)) != 0 }) {
 		message, err = q.receiveNow(mode, asked, room, false)

@@ -23,6 +23,9 @@ func (q *Queue) Send(ctx context.Context, typ int64, text []byte, flags int) err
 		return err
 	}
 	fail(q.host, "filled")
+	if q.sendPlain(message, len(text)) {
+		return nil
+	}
 	if err = q.sendNow(message, len(text), flags&ipcNoWait != 0); err == errCell {
 		err = q.sendWaiting(ctx, message, len(text))
 	}

@@ -82,8 +82,11 @@ func (t *transaction) reset() {
 	t.undo, t.seen = t.undo[:0], false
 }
 
+// few entries are sooner looked through than looked up.
+const few = 24
+
 func (t *transaction) find(off int) (i int, ok bool) {
-	if len(t.entries) < 24 {
+	if len(t.entries) < few {
 		for i := range t.entries {
 			if t.entries[i].Off == uint64(off) {
 				return i, true
@@ -91,6 +94,10 @@ func (t *transaction) find(off int) (i int, ok bool) {
 		}
 		return 0, false
 	}
+	return t.lookUp(off)
+}
+
+func (t *transaction) lookUp(off int) (i int, ok bool) {
 	if t.at == nil {
 		t.at = make(map[int]int, 2*len(t.entries))
 		for i := range t.entries {
@@ -212,13 +219,11 @@ func (t *transaction) record() {
 	o, off, rest := t.o, t.log, t.entries
 	for i := 0; ; i++ {
 		n := min(len(rest), abi.LogEntries)
-		for k, e := range rest[:n] {
-			at := off + offLogEntries + k*logEntrySize
-			o.store(at, e.Off)
-			o.store(at+8, e.Old)
-			o.store(at+16, e.New)
+		if o.inside(off + abi.CellSize - 8) {
+			log := (*abi.LogCell)(unsafe.Pointer(o.word(off)))
+			copy(log.Entries[:], rest[:n])
+			log.Count = uint64(n)
 		}
-		o.store(off+offLogCount, uint64(n))
 		rest = rest[n:]
 		if len(rest) == 0 || i == len(t.more) {
 			o.setNext(off, 0)

@@ -171,13 +171,13 @@ static void quiet(int timed)
 		bool still = true, busy = false;
 		for (int a = 0; a < ACTORS; a++) {
 			long n = 0;
-			if (!actor[a].busy || actor[a].stopped)
-				continue;
 			if (atomic_load(&board->starting[a])) {
 				still = false;
 				busy = true;
 				continue;
 			}
+			if (!actor[a].busy || actor[a].stopped)
+				continue;
 			actor[a].pid = atomic_load(&board->place[a]);	/* an exec may have changed it */
 			char text[1];
 			if (recv(board->socket[a][0], text, 1, MSG_DONTWAIT | MSG_PEEK) >= 0) {
