@@ -258,6 +258,12 @@ void doorbell_ring(uint32_t number);
 
 /* --- sleeping ---------------------------------------------------------- */
 
+/* Waiting a moment before a sleep may save it: another CPU may be about to bring
+ * what is waited for. How many rounds, 0: not now. It never happens on one CPU,
+ * and stops, but for a try now and then, when it has not paid off. */
+uint32_t spin_rounds(struct thread *t);
+void spin_over(struct thread *t, uint32_t rounds, bool paid);
+
 /* Sleeps on the cell until it is served, cancelled, or it has to serve
  * itself. Returns the state word. deadline: CLOCK_MONOTONIC ns, or -1.
  * *interrupted: 0, -EINTR or -EAGAIN. */

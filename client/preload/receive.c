@@ -153,26 +153,27 @@ static uint32_t make_receiver(struct handle *h, const struct wanted *w, int *err
 	return cell;
 }
 
-/* Waiting a moment for a message may save a sleep, as in semop.c. */
-static bool spin_for_message(struct thread *t, struct handle *h)
+/* Waits a moment for a message that w wants; those of other types may be there. */
+static bool spin_for(struct thread *t, struct handle *h, const struct wanted *w)
 {
-	uint64_t *head = &header_of(h)->msg_head;
-
-	if (session.cpus < 2 || link_cell(load64(head)) != 0)
-		return false;
-	if (t->spin == 0 && ++t->spin_skipped < 64)
-		return false;
-	t->spin_skipped = 0;
-	uint32_t rounds = t->spin ? t->spin : 100;
+	const struct abi_control_header *head = header_of(h);
+	uint32_t rounds = spin_rounds(t), prev;
+	uint64_t seen = 0;
 
 	for (uint32_t i = 0; i < rounds; i++) {
-		if (link_cell(load64(head)) != 0) {
-			t->spin = rounds < 1500 ? rounds + 100 : rounds;
+		uint64_t sent = load64(&head->sent);
+
+		if (sent != seen && find(h, w, &prev) != 0) {
+			spin_over(t, rounds, true);
 			return true;
 		}
+		seen = sent;
+		if (link_cell(load64(&head->wait_head)) != 0)
+			break; /* others come first */
 		cpu_relax();
 	}
-	t->spin = rounds > 200 ? rounds - 200 : 0;
+	if (rounds != 0)
+		spin_over(t, rounds, false);
 	return false;
 }
 
@@ -236,7 +237,7 @@ static int receive_direct(struct handle *h, struct call *c, const struct wanted 
 	r = take_at_once(h, c, w, message);
 	if (likely(r != 1))
 		return r;
-	if (!w->nowait && spin_for_message(c->thread, h)) {
+	if (!w->nowait && spin_for(c->thread, h, w)) {
 		r = take_at_once(h, c, w, message);
 		if (r != 1)
 			return r;

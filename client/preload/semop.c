@@ -185,17 +185,10 @@ static int attempt(struct txn *t, const struct want *want, uint32_t *cell, uint3
 	return verdict;
 }
 
-/* Whether waiting a moment may save a sleep: another CPU may be about to
- * change the value. It never happens on one CPU, nor when others sleep
- * already, and it stops soon after it has not paid off. */
+/* Not when others sleep already: they come first. */
 static bool spin_for(struct thread *t, struct handle *h, const struct want *want)
 {
-	if (session.cpus < 2 || want->count != 1 || want->undoes)
-		return false;
-	if (t->spin == 0 && ++t->spin_skipped < 64)
-		return false;
-	t->spin_skipped = 0;
-	uint32_t rounds = t->spin ? t->spin : 100;
+	uint32_t rounds = want->count == 1 && !want->undoes ? spin_rounds(t) : 0;
 
 	for (uint32_t i = 0; i < rounds; i++) {
 		uint64_t w = load64(word_at(h, want->ops->num));
@@ -204,12 +197,13 @@ static bool spin_for(struct thread *t, struct handle *h, const struct want *want
 		if (w & (ABI_SEM_SLOW | ABI_SEM_DEAD))
 			break;
 		if (want->ops->op == 0 ? value == 0 : value >= 0) {
-			t->spin = rounds < 1500 ? rounds + 100 : rounds;
+			spin_over(t, rounds, true);
 			return true;
 		}
 		cpu_relax();
 	}
-	t->spin = rounds > 200 ? rounds - 200 : 0;
+	if (rounds != 0)
+		spin_over(t, rounds, false);
 	return false;
 }
 

@@ -45,6 +45,30 @@ static bool removed(const struct handle *h)
 	return !table_record((int)h->family, h->id, &r, &slot) || r.serial != h->serial;
 }
 
+/* Rounds of a spin: at most what a sleep and a wake-up cost where CPUs are idle.
+ * One that was in vain halves the next, one that paid adds a quarter: so they go
+ * down to none at all unless three of four pay, as they do not where others want
+ * the CPUs. Then one sleep in SPIN_EVERY tries again, at full length: two that
+ * could go on at once find out, and who waits for long loses little. */
+#define SPIN_MOST 2000
+#define SPIN_LEAST 200
+#define SPIN_EVERY 64
+
+uint32_t spin_rounds(struct thread *t)
+{
+	if (session.cpus < 2 || (t->spin == 0 && ++t->spin_skipped < SPIN_EVERY))
+		return 0;
+	t->spin_skipped = 0;
+	return t->spin ? t->spin : SPIN_MOST;
+}
+
+void spin_over(struct thread *t, uint32_t rounds, bool paid)
+{
+	uint32_t next = paid ? rounds + rounds / 4 : rounds / 2;
+
+	t->spin = next > SPIN_MOST ? SPIN_MOST : next < SPIN_LEAST ? 0 : next;
+}
+
 uint64_t sleep_on(struct handle *h, struct call *c, uint32_t cell, int64_t deadline,
 		  int *interrupted)
 {
