@@ -69,6 +69,7 @@ func main() {
 	withPostgres := flag.Bool("postgres", true, "PostgreSQL's rows")
 	withGrowth := flag.Bool("growth", true, "growth, and what the manager takes")
 	var pg postgresOptions
+	flag.StringVar(&pg.dir, "pg.dir", "", "PostgreSQL: a folder that keeps the server and its data for the next run")
 	flag.IntVar(&pg.scale, "pg.scale", 100, "PostgreSQL: scale of pgbench")
 	flag.StringVar(&pg.buffers, "pg.buffers", "4GB", "PostgreSQL: shared_buffers")
 	flag.DurationVar(&pg.time, "pg.time", 20*time.Second, "PostgreSQL: length of one run")

@@ -19,6 +19,7 @@ import (
 // all shared memory from shmget(2); test/programs builds and caches it.
 
 type postgresOptions struct {
+	dir     string // keeps the server and its data for the next run; "": scratch
 	scale   int
 	buffers string
 	time    time.Duration
@@ -51,7 +52,10 @@ type cluster struct {
 }
 
 func (b *bench) postgres(ctx context.Context, o postgresOptions) ([]result, error) {
-	c := &cluster{b: b, dir: filepath.Join(b.dir, "postgres"), options: o}
+	c := &cluster{b: b, dir: o.dir, options: o}
+	if c.dir == "" {
+		c.dir = filepath.Join(b.dir, "postgres")
+	}
 	if err := c.make(ctx); err != nil {
 		return nil, fmt.Errorf("PostgreSQL: %w", err)
 	}
@@ -70,8 +74,14 @@ func (b *bench) postgres(ctx context.Context, o postgresOptions) ([]result, erro
 	return results, nil
 }
 
-// make builds the server and its data.
+// make builds the server and its data, unless they are there.
 func (c *cluster) make(ctx context.Context) error {
+	built := filepath.Join(c.dir, "postgresql")
+	c.bin, c.lib = filepath.Join(built, "bin"), filepath.Join(built, "lib")
+	made := filepath.Join(c.dir, fmt.Sprintf("made-%d-%s", c.options.scale, c.options.buffers))
+	if _, err := os.Stat(made); err == nil {
+		return nil
+	}
 	cache, err := os.UserCacheDir()
 	if err != nil {
 		return err
@@ -83,12 +93,10 @@ func (c *cluster) make(ctx context.Context) error {
 		return fmt.Errorf("%s: %w", build, err)
 	}
 	// The cache may lie in a private home, where the server's user cannot read it.
-	built := filepath.Join(c.b.dir, "postgresql")
-	if err := os.CopyFS(built, os.DirFS(strings.TrimSpace(string(out)))); err != nil {
+	if err := errors.Join(os.Chmod(c.b.dir, 0o755), os.MkdirAll(c.dir, 0o700), os.Chown(c.dir, nobody, nobody)); err != nil {
 		return err
 	}
-	c.bin, c.lib = filepath.Join(built, "bin"), filepath.Join(built, "lib")
-	if err := errors.Join(os.Chmod(c.b.dir, 0o755), os.Mkdir(c.dir, 0o700), os.Chown(c.dir, nobody, nobody)); err != nil {
+	if err := os.CopyFS(built, os.DirFS(strings.TrimSpace(string(out)))); err != nil {
 		return err
 	}
 	if err := c.do(ctx, c.b.kernel, "initdb", "-D", c.data(), "-U", "postgres", "-A", "trust", "--no-locale", "--no-sync"); err != nil {
@@ -115,10 +123,14 @@ autovacuum = off
 	if err = errors.Join(err, f.Close()); err != nil {
 		return err
 	}
-	return c.serve(ctx, false, c.b.kernel, func() error {
+	err = c.serve(ctx, false, c.b.kernel, func() error {
 		_, err := c.pgbench(ctx, "-i", "-q", "-s", strconv.Itoa(c.options.scale))
 		return err
 	})
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(made, nil, 0o600)
 }
 
 func (c *cluster) data() string { return filepath.Join(c.dir, "data") }
