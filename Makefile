@@ -116,9 +116,13 @@ test-containers: build ## real containers: Docker, podman, containerd and runc, 
 test-docker29: build ## the same with Docker 29, which is built first (ten minutes, once)
 	$(GO) test -v -count=1 -timeout 90m -run 'Docker29|Readme' $(TEST_FLAGS) ./test/containers -docker29
 
-.PHONY: cluster
+.PHONY: cluster e2e
 cluster: ## builds a Kubernetes cluster's programs into the cache, once (minutes)
 	@test/e2e/tools/build.sh
+
+# In its folder, go test shows what a test says while it runs.
+e2e: build cluster $(CACHE)/chart/helm ## a real Kubernetes of one node: the chart, pods, restarts, a boot, an upgrade
+	cd test/e2e && $(GO) test -v -count=1 -timeout 60m $(TEST_FLAGS) -e2e.whole
 
 .PHONY: image-test
 image-test: build ## the Dockerfile's image, built twice and run (many minutes)

@@ -14,11 +14,11 @@ import (
 	"time"
 )
 
-// Set for a suite's second start, the one inside its namespaces.
-const insideVariable = "IPCSPACE_TEST_INSIDE"
+// InsideVariable is set for a suite's second start, the one inside its namespaces.
+const InsideVariable = "IPCSPACE_TEST_INSIDE"
 
 // Inside tells whether EnterNamespaces has been passed.
-func Inside() bool { return os.Getenv(insideVariable) != "" }
+func Inside() bool { return os.Getenv(InsideVariable) != "" }
 
 // EnterNamespaces replaces this process by itself under unshare(1), with IPC and mount namespaces
 // of its own and those that the options of unshare add. A last argument that is no option is a
@@ -45,7 +45,7 @@ func EnterNamespaces(options ...string) int {
 	}
 	argv = append(argv, "--", "sh", "-c", script+` && exec "$0" "$@"`, self)
 	argv = append(argv, os.Args[1:]...)
-	err = syscall.Exec(unshare, argv, append(os.Environ(), insideVariable+"=1"))
+	err = syscall.Exec(unshare, argv, append(os.Environ(), InsideVariable+"=1"))
 	fmt.Fprintf(os.Stderr, "exec %s: %v\n", strings.Join(argv, " "), err)
 	return 1
 }
