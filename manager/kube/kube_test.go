@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -14,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/yaml"
 
 	"github.com/ipcspace/ipcspace/manager"
 	"github.com/ipcspace/ipcspace/manager/admin"
@@ -356,4 +358,21 @@ func TestValidation(t *testing.T) {
 	object.Spec.Size, object.Spec.Retain = &size, true
 	_, err = c.spaces(c.namespace).Update(t.Context(), object, metav1.UpdateOptions{})
 	check(t, err)
+}
+
+// The README's example is accepted as it stands.
+func TestExample(t *testing.T) {
+	c := newCluster(t)
+	readme, err := os.ReadFile("../../README.md")
+	check(t, err)
+	_, rest, _ := strings.Cut(string(readme), "```yaml\napiVersion: ipcspace.io/")
+	example, _, _ := strings.Cut("apiVersion: ipcspace.io/"+rest, "```")
+	object := &v1alpha1.IPCSpace{}
+	check(t, yaml.UnmarshalStrict([]byte(example), object))
+	object.Namespace = c.namespace
+	made, err := c.spaces(c.namespace).Create(t.Context(), object, metav1.CreateOptions{FieldValidation: "Strict"})
+	check(t, err)
+	if made.Spec.IDs != v1alpha1.IDsContainer || made.Spec.Size.Value() != 4<<30 {
+		t.Errorf("made as %+v", made.Spec)
+	}
 }
