@@ -154,7 +154,7 @@ func TestRefusals(t *testing.T) {
 		{"kernel of its own", c.pod("b4", node, "x", func(p *corev1.Pod) { p.Spec.RuntimeClassName = &class }), nil, codes.InvalidArgument, reasonRuntime, []string{"kata-qemu"}},
 		{"none in another namespace", c.pod("c1", node, c.namespace+"/none", in(other)), nil, codes.NotFound, reasonNoSpace, []string{"allowedNamespaces"}},
 		{"namespace not allowed", c.pod("c2", node, c.namespace+"/shut", in(other)), nil, codes.PermissionDenied, reasonAccess, []string{"allowedNamespaces"}},
-		{"allowed, but not granted", c.pod("c3", node, c.namespace+"/open", in(other)), nil, codes.PermissionDenied, reasonAccess, []string{"rolebinding", "--verb=use"}},
+		{"allowed, but not granted", c.pod("c3", node, c.namespace+"/open", in(other)), nil, codes.PermissionDenied, reasonAccess, []string{"rolebinding", "--clusterrole=ipcspace-user"}},
 		{"account not allowed", c.pod("c4", node, "picky", stranger), nil, codes.PermissionDenied, reasonAccess, []string{"allowedServiceAccounts"}},
 		{"drained", c.pod("c5", node, "drained"), nil, codes.FailedPrecondition, reasonDraining, []string{v1alpha1.AnnotationDrain}},
 	} {
