@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ipcspace/ipcspace/client/abi"
+	"github.com/ipcspace/ipcspace/client/plane"
 )
 
 // Segment is a shared memory segment. Safe for use by many goroutines.
@@ -104,7 +105,7 @@ func (h *handle) attach(ctx context.Context, prot int) (*Attached, error) {
 		atomic.AddUint32(&use.Count, ^uint32(0))
 		return nil, err
 	}
-	atomic.StoreInt64(&use.ATime, time.Now().UnixNano())
+	atomic.StoreInt64(&use.ATime, plane.Stamp())
 	return &Attached{s: s, id: h.id, serial: h.opened.Serial, memory: mem[:size:size], mapped: mem}, nil
 }
 
@@ -144,7 +145,7 @@ func (s *session) detached(serial uint64) {
 	uses := &s.sessionPage().Uses
 	for i := range uses {
 		if uses[i].Serial == serial && uses[i].Count > 0 {
-			atomic.StoreInt64(&uses[i].DTime, time.Now().UnixNano())
+			atomic.StoreInt64(&uses[i].DTime, plane.Stamp())
 			atomic.AddUint32(&uses[i].Count, ^uint32(0))
 			return
 		}

@@ -5,9 +5,10 @@ import (
 	"os"
 	"sync"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ipcspace/ipcspace/client/plane"
 )
 
 // deaths watches all processes of all spaces by their pidfds. One goroutine
@@ -133,7 +134,7 @@ func (s *space) bury(x *session) {
 	step("death: begun")
 	s.reapObjects(x)
 	step("death: reaped")
-	s.foldPage(x, time.Now().UnixNano(), true)
+	s.foldPage(x, plane.Stamp(), true)
 	step("death: folded")
 	for c := range x.channels {
 		c.close()

@@ -287,7 +287,7 @@ func (x *session) inherit(parent *session) {
 
 // renew gives a session whose process called exec a fresh page.
 func (s *space) renew(x *session) error {
-	s.foldPage(x, time.Now().UnixNano(), true)
+	s.foldPage(x, plane.Stamp(), true)
 	cookie := newCookie()
 	if err := s.storage.removePage(x.number); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("old page: %w", unix.EIO)
@@ -418,7 +418,7 @@ func (s *space) leave(c *channel) {
 	if s.isDead(x) {
 		s.bury(x)
 	} else if !x.pageMapped() {
-		s.foldPage(x, time.Now().UnixNano(), true)
+		s.foldPage(x, plane.Stamp(), true)
 		s.destroyOrphans()
 	}
 }

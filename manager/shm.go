@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ipcspace/ipcspace/client/abi"
+	"github.com/ipcspace/ipcspace/client/plane"
 )
 
 // attachment is what is known of a segment's attaches.
@@ -241,7 +242,7 @@ func (s *space) detached(req *request) reply {
 
 // fold answers MsgFold.
 func (s *space) fold(x *session) reply {
-	s.foldPage(x, time.Now().UnixNano(), false)
+	s.foldPage(x, plane.Stamp(), false)
 	return reply{}
 }
 

@@ -5,12 +5,12 @@ import (
 	"math/bits"
 	"os"
 	"sync/atomic"
-	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/ipcspace/ipcspace/client/abi"
+	"github.com/ipcspace/ipcspace/client/plane"
 )
 
 // table is the writer's side of a space's key space (abi/table.go). Callers
@@ -191,7 +191,7 @@ func pages(size uint64) uint64 {
 	return p/abi.PageSize | carry<<52
 }
 
-func now() int64 { return time.Now().Unix() }
+func now() int64 { return plane.Seconds() }
 
 func futexWake(word *uint32, n int) {
 	const futexWake = 1

@@ -3,6 +3,8 @@ package plane
 import (
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // reading is the second that the clock showed within a granule of the CPU's
@@ -14,15 +16,35 @@ type reading struct {
 
 var lastReading atomic.Pointer[reading]
 
-// seconds is the present second since 1970, late by a granule (a millisecond)
-// at most, as the kernel's own are by a tick: asking the clock takes as long
-// as a semop.
-func seconds() int64 {
+// tick is more than the kernel's clock tick and a granule take.
+const tick = 12 * time.Millisecond
+
+// Seconds is the present second since 1970 as the kernel puts it into objects
+// (ktime_get_real_seconds) and as time(2) says it: that of its last tick, so
+// that no stamp is of a second that has not begun for others. Asking the clock
+// takes as long as a semop, so an answer is kept for a granule (a millisecond
+// at most), but for the last ones of a second.
+func Seconds() int64 {
 	granule := ticks() >> granuleShift
 	if r := lastReading.Load(); r != nil && r.granule == granule {
 		return r.second
 	}
-	now := time.Now().Unix()
-	lastReading.Store(&reading{granule, now})
-	return now
+	var now unix.Timespec
+	if unix.ClockGettime(unix.CLOCK_REALTIME_COARSE, &now) != nil {
+		return time.Now().Unix()
+	}
+	if now.Nsec < int64(time.Second-tick) {
+		lastReading.Store(&reading{granule, now.Sec})
+	}
+	return now.Sec
+}
+
+// Stamp is the present time in nanoseconds since 1970, in a second that Seconds
+// has seen begin. What happens to segments is ordered by such stamps.
+func Stamp() int64 {
+	now := time.Now()
+	if now.Nanosecond() < int(tick) && Seconds() < now.Unix() {
+		return now.Unix()*int64(time.Second) - 1
+	}
+	return now.UnixNano()
 }

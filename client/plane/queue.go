@@ -113,7 +113,7 @@ func (q *Queue) fit(sent, taken uint64, size int) bool {
 // stamp notes who sent or received last, and when.
 func (t *transaction) stamp(off int, session uint32) {
 	w := t.get(off)
-	now := uint64(seconds())<<abi.LastTimeShift | uint64(session)
+	now := uint64(Seconds())<<abi.LastTimeShift | uint64(session)
 	if w != now {
 		t.put(off, w, now)
 	}

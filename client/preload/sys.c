@@ -29,16 +29,22 @@ int64_t now_seconds_slow(void)
 	return now(CLOCK_REALTIME_COARSE).tv_sec;
 }
 
+#define SECOND INT64_C(1000000000)
+#define TICK INT64_C(10000000) /* the longest of the kernel's clock */
+
 static int64_t nanoseconds(int clock)
 {
 	struct timespec64 ts = now(clock);
 
-	return ts.tv_sec * INT64_C(1000000000) + ts.tv_nsec;
+	return ts.tv_sec * SECOND + ts.tv_nsec;
 }
 
 int64_t now_real(void)
 {
-	return nanoseconds(CLOCK_REALTIME);
+	int64_t t = nanoseconds(CLOCK_REALTIME), begun = t - t % SECOND;
+
+	/* time(2) says the second of the last tick. */
+	return unlikely(t - begun < TICK) && now_seconds_slow() * SECOND < begun ? begun - 1 : t;
 }
 
 int64_t now_monotonic(void)

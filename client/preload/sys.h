@@ -162,7 +162,8 @@ static inline int64_t now_seconds(void)
 {
 	return likely(gnu_get_libc_version != NULL) ? time(NULL) : now_seconds_slow();
 }
-/* Nanoseconds since 1970, and of CLOCK_MONOTONIC. */
+/* Nanoseconds since 1970, in a second that now_seconds has seen begin; and of
+ * CLOCK_MONOTONIC. */
 int64_t now_real(void);
 int64_t now_monotonic(void);
 /* Nanoseconds of CLOCK_BOOTTIME, by which processes' start times count. */

@@ -208,3 +208,40 @@ ROW(41, "and 0 when none is")
 		EXPECT_EQ(highest, 0);
 	}
 }
+
+static time_t last_stamp;
+static void stamped(time_t stamp, time_t before)
+{
+	EXPECT(stamp >= before && stamp >= last_stamp && stamp <= time(NULL));
+	last_stamp = stamp;
+}
+
+/* The second of the last tick: a clock that knows better is ahead of time(2) for milliseconds. */
+ROW(18, "no stamp is of a second that has not begun for time(2), nor older than one before")
+{
+	for (int boundary = 0; boundary < 3; boundary++) {
+		struct timespec t;
+		clock_gettime(CLOCK_REALTIME, &t);
+		pause_ms(t.tv_nsec < 990000000 ? (int)((990000000 - t.tv_nsec) / 1000000) : 990);
+		do {
+			time_t before = time(NULL);
+			int segment = new_segment(1);
+			stamped(segment_stat(segment).shm_ctime, before);
+			void *m = MUST(shmat(segment, NULL, 0));
+			stamped(segment_stat(segment).shm_atime, before);
+			EXPECT_OK(shmdt(m));
+			stamped(segment_stat(segment).shm_dtime, before);
+			int set = new_set(1);
+			stamped(set_stat(set).sem_ctime, before);
+			EXPECT_OK(op1(set, 0, 1, 0));
+			stamped(set_stat(set).sem_otime, before);
+			int queue = new_queue();
+			stamped(queue_stat(queue).msg_ctime, before);
+			EXPECT_OK(send_text(queue, 1, "x", 0));
+			stamped(queue_stat(queue).msg_stime, before);
+			EACH_FAMILY(f)
+				EXPECT_OK(ctl(f, f == SHM ? segment : f == SEM ? set : queue, IPC_RMID, NULL));
+			clock_gettime(CLOCK_REALTIME, &t);
+		} while (t.tv_nsec > 980000000 || t.tv_nsec < 15000000);
+	}
+}
