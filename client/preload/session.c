@@ -321,8 +321,10 @@ int session_start(void)
 	if ((session.mode == MODE_SPACE || session.mode == MODE_AWAY) &&
 	    session.alive != NULL && load32(session.alive) != 1)
 		fork_adopt();
-	if (session.mode == MODE_UNKNOWN && session_elsewhere()) /* a raw clone, CLONE_NEWIPC */
+	if (session.mode == MODE_UNKNOWN && session_elsewhere()) { /* a raw clone, CLONE_NEWIPC */
 		store32(&session.mode, MODE_AWAY);
+		session_look_home();
+	}
 	switch (load32(&session.mode)) {
 	case MODE_SPACE:
 		return 0;
