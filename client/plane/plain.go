@@ -64,7 +64,7 @@ func (p *plain) setLink(off int, number uint64) {
 // stamp is transaction.stamp.
 func (p *plain) stamp(off int, session uint32) {
 	w := p.o.load(off)
-	if now := uint64(seconds())<<abi.LastTimeShift | uint64(session); w != now {
+	if now := uint64(Seconds())<<abi.LastTimeShift | uint64(session); w != now {
 		p.put(off, w, now)
 	}
 }
