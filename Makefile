@@ -1,6 +1,6 @@
 # ipcspace: System V IPC in user space, for containers. See README.md.
 #
-#   make demo   build, and watch two isolated spaces at work (about a minute)
+#   make demo   build, and watch spaces and containers at work (about a minute)
 #   make test   everything that must pass
 #   make help   all targets
 
