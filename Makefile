@@ -187,6 +187,14 @@ fuzz: ## go test -fuzz of everything that reads what others wrote
 		$(GO) test -run '^$$' -fuzz "^$${target#*:}$$" -fuzztime $(FUZZ) -fuzzminimizetime 5s -parallel 2 ./$${target%%:*} || exit 1; \
 	done
 
+# With clang: Debian's clang and libclang-rt-14-dev.
+.PHONY: fuzz-library
+fuzz-library: ## the C library on hostile tables, objects and packets, with libFuzzer, ASan and UBSan, for FUZZ=30s
+	@mkdir -p $(CACHE)/fuzz/corpus
+	CC=clang test/fuzz/build.sh $(CACHE)/fuzz/library -fsanitize=fuzzer
+	ASAN_OPTIONS=detect_leaks=0 $(CACHE)/fuzz/library -max_total_time=$(FUZZ:s=) -max_len=2048 -timeout=20 \
+		-artifact_prefix=$(CACHE)/fuzz/ -print_final_stats=1 $(CACHE)/fuzz/corpus test/fuzz/corpus
+
 .PHONY: failpoints
 failpoints: build $(BIN)/test/libipcspace-fail.so ## the table: operation, point, death or interruption, result
 	$(GO) test -v -run TestFailPoints -count=1 -timeout 20m $(TEST_FLAGS) ./test/chaos -failpoints.table
