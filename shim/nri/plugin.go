@@ -40,12 +40,16 @@ func Main(ctx context.Context, args []string) error {
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
+	last := ""
 	for {
 		err := p.serve(ctx, *socket, *name, *index)
 		if ctx.Err() != nil {
 			return nil
 		}
-		p.log.Warn("not connected to the runtime; trying again", "socket", *socket, "error", err)
+		if err.Error() != last { // a runtime without NRI says the same every second
+			last = err.Error()
+			p.log.Warn("not connected to the runtime; trying on", "socket", *socket, "error", err)
+		}
 		select {
 		case <-ctx.Done():
 			return nil
