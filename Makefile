@@ -113,6 +113,10 @@ test-programs: build $(BIN)/test/libipcspace-fail.so ## conformance with the ker
 test-containers: build ## real containers: Docker, podman, containerd and runc, with the manager and the shim
 	$(GO) test -count=1 -timeout 40m $(TEST_FLAGS) ./test/containers
 
+.PHONY: start-latency
+start-latency: build ## how long a container takes to start with and without the runtime wrapper, on an idle machine
+	$(GO) test -v -count=1 -run TestStartLatency $(TEST_FLAGS) ./test/containers -latency
+
 test-docker29: build ## the same with Docker 29, which is built first (ten minutes, once)
 	$(GO) test -v -count=1 -timeout 90m -run 'Docker29|Readme' $(TEST_FLAGS) ./test/containers -docker29
 

@@ -22,7 +22,7 @@ var dockerd29 = newDockerd("docker29", func() (*exec.Cmd, error) {
 		return nil, err
 	}
 	cmd := exec.Command(filepath.Join(dir, "dockerd"))
-	cmd.Env = append(os.Environ(), "PATH="+others+":"+os.Getenv("PATH"))
+	cmd.Env = append(os.Environ(), "PATH="+others+":"+os.Getenv("PATH"), "IPCSPACE_RUNTIME="+filepath.Join(others, "runc"))
 	return cmd, nil
 }, "--exec-opt", "native.cgroupdriver=cgroupfs", "--nri-opts", "enable=true,socket-path="+docker29NRI)
 
