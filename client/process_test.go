@@ -403,6 +403,43 @@ func TestShareWithC(t *testing.T) {
 }
 
 // KeyOf is the C library's ftok.
+// A sender in C that ends the wait of a goroutine with too little room goes on
+// to the next, which has room.
+func TestTooBigForTheFirst(t *testing.T) {
+	needsLibrary(t)
+	send := compile(t, "testdata/send.c")
+	q := newQueue(t, open(t))
+	var others sync.WaitGroup
+	const threads = 8 // so many calls sleep with a thread each, which those below do not
+	for range threads {
+		others.Go(func() {
+			if _, _, err := q.Receive(bg, 2, make([]byte, 1)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	time.Sleep(100 * time.Millisecond)
+	errs := make([]chan error, 3)
+	for i, room := range []int{4, 4, 100} {
+		errs[i] = make(chan error, 1)
+		go func() {
+			ctx, cancel := context.WithTimeout(bg, 20*time.Second)
+			defer cancel()
+			_, _, err := q.Receive(ctx, 1, make([]byte, room))
+			errs[i] <- err
+		}()
+		time.Sleep(100 * time.Millisecond) // in this order
+	}
+	check(t, withLibrary(exec.Command(send, strconv.Itoa(q.ID()), "1", "ten bytes.")).Run())
+	want(t, <-errs[0], client.ErrTooBig)
+	want(t, <-errs[1], client.ErrTooBig)
+	check(t, <-errs[2])
+	for range threads {
+		check(t, q.Send(bg, 2, []byte("x")))
+	}
+	others.Wait()
+}
+
 func TestKeyOf(t *testing.T) {
 	peer := compile(t, "testdata/ftok.c")
 	for _, path := range []string{"/", "/proc/self/exe", "testdata", "/dev/null", "/dev/shm", t.TempDir()} {

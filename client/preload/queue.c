@@ -66,10 +66,14 @@ static bool hand_over(struct txn *t, uint32_t message, const struct abi_message_
 		struct abi_receiver_cell *r = cell_at(h, at - 1);
 		uint64_t off = cell_off(h, at - 1);
 		uint32_t next = link_cell(txn_get(t, off + NEXT_OFF));
-		bool served = false;
+		bool served = false, wants = waits(cell_state(txn_get(t, off))) &&
+					     type_matches(r->mode, r->type, m->type);
 
-		if (waits(cell_state(txn_get(t, off))) && type_matches(r->mode, r->type, m->type) &&
-		    t->room - t->n >= RESERVE && t->bell == 0 && sleeper_claim(t, at)) {
+		if (wants && (t->room - t->n < RESERVE || t->bell != 0)) {
+			set_pending(t, true); /* the message waits for those that are left */
+			return false;
+		}
+		if (wants && sleeper_claim(t, at)) {
 			uint32_t receiver = cell_session(txn_get(t, off));
 
 			if (r->size >= m->size) {
@@ -137,7 +141,97 @@ void queue_serve_senders(struct txn *t)
 		}
 		at = next;
 	}
-	set_pending(t, no_room);
+	if (no_room)
+		set_pending(t, true);
+}
+
+static bool queued(const struct abi_message_cell *m)
+{
+	uint64_t w = load64(&m->state);
+
+	return cell_kind(w) == ABI_KIND_MESSAGE && cell_state(w) == ABI_CELL_QUEUED;
+}
+
+uint32_t queue_at(struct handle *h, int64_t position)
+{
+	uint32_t at = link_cell(load64(&header_of(h)->msg_head));
+
+	for (uint32_t n = 0; at != 0 && at <= h->cells && n < h->cells; n++) {
+		const struct abi_message_cell *m = message_at(h, at);
+
+		if (!queued(m))
+			break;
+		if (position-- == 0)
+			return at;
+		at = link_cell(load64(&m->next));
+	}
+	return 0;
+}
+
+uint32_t queue_find(struct handle *h, uint32_t mode, int64_t type, uint32_t *prev)
+{
+	uint32_t before = 0, found = 0;
+	uint32_t at = link_cell(load64(&header_of(h)->msg_head));
+
+	*prev = 0;
+	for (uint32_t n = 0; at != 0 && at <= h->cells && n < h->cells; n++) {
+		const struct abi_message_cell *m = message_at(h, at);
+
+		if (!queued(m))
+			break; /* we were revoked, or a member damaged the list */
+		if (type_matches(mode, type, m->type)) {
+			*prev = before;
+			found = at;
+			/* The lowest type of all: go on for a lower one. */
+			if (mode != ABI_RECEIVE_LESS_EQ || m->type == 1)
+				return found;
+			type = m->type - 1;
+		}
+		before = at;
+		at = link_cell(load64(&m->next));
+	}
+	return found;
+}
+
+void queue_take(struct txn *t, uint32_t prev, uint32_t message, uint32_t number)
+{
+	uint64_t off = cell_off(t->handle, message - 1);
+
+	list_remove(t, HEADER_OFF(msg_head), HEADER_OFF(msg_tail), prev, message);
+	txn_put(t, HEADER_OFF(taken),
+		counter_add(txn_get(t, HEADER_OFF(taken)), message_at(t->handle, message)->size));
+	txn_put(t, off, cell_next(txn_get(t, off), ABI_CELL_OWNED, ABI_KIND_MESSAGE, number, 0));
+	t->last_receiver = number;
+}
+
+/* Serves the first receiver for whom the queue has a message: a sender that had
+ * no room for all whom it met left the message to it. False: there is none. */
+static bool serve_receiver(struct txn *t)
+{
+	struct handle *h = t->handle;
+	uint32_t prev = 0, at = link_cell(txn_get(t, HEADER_OFF(wait_head)));
+
+	for (uint32_t n = 0; at != 0 && at <= h->cells && n < h->cells; n++) {
+		struct abi_receiver_cell *r = cell_at(h, at - 1);
+		uint64_t off = cell_off(h, at - 1), link = off + offsetof(struct abi_receiver_cell, message);
+		uint64_t state = txn_get(t, off);
+		uint32_t before;
+		uint32_t message = waits(cell_state(state)) ? queue_find(h, r->mode, r->type, &before) : 0;
+
+		if (message != 0 && sleeper_claim(t, at)) {
+			bool room = r->size >= message_at(h, message)->size;
+
+			if (room) {
+				txn_put(t, link, link_next(txn_get(t, link), message));
+				queue_take(t, before, message, cell_session(state));
+			}
+			done(t, HEADER_OFF(wait_head), HEADER_OFF(wait_tail), prev, at, room ? 0 : E2BIG);
+			return true;
+		}
+		prev = at;
+		at = link_cell(txn_get(t, off + NEXT_OFF));
+	}
+	return false;
 }
 
 static int commit(struct txn *t)
@@ -159,11 +253,15 @@ static bool is_pending(const struct txn *t)
 	return unlikely(load64(&header_of(t->handle)->pending) & 1);
 }
 
-/* Serves senders that an earlier transaction had no room for. */
+/* Serves whom an earlier transaction had no room for: one receiver, or, when
+ * there is none left, the senders. */
 static int serve_rest(struct txn *t)
 {
 	t->last_sender = t->last_receiver = 0;
-	queue_serve_senders(t);
+	if (!serve_receiver(t)) {
+		set_pending(t, false);
+		queue_serve_senders(t);
+	}
 	return commit(t);
 }
 

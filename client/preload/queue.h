@@ -63,6 +63,14 @@ bool queue_fits(struct txn *t, uint64_t size);
 /* Puts a message that fits to the first receiver that wants it, or at the end
  * of the queue. number: who sent it. */
 void queue_put(struct txn *t, uint32_t message, uint32_t number);
+/* The message that a receiver of that mode and type wants, index + 1, and the
+ * one before it; 0: none. For the holder of the lock, who has not changed the
+ * list in its transaction. */
+uint32_t queue_find(struct handle *h, uint32_t mode, int64_t type, uint32_t *prev);
+/* The message at a position, index + 1; 0: none. */
+uint32_t queue_at(struct handle *h, int64_t position);
+/* Takes a message out of the queue for the session of that number. */
+void queue_take(struct txn *t, uint32_t prev, uint32_t message, uint32_t number);
 /* Lets sleeping senders go as far as there is room. */
 void queue_serve_senders(struct txn *t);
 /* Whether a receiver of that mode and type wants a message of type. */

@@ -35,40 +35,6 @@ static struct wanted convert(size_t room, int64_t type, int flags)
 	return w;
 }
 
-static bool queued(const struct abi_message_cell *m)
-{
-	uint64_t w = load64(&m->state);
-
-	return cell_kind(w) == ABI_KIND_MESSAGE && cell_state(w) == ABI_CELL_QUEUED;
-}
-
-/* The message that w wants, index + 1, and the one before it; 0: none. */
-static uint32_t find(struct handle *h, const struct wanted *w, uint32_t *prev)
-{
-	int64_t type = w->type, position = 0;
-	uint32_t before = 0, found = 0;
-	uint32_t at = link_cell(load64(&header_of(h)->msg_head));
-
-	*prev = 0;
-	for (uint32_t n = 0; at != 0 && at <= h->cells && n < h->cells; n++) {
-		const struct abi_message_cell *m = message_at(h, at);
-
-		if (!queued(m))
-			break; /* we were revoked, or a member damaged the list */
-		if (w->copy ? position++ == type : type_matches(w->mode, type, m->type)) {
-			*prev = before;
-			found = at;
-			/* The lowest type of all: go on for a lower one. */
-			if (w->copy || w->mode != ABI_RECEIVE_LESS_EQ || m->type == 1)
-				return found;
-			type = m->type - 1;
-		}
-		before = at;
-		at = link_cell(load64(&m->next));
-	}
-	return found;
-}
-
 /* Takes a message: *message is its cell, this session's then. Or puts the
  * receiver to sleep: returns 1. */
 static int attempt(struct txn *t, const struct wanted *w, uint32_t *cell, uint32_t spare,
@@ -85,19 +51,11 @@ static int attempt(struct txn *t, const struct wanted *w, uint32_t *cell, uint32
 		*again = cell_sleeps(load64((uint64_t *)(h->mem + off)));
 		return 1;
 	}
-	found = find(h, w, &prev);
+	found = queue_find(h, w->mode, w->type, &prev);
 	if (found != 0 && message_at(h, found)->size > w->limit) {
 		verdict = -E2BIG;
 	} else if (found != 0) {
-		uint64_t msg = cell_off(h, found - 1);
-
-		list_remove(t, HEADER_OFF(msg_head), HEADER_OFF(msg_tail), prev, found);
-		txn_put(t, HEADER_OFF(taken),
-			counter_add(txn_get(t, HEADER_OFF(taken)), message_at(h, found)->size));
-		txn_put(t, msg,
-			cell_next(txn_get(t, msg), ABI_CELL_OWNED, ABI_KIND_MESSAGE,
-				  session.number, 0));
-		t->last_receiver = session.number;
+		queue_take(t, prev, found, session.number);
 	} else if (w->nowait) {
 		verdict = -ENOMSG;
 	} else {
@@ -163,7 +121,7 @@ static bool spin_for(struct thread *t, struct handle *h, const struct wanted *w)
 	for (uint32_t i = 0; i < rounds; i++) {
 		uint64_t sent = load64(&head->sent);
 
-		if (sent != seen && find(h, w, &prev) != 0) {
+		if (sent != seen && queue_find(h, w->mode, w->type, &prev) != 0) {
 			spin_over(t, rounds, true);
 			return true;
 		}
@@ -191,7 +149,7 @@ static int take_at_once(struct handle *h, struct call *c, const struct wanted *w
 		return 1;
 	uint64_t taken = load64(&head->taken), last_recv = load64(&head->last_recv);
 	uint64_t tail = load64(&head->msg_tail);
-	uint32_t found = find(h, w, &prev);
+	uint32_t found = queue_find(h, w->mode, w->type, &prev);
 	struct abi_message_cell *m = message_at(h, found), *before = message_at(h, prev);
 
 	if (m == NULL)
@@ -290,7 +248,6 @@ static int64_t copy_direct(struct handle *h, struct call *c, const struct wanted
 {
 	struct txn t;
 	int64_t r = txn_init(&t, h, c, 0);
-	uint32_t prev;
 
 	if (r < 0)
 		return r;
@@ -298,7 +255,7 @@ static int64_t copy_direct(struct handle *h, struct call *c, const struct wanted
 		r = queue_lock(&t);
 		if (r < 0)
 			break;
-		uint32_t found = find(h, w, &prev);
+		uint32_t found = queue_at(h, w->type);
 		struct abi_message_cell *m = message_at(h, found);
 
 		if (m == NULL)
