@@ -40,11 +40,13 @@ func Seconds() int64 {
 }
 
 // Stamp is the present time in nanoseconds since 1970, in a second that Seconds
-// has seen begin. What happens to segments is ordered by such stamps.
+// has seen begin: what happens before that is put into the last microseconds of
+// the second before, in order, as the C library does (now_real). What happens to
+// segments is ordered by such stamps.
 func Stamp() int64 {
 	now := time.Now()
-	if now.Nanosecond() < int(tick) && Seconds() < now.Unix() {
-		return now.Unix()*int64(time.Second) - 1
+	if late := time.Duration(now.Nanosecond()); late < tick && Seconds() < now.Unix() {
+		return now.Unix()*int64(time.Second) - 1 - int64(tick-late)/1000
 	}
 	return now.UnixNano()
 }

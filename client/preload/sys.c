@@ -30,7 +30,7 @@ int64_t now_seconds_slow(void)
 }
 
 #define SECOND INT64_C(1000000000)
-#define TICK INT64_C(10000000) /* the longest of the kernel's clock */
+#define TICK INT64_C(12000000) /* more than the longest of the kernel's clock */
 
 static int64_t nanoseconds(int clock)
 {
@@ -41,10 +41,14 @@ static int64_t nanoseconds(int clock)
 
 int64_t now_real(void)
 {
-	int64_t t = nanoseconds(CLOCK_REALTIME), begun = t - t % SECOND;
+	int64_t t = nanoseconds(CLOCK_REALTIME), begun = t - t % SECOND, late = t - begun;
 
-	/* time(2) says the second of the last tick. */
-	return unlikely(t - begun < TICK) && now_seconds_slow() * SECOND < begun ? begun - 1 : t;
+	if (likely(late >= TICK) || now_seconds_slow() * SECOND >= begun)
+		return t;
+	/* time(2) says the second of the last tick, which is the one before. What
+	 * happens until the next tick is put into its last microseconds, in order:
+	 * who came last to a segment is told by these times. */
+	return begun - 1 - (TICK - late) / 1000;
 }
 
 int64_t now_monotonic(void)

@@ -21,6 +21,23 @@ ROW(73, "shmdt: dtime, lpid, nattch, and the memory is gone at once")
 	JOIN(p);
 }
 
+ROW(73, "lpid is who came last, also as a second begins")
+{
+	int id = new_segment(4096);
+	struct timespec now;
+	pid_t p;
+
+	do
+		clock_gettime(CLOCK_REALTIME, &now);
+	while (now.tv_nsec > 200000);
+	MUST((long)shmat(id, NULL, 0));
+	CHILD(p) {
+		EXPECT_OK(shmdt(MUST(shmat(id, NULL, 0))));
+		EXPECT_EQ(segment_stat(id).shm_lpid, getpid());
+	}
+	JOIN(p);
+}
+
 ROW(74, "shmdt detaches all that is left of an attach in pieces")
 {
 	size_t page = page_size();
