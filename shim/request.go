@@ -85,7 +85,8 @@ func Parse(root string, annotations map[string]string, mounts []Mount) (*Request
 		if !known && !looksLikeSpace(m.Source) {
 			continue // of something else
 		}
-		if !contains(m.Options, "ro") {
+		// Docker from version 25 on writes rro: with all that is mounted below.
+		if !contains(m.Options, "ro") && !contains(m.Options, "rro") {
 			return nil, fmt.Errorf("%w: %s is mounted at %s without ro; mount it read-only (docker run -v %s:%s:ro)",
 				ErrRefused, m.Source, Target, m.Source, Target)
 		}
