@@ -86,7 +86,11 @@ func (plan *launchPlan) mount() error {
 			return err
 		}
 		for _, dir := range below {
-			if err := unix.Unmount(dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
+			err := unix.Unmount(dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+			if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EINVAL) {
+				continue // its space was removed just now
+			}
+			if err != nil {
 				return fmt.Errorf("take %s away from the command: %w", dir, err)
 			}
 		}

@@ -125,6 +125,7 @@ func TestSecondNode(t *testing.T) {
 // While the webhook is away, pods with a space are not created, instead of being created without; what
 // does not ask for one is. If the webhook is not asked at all, the node decides as ever.
 func TestWebhookAway(t *testing.T) {
+	needWhole(t)
 	needChart(t)
 	namespace := newNamespace(t)
 	const name = release + "-webhook"
@@ -136,11 +137,11 @@ func TestWebhookAway(t *testing.T) {
 	before, err := kubectl("-n", chartSpace, "get", "deployment/"+name, "-o", "jsonpath={.spec.replicas}")
 	must(t, err)
 	scale("0")
-	defer func() {
+	t.Cleanup(func() { // when the other node is gone, where nobody starts pods
 		scale(before)
 		_, err := kubectl("-n", chartSpace, "rollout", "status", "deployment/"+name, "--timeout", patience.String())
 		must(t, err)
-	}()
+	})
 	_, err = kubectl("-n", chartSpace, "wait", "--for=delete", "pod", "-l", "app.kubernetes.io/component=webhook", "--timeout", patience.String())
 	must(t, err)
 	containers := "containers: [" + container("glibc", imageGlibc, "ipc", "sleep") + "]"
