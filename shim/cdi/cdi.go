@@ -134,7 +134,8 @@ func (k *keeper) write() error {
 }
 
 // follow writes the specification anew whenever a space comes or goes: each is a mount, and the
-// kernel tells of changes of the mounts, proc(5) on mountinfo.
+// kernel tells of changes of the mounts, proc(5) on mountinfo. It tells of them a moment before they
+// are to be seen, so the folder is looked at some times more.
 func (k *keeper) follow(ctx context.Context) error {
 	mounts, err := os.Open("/proc/self/mountinfo")
 	if err != nil {
@@ -148,13 +149,21 @@ func (k *keeper) follow(ctx context.Context) error {
 	defer over.Close()
 	stop := context.AfterFunc(ctx, func() { _ = end.Close() })
 	defer stop()
-	for {
+	for looks := 0; ; looks++ {
 		if err := k.write(); err != nil && !errors.Is(err, os.ErrNotExist) { // the manager may not have started yet
 			return err
 		}
 		wait := []unix.PollFd{{Fd: int32(mounts.Fd()), Events: unix.POLLPRI}, {Fd: int32(over.Fd()), Events: unix.POLLIN}}
-		if _, err := unix.Poll(wait, -1); err != nil && !errors.Is(err, unix.EINTR) {
+		timeout := -1
+		if looks < 10 {
+			timeout = 1 << looks // ms: a second in all
+		}
+		changed, err := unix.Poll(wait, timeout)
+		if err != nil && !errors.Is(err, unix.EINTR) {
 			return fmt.Errorf("wait for changes of the mounts: %w", err)
+		}
+		if changed > 0 {
+			looks = -1
 		}
 		if wait[1].Revents != 0 {
 			return nil
