@@ -63,7 +63,7 @@ func (b *Bell) End() {
 	}
 	b.mu.Unlock()
 	atomic.AddUint32(b.word, 1)
-	wake(b.word)
+	wakeAll(b.word) // a session's process and its manager may both listen
 }
 
 // take gives a call a thread, if there is one left for it.

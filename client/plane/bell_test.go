@@ -67,6 +67,31 @@ func TestBellEnd(t *testing.T) {
 	}
 }
 
+// Two may listen to one doorbell: a process, and the manager for its brokered
+// calls. The end of one is heard by that one.
+func TestBellOfTwo(t *testing.T) {
+	word := new(uint32)
+	bells := []*Bell{NewBell(word, 1), NewBell(word, 0)}
+	over := make([]chan struct{}, len(bells))
+	for i, b := range bells {
+		over[i] = make(chan struct{})
+		go func() {
+			defer close(over[i])
+			b.Listen()
+		}()
+		time.Sleep(20 * time.Millisecond) // the first one sleeps first
+	}
+	for i := range bells {
+		last := len(bells) - 1 - i
+		bells[last].End()
+		select {
+		case <-over[last]:
+		case <-time.After(10 * time.Second):
+			t.Fatalf("bell %d: still listening", last)
+		}
+	}
+}
+
 // Thousands that wait take no thread each, and each gets its own.
 func TestThousandsWait(t *testing.T) {
 	withBells = true

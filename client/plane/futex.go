@@ -34,3 +34,8 @@ func wake(word *uint32) bool {
 	n, _, errno := unix.Syscall6(unix.SYS_FUTEX, uintptr(unsafe.Pointer(word)), futexWake, 1, 0, 0, 0)
 	return errno == 0 && n > 0
 }
+
+// wakeAll wakes all that sleep on the word.
+func wakeAll(word *uint32) {
+	_, _, _ = unix.Syscall(unix.SYS_FUTEX, uintptr(unsafe.Pointer(word)), futexWake, 1<<30)
+}
