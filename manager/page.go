@@ -134,6 +134,12 @@ func (p *page) uses(yield func(i int, u use)) {
 	}
 }
 
+// attached tells whether the page counts attaches of a segment.
+func (p *page) attached(serial uint64) (yes bool) {
+	p.uses(func(_ int, u use) { yes = yes || u.serial == serial && u.count > 0 })
+	return yes
+}
+
 // free makes use i free again.
 func (p *page) free(i int) {
 	_ = guarded(func() { atomic.StoreUint64(&p.view().Uses[i].Serial, 0) })

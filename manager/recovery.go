@@ -287,7 +287,7 @@ func (s *space) readSessions() error {
 		s.sessions[n] = x
 		x.pidns = public.PidNS
 		if pid := int(st.PID); pid != 0 {
-			x.id = processID{pid, st.Start}
+			x.id, x.heard = processID{pid, st.Start}, true
 			if name := s.m.node.containerOf(pid); containerTag(name) == st.Container {
 				x.container = name
 			}

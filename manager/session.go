@@ -41,6 +41,7 @@ type session struct {
 	calls      map[uint32]call // brokered calls under way, by Seq
 	bell       *plane.Bell     // of theirs
 	dead       bool
+	heard      bool      // it said hello, or may have
 	forked     bool      // a spare whose parent said that its fork is over
 	reserved   time.Time // when it was first seen reserved
 }
@@ -106,6 +107,7 @@ func (s *space) hello(c *channel, req *request) reply {
 		return reply{errno: unix.EIO, hangUp: true}
 	}
 	c.session = x
+	x.heard = true
 	x.channels[c] = struct{}{}
 	var foreign int64 // ids of another user namespace than the manager's
 	if ns, err := nsInode(c.pid, "user"); err != nil || ns != s.m.userns.own() {

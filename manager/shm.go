@@ -2,7 +2,6 @@ package manager
 
 import (
 	"errors"
-	"fmt"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -32,6 +31,19 @@ func (a *attachment) event(t int64, session uint32) {
 // exec.
 func (s *space) attaches(o *object) (attachment, error) {
 	var a attachment
+	holders := s.holders(o.rec.Serial)
+	for _, x := range holders {
+		if x.id == (processID{}) && !s.settle(x) {
+			s.settleLater(settlePause)
+		}
+		switch {
+		case x.dead || x.id == (processID{}):
+		case s.isDead(x):
+			s.bury(x)
+		case x.page.attached(o.rec.Serial) && !x.pageMapped():
+			s.foldPage(x, x.executed(), true)
+		}
+	}
 	st, err := s.state.segment(o.index)
 	if err != nil {
 		return a, unix.ENOMEM
@@ -39,28 +51,16 @@ func (s *space) attaches(o *object) (attachment, error) {
 	if st.Serial == o.rec.Serial {
 		a = attachment{atime: st.ATime, dtime: st.DTime, last: st.LastSession, lastTime: st.LastTime}
 	}
-	for _, x := range s.holders(o.rec.Serial) {
-		if x.id == (processID{}) && !s.settle(x) {
-			s.settleLater(settlePause)
-		}
-		if x.id != (processID{}) && s.isDead(x) && !x.dead {
-			s.bury(x)
-		}
+	for _, x := range holders {
 		if x.dead {
-			// Folded into the state by bury.
-			if st.Serial == o.rec.Serial {
-				a.atime, a.dtime = max(a.atime, st.ATime), max(a.dtime, st.DTime)
-				a.event(st.LastTime, st.LastSession)
-			}
 			continue
 		}
 		x.page.uses(func(_ int, u use) {
 			if u.serial != o.rec.Serial {
 				return
 			}
-			n, held := x.mappings(u.count)
-			a.count += uint64(n)
-			a.held = a.held || held
+			a.count += uint64(u.count)
+			a.held = a.held || u.count > 0
 			a.atime, a.dtime = max(a.atime, u.atime), max(a.dtime, u.dtime)
 			a.event(max(u.atime, u.dtime), x.number)
 		})
@@ -86,23 +86,16 @@ func (s *space) holders(serial uint64) []*session {
 	return out
 }
 
-// mappings is how many attaches a use of count stands for. The library counts
-// mappings as the kernel does, munmap, mremap and mprotect of parts included;
-// after exec the page is not mapped any more, and the count means nothing.
-// held is false only if the process surely has no attach, nor has one under
-// way: then the use is counted but nothing is mapped yet.
-func (x *session) mappings(count uint32) (n int, held bool) {
-	if count == 0 || x.id == (processID{}) {
-		return int(count), count > 0
+// executed is when a process called exec that is found to have done so. One that
+// never said hello did it soon after the fork, as most children do.
+func (x *session) executed() int64 {
+	now := plane.Stamp()
+	claimed := x.page.claimed()
+	var boot unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &boot); err != nil || x.heard || claimed == 0 {
+		return now
 	}
-	b, err := readProc(fmt.Sprintf("/proc/%d/maps", x.id.pid))
-	if err != nil || len(b) == 0 || !pidAlive(x.pidfd) {
-		return int(count), true
-	}
-	if countMaps(string(b), x.page.dev, x.page.ino) == 0 {
-		return 0, false
-	}
-	return int(count), true
+	return now - max(boot.Nano()-int64(claimed), 0)
 }
 
 // foldPage keeps what a session's page says of segments, and forgets the

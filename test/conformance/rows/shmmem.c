@@ -359,6 +359,41 @@ ROW(78, "exec detaches everything")
 	EXPECT_EQ(nattch(id), 1);
 }
 
+ACT(read_end)
+{
+	char c;
+	return read(STDIN_FILENO, &c, 1) != 0;
+}
+
+ROWS("77,78", "a child that calls exec at once, before anybody looked, is lpid and sets dtime")
+{
+	int id = new_segment(4096);
+	void *attached = MUST(shmat(id, NULL, 0));
+	int until[2], executed[2];
+	MUST(pipe2(until, O_CLOEXEC));
+	MUST(pipe2(executed, O_CLOEXEC));
+	EXPECT_EQ(segment_stat(id).shm_dtime, 0);
+	pid_t p = MUST(fork());
+	if (p == 0) {
+		dup2(until[0], STDIN_FILENO);
+		EXEC_ACT("read_end");
+		_exit(99);
+	}
+	char c;
+	close(executed[1]);
+	EXPECT_EQ(read(executed[0], &c, 1), 0);	/* the exec has closed it */
+	struct shmid_ds d = segment_stat(id);
+	EXPECT_EQ(d.shm_nattch, 1);
+	EXPECT_EQ(d.shm_lpid, p);
+	EXPECT(d.shm_dtime >= d.shm_atime && d.shm_dtime <= time(NULL));
+	MUST(shmdt(attached));
+	d = segment_stat(id);
+	EXPECT_EQ(d.shm_nattch, 0);
+	EXPECT_EQ(d.shm_lpid, getpid());
+	close(until[1]);
+	JOIN(p);
+}
+
 ROW(78, "exit, _exit and death by signal detach before the parent can know")
 {
 	static const int ways[] = { 0, -1, SIGKILL, SIGSEGV, SIGABRT, SIGTERM };
