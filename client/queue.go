@@ -66,12 +66,22 @@ func (q *Queue) send(ctx context.Context, typ int64, text []byte, flags int) err
 		return unix.EINVAL
 	}
 	for restarts := 0; ; restarts++ {
-		h, err := q.ready(ctx, abi.AccessWrite, restarts)
+		h, err := q.ready(ctx, 0, restarts)
 		if err != nil {
 			return err
 		}
-		if h.queue == nil {
-			_, err = q.s.broker(ctx, abi.MsgSend, text, int64(q.id), typ, int64(flags))
+		// A call that slept learns that it may not send when there is room.
+		slept := restarts > 0 && flags&int(NoWait) == 0
+		refused := h.rights&abi.AccessWrite == 0
+		if refused && !slept {
+			return unix.EACCES
+		}
+		if refused || h.queue == nil {
+			var again int64
+			if slept {
+				again = 1
+			}
+			_, err = q.s.broker(ctx, abi.MsgSend, text, int64(q.id), typ, int64(flags), again)
 		} else {
 			err = h.queue.Send(ctx, typ, text, flags)
 		}

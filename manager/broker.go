@@ -322,10 +322,22 @@ func (s *space) planSend(who *caller, req *request) (*brokered, error) {
 		return nil, unix.EINVAL
 	}
 	text, typ, flags := append([]byte(nil), req.body...), req.Arg[1], int(req.Arg[2])
+	slept := req.Arg[3] != 0
+	var refused error
 	return &brokered{
 		family: Msg, id: req.Arg[0],
-		check: func(o *object) error { return checkPermission(&o.rec, who, abi.AccessWrite) },
+		check: func(o *object) error {
+			refused = checkPermission(&o.rec, who, abi.AccessWrite)
+			if slept && flags&ipcNowait == 0 {
+				return nil // it learns so when there is room
+			}
+			return refused
+		},
 		queue: func(ctx context.Context, p *plane.Queue) error {
+			slept = true
+			if refused != nil {
+				return p.Refuse(ctx, len(text))
+			}
 			return p.Send(ctx, typ, text, flags)
 		},
 		result: func() reply { return reply{} },

@@ -78,7 +78,8 @@ const (
 	// MsgSemCtl (brokered): id, semaphore, command, value; SETALL: uint16s
 	// follow -> result; GETALL: uint16s follow.
 	MsgSemCtl = 12
-	// MsgSend (brokered): id, type, flags; text follows.
+	// MsgSend (brokered): id, type, flags, 1 if the call slept when an IPC_SET
+	// came; text follows.
 	MsgSend = 13
 	// MsgReceive (brokered): id, room in bytes, type, flags
 	// -> bytes, type; text follows.

@@ -209,6 +209,9 @@ const (
 	// SleeperDoorbell: no thread sleeps on the cell itself. Who serves it
 	// rings the doorbell of its session instead of probing a futex.
 	SleeperDoorbell = 1 << 0
+	// SenderRefused: the caller lost the right of sending while it slept, which
+	// it learns when there is room: EACCES. It has no message.
+	SenderRefused = 1 << 1
 )
 
 // OpsCell has the operations that did not fit the sleeper.
@@ -297,7 +300,7 @@ const (
 type SenderCell struct {
 	State   uint64
 	Next    uint64 // link
-	Flags   uint32 // Sleeper*
+	Flags   uint32 // Sleeper*, SenderRefused
 	Message uint32 // index + 1 of its MessageCell
 	Size    uint64
 	_       [28]uint64

@@ -309,7 +309,7 @@ func FuzzQueue(fz *testing.F) {
 		_, _, _ = a.Copy(make([]byte, 5000), 1, ipcNoWait)
 		_ = a.Stat()
 		_ = m.Rescan()
-		_ = m.Expel(func(session uint32, _ bool) bool { return session&1 == 0 })
+		_ = m.Refuse(ctx, 3000)
 		_ = m.ReapSession(3)
 		_ = m.Abandon(7)
 		_ = m.Recover()

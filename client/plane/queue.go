@@ -175,19 +175,18 @@ func (q *Queue) admit(t *transaction) {
 	for c := t.walk(senders); c.next(); {
 		cell := c.cell
 		st := q.state(cell)
-		message, ok := q.cell(q.load(cell+offFlags) >> 32)
-		if st.kind() != abi.KindSender || st.phase() != abi.CellWaiting && st.phase() != abi.CellClaimed || !ok {
+		if st.kind() != abi.KindSender || st.phase() != abi.CellWaiting && st.phase() != abi.CellClaimed {
 			continue
 		}
-		m := q.state(message)
-		if m.kind() != abi.KindMessage || m.phase() != abi.CellOwned || m.session() != st.session() {
-			continue // a damaged cell
+		message, size, ok := q.prepared(cell, st)
+		if !ok {
+			continue
 		}
 		if !t.spend(1) {
 			t.setPending(1)
 			return
 		}
-		if !q.fits(t, q.msgSize(message)) {
+		if !q.fits(t, size) {
 			continue
 		}
 		if t.full(12) && len(t.states) > 0 {
@@ -199,9 +198,28 @@ func (q *Queue) admit(t *transaction) {
 			continue
 		}
 		c.remove()
+		if message == 0 {
+			t.setState(cell, claimed, claimed.to(abi.CellDone, unix.EACCES))
+			continue
+		}
 		t.setState(cell, claimed, claimed.to(abi.CellDone, 0))
 		q.deliver(t, message, st.session())
 	}
+}
+
+// prepared is the message with which a sender sleeps, and its size; 0 is that of
+// a call that is refused. ok is false for a damaged cell.
+func (q *Queue) prepared(cell int, st state) (message, size int, ok bool) {
+	flags := q.load(cell + offFlags)
+	if flags&abi.SenderRefused != 0 {
+		return 0, int(min(q.load(cell+offSendSize), maxText)), true
+	}
+	if message, ok = q.cell(flags >> 32); !ok {
+		return 0, 0, false
+	}
+	m := q.state(message)
+	ok = m.kind() == abi.KindMessage && m.phase() == abi.CellOwned && m.session() == st.session()
+	return message, q.msgSize(message), ok
 }
 
 // rescan serves receivers for whom the queue has a message, then senders that
@@ -275,8 +293,11 @@ func (q *Queue) finish(t *transaction) {
 }
 
 // Rescan serves who can go on after an IPC_SET: senders that fit into a larger
-// msg_qbytes.
+// msg_qbytes. Those that had lost their right begin again.
 func (q *Queue) Rescan() error {
+	if err := q.recall(); err != nil {
+		return err
+	}
 	return q.locked(func(t *transaction) error {
 		q.rescan(t)
 		if err := t.commit(true); err != nil {

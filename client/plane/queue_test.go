@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"math"
+	"runtime"
 	"testing"
 	"time"
 
@@ -241,10 +242,27 @@ func TestFullQueue(t *testing.T) {
 	ok(t, <-s2)
 	a.verify(t, 3, 19)
 	f.qbytes.Store(0)
-	s3 := a.sending(t, bg, 5, "")
-	ok(t, a.Expel(func(session uint32, sender bool) bool { return sender && session == 7 }))
-	want(t, <-s3, unix.EACCES)
-	a.verify(t, 3, 19)
+	// Row 183: one that lost its right while it slept learns so when there is room.
+	refused := func() <-chan error {
+		n, done := a.inUse(), make(chan error, 1)
+		go func() { done <- a.Refuse(bg, 0) }()
+		for a.inUse() == n {
+			runtime.Gosched()
+		}
+		return done
+	}
+	r1, s3 := refused(), a.sending(t, bg, 5, "")
+	f.qbytes.Store(12)
+	if got := b.get(t, 9, 5, 0); got.err != nil {
+		t.Fatal(got)
+	}
+	want(t, <-r1, unix.EACCES)
+	ok(t, <-s3)
+	want(t, a.Refuse(bg, 0), unix.EACCES)
+	f.qbytes.Store(0)
+	r2 := refused()
+	ok(t, a.Rescan())
+	want(t, <-r2, ErrStale)
 }
 
 func TestQueueInterrupted(t *testing.T) {

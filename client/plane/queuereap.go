@@ -13,7 +13,7 @@ func (q *Queue) ReapSession(session uint32) error {
 	if err != nil {
 		return err
 	}
-	err = q.ejectAll(t, func(st state) bool { return st.session() == session }, unix.EINTR)
+	err = q.ejectAll(t, func(_ int, st state) bool { return st.session() == session }, unix.EINTR, waiters, senders)
 	if err == nil {
 		// Also if there was nothing to do: the lock was ours once, so that
 		// no transaction of the dead is under way any more.
@@ -44,22 +44,21 @@ func (q *Queue) Recover() error {
 	return q.ReapSession(q.host.Session())
 }
 
-// Expel ends with EACCES the sleepers that lose says have lost their right
-// (IPC_SET); the others sleep on. sender tells which right it is.
-func (q *Queue) Expel(lose func(session uint32, sender bool) bool) error {
+// recall has the senders that are to be refused start their calls again.
+func (q *Queue) recall() error {
 	t, err := q.begin()
 	if err != nil {
 		return err
 	}
-	err = q.ejectAll(t, func(st state) bool {
-		return st.sleeping() && lose(st.session(), st.kind() == abi.KindSender)
-	}, unix.EACCES)
+	err = q.ejectAll(t, func(cell int, _ state) bool {
+		return uint32(q.load(cell+offFlags))&abi.SenderRefused != 0
+	}, ErrStale, senders)
 	t.end()
 	return err
 }
 
-func (q *Queue) ejectAll(t *transaction, which func(st state) bool, errno unix.Errno) error {
-	for _, l := range []list{waiters, senders} {
+func (q *Queue) ejectAll(t *transaction, which func(cell int, st state) bool, errno unix.Errno, from ...list) error {
+	for _, l := range from {
 		err := t.ejectAll(l, which, errno, q.catchUp, func([]int) error { return t.commit(false) })
 		if err != nil {
 			return err

@@ -90,8 +90,8 @@ func (q *Queue) verifyWaiting() error {
 			could := false
 			if l == waiters {
 				_, could = q.search(t, uint32(q.load(c.cell+offFlags)>>32), int64(q.load(c.cell+offRecvType)))
-			} else if message, ok := q.cell(q.load(c.cell+offFlags) >> 32); ok {
-				could = q.fits(t, q.msgSize(message))
+			} else if _, size, ok := q.prepared(c.cell, q.state(c.cell)); ok {
+				could = q.fits(t, size)
 			}
 			if could {
 				return fmt.Errorf("cell %d sleeps, but could go on", q.number(c.cell))

@@ -75,7 +75,7 @@ func (s *Set) reap(session uint32, what int) error {
 
 // ejectAll takes the session's sleepers off the list.
 func (s *Set) ejectAll(t *transaction, session uint32) error {
-	of := func(st state) bool { return st.session() == session }
+	of := func(_ int, st state) bool { return st.session() == session }
 	return t.ejectAll(waiters, of, unix.EINTR, s.catchUp, func(cells []int) error {
 		for _, cell := range cells {
 			if t.limit == roomy { // SLOW for longer does no harm
@@ -217,7 +217,7 @@ func (o *object) freeAll(t *transaction, session uint32, which func(off int, st 
 
 // ejectAll takes sleepers off a list, in as many transactions as it takes, and
 // wakes those that live.
-func (t *transaction) ejectAll(l list, which func(st state) bool, errno unix.Errno,
+func (t *transaction) ejectAll(l list, which func(cell int, st state) bool, errno unix.Errno,
 	catchUp func(t *transaction) error, commit func(cells []int) error) error {
 	for {
 		var cells []int
@@ -248,10 +248,10 @@ func (t *transaction) ejectAll(l list, which func(st state) bool, errno unix.Err
 
 // eject takes sleepers off a list, whatever state they are in: they end with
 // the errno. As many as the transaction has room for; their cells.
-func (t *transaction) eject(l list, which func(st state) bool, errno unix.Errno) (cells []int, err error) {
+func (t *transaction) eject(l list, which func(cell int, st state) bool, errno unix.Errno) (cells []int, err error) {
 	for c := t.walk(l); c.next(); {
 		st := t.o.state(c.cell)
-		if !st.waits() || !which(st) {
+		if !st.waits() || !which(c.cell, st) {
 			continue
 		}
 		if len(cells) > 0 && t.full(16) {

@@ -80,8 +80,7 @@ func (q *Queue) search(t *transaction, mode uint32, asked int64) (best cursor, o
 
 // Receive is msgrcv into a buffer of room len(buf), without MSG_COPY. It
 // returns the bytes received and the message's type.
-// ENOMSG, E2BIG, EACCES (expelled), EIDRM, ErrStale, ENOMEM, and EINTR when
-// ctx ends.
+// ENOMSG, E2BIG, EIDRM, ErrStale, ENOMEM, and EINTR when ctx ends.
 func (q *Queue) Receive(ctx context.Context, buf []byte, typ int64, flags int) (n int, mtype int64, err error) {
 	if err := q.usable(); err != nil {
 		return 0, 0, err

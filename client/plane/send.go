@@ -9,8 +9,8 @@ import (
 
 // Send is msgsnd; of the flags IPC_NOWAIT counts. Checks of the length
 // against MSGMAX and of permissions are the caller's.
-// EINVAL (type below 1), EAGAIN, EACCES (expelled), EIDRM, ErrStale, ENOMEM,
-// and EINTR when ctx ends.
+// EINVAL (type below 1), EAGAIN, EIDRM, ErrStale, ENOMEM, and EINTR when ctx
+// ends.
 func (q *Queue) Send(ctx context.Context, typ int64, text []byte, flags int) error {
 	if typ < 1 {
 		return unix.EINVAL
@@ -35,6 +35,16 @@ func (q *Queue) Send(ctx context.Context, typ int64, text []byte, flags int) err
 	return err
 }
 
+// Refuse is msgsnd of a caller that lost the right of sending while it slept:
+// do_msgsnd (ipc/msg.c) looks at rights again when there is room for the
+// message. EACCES then; ErrStale after an IPC_SET, that may have changed them.
+func (q *Queue) Refuse(ctx context.Context, size int) error {
+	if err := q.usable(); err != nil {
+		return err
+	}
+	return q.sendWaiting(ctx, 0, size)
+}
+
 // sendNow sends a message that fits. errCell: it has to wait.
 func (q *Queue) sendNow(message, size int, noWait bool) error {
 	me := q.host.Session()
@@ -50,15 +60,27 @@ func (q *Queue) sendNow(message, size int, noWait bool) error {
 	})
 }
 
+// sendWaiting sends when the message fits. 0 is the message of a call that is
+// refused then.
 func (q *Queue) sendWaiting(ctx context.Context, message, size int) error {
 	c, me, waits := q.newCall(senders), q.host.Session(), false
 	defer c.close()
-	cell, err := q.makeSender(message, size, c.flags())
+	flags := c.flags()
+	if message == 0 {
+		flags |= abi.SenderRefused
+	} else {
+		flags |= q.number(message) << 32
+	}
+	cell, err := q.makeSender(size, flags)
 	if err != nil {
 		return err
 	}
 	err = q.locked(func(t *transaction) error {
-		if waits = !q.fits(t, size); !waits {
+		waits = !q.fits(t, size)
+		switch {
+		case !waits && message == 0:
+			return unix.EACCES
+		case !waits:
 			q.deliver(t, message, me)
 			return q.commitOn(t)
 		}
@@ -88,13 +110,13 @@ func (q *Queue) commitOn(t *transaction) error {
 	return nil
 }
 
-func (q *Queue) makeSender(message, size int, flags uint64) (int, error) {
+func (q *Queue) makeSender(size int, flags uint64) (int, error) {
 	cell, err := q.allocGrow(abi.KindSender)
 	if err != nil {
 		return 0, err
 	}
 	q.setNext(cell, 0)
-	q.store(cell+offFlags, q.number(message)<<32|flags)
+	q.store(cell+offFlags, flags)
 	q.store(cell+offSendSize, uint64(size))
 	return cell, nil
 }
@@ -103,8 +125,11 @@ func (q *Queue) makeSender(message, size int, flags uint64) (int, error) {
 // it fits now. It ends the call, or makes it WAITING again.
 func (q *Queue) serveSender(cell, message, size int, giveUp unix.Errno) error {
 	return q.serveSelf(cell, senders, giveUp, func(t *transaction) (unix.Errno, func()) {
-		if !q.fits(t, size) {
+		switch {
+		case !q.fits(t, size):
 			return 0, nil
+		case message == 0:
+			return unix.EACCES, func() {}
 		}
 		return 0, func() { q.deliver(t, message, q.host.Session()) }
 	})

@@ -126,16 +126,20 @@ void queue_serve_senders(struct txn *t)
 		/* Loaded once: if we were revoked, its owner may be gone with it. */
 		uint32_t message = load32(&s->message);
 		struct abi_message_cell *m = message_at(h, message);
+		bool refused = load32(&s->flags) & ABI_SENDER_REFUSED;
 
-		if (m == NULL || !waits(cell_state(state)) || !queue_fits(t, m->size) ||
-		    cell_session(load64(&m->state)) != cell_session(state)) {
+		if (refused ? !waits(cell_state(state)) || !queue_fits(t, s->size)
+			    : m == NULL || !waits(cell_state(state)) || !queue_fits(t, m->size) ||
+				      cell_session(load64(&m->state)) != cell_session(state)) {
 			prev = at;
 		} else if (t->room - t->n < 2 * RESERVE || t->served >= TXN_LOCAL - 8 || t->bell || t->hand) {
 			no_room = true;
 			break;
 		} else if (sleeper_claim(t, at)) {
-			queue_put(t, message, cell_session(state));
-			done(t, HEADER_OFF(send_head), HEADER_OFF(send_tail), prev, at, 0);
+			if (!refused)
+				queue_put(t, message, cell_session(state));
+			done(t, HEADER_OFF(send_head), HEADER_OFF(send_tail), prev, at,
+			     refused ? EACCES : 0);
 		} else {
 			prev = at;
 		}

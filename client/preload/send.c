@@ -157,11 +157,11 @@ static int send_direct(struct handle *h, struct call *c, int64_t type, const voi
 	return r;
 }
 
-static int brokered(int id, int64_t type, const void *text, size_t size, int flags)
+static int brokered(int id, int64_t type, const void *text, size_t size, int flags, bool slept)
 {
 	struct exchange x = {.request = {.kind = ABI_MSG_SEND,
 					 .len = (uint32_t)size,
-					 .arg = {id, type, flags}},
+					 .arg = {id, type, flags, slept}},
 			     .data = text};
 
 	return channel_brokered(&x);
@@ -186,10 +186,13 @@ static int do_msgsnd(struct call *c, int id, const struct user_message *msg, siz
 
 		if (h == NULL)
 			return tries ? -EIDRM : r;
-		if (!(h->rights & ABI_ACCESS_WRITE))
+		/* A call that slept learns that it may not send when there is room. */
+		bool slept = tries != 0 && !(flags & IPC_NOWAIT);
+		bool refused = !(h->rights & ABI_ACCESS_WRITE);
+		if (refused && !slept)
 			return -EACCES;
-		if (h->mem == NULL)
-			return brokered(id, type, msg->text, size, flags);
+		if (refused || h->mem == NULL)
+			return brokered(id, type, msg->text, size, flags, slept);
 		r = send_direct(h, c, type, msg->text, size, flags);
 		if ((r == -EIDRM || r == -SERVED_MOVED) && object_gone(h, &tries) == 0)
 			continue;

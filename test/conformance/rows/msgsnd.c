@@ -319,6 +319,69 @@ ROW(183, "permission is checked again when a sleeping sender tries again")
 	EXPECT_EQ(queue_stat(q).msg_qnum, 0);
 }
 
+static void set_mode(int q, int mode)
+{
+	struct msqid_ds d = queue_stat(q);
+	d.msg_perm.mode = (unsigned short)mode;
+	MUST(msgctl(q, IPC_SET, &d));
+}
+
+/* A stranger who sleeps in msgsnd, then loses its right, and expects this errno, or success for 0. */
+static pid_t excluded(int q, int mode, int want_errno)
+{
+	pid_t p;
+	set_mode(q, mode);
+	CHILD(p) {
+		become(STRANGER, STRANGER);
+		on_signal(SIGUSR1, no_op, SA_RESTART);
+		ready(MSG, q);
+		if (want_errno)
+			EXPECT_ERR(send_size(q, 7, 10, 0), want_errno);
+		else
+			EXPECT_OK(send_size(q, 7, 10, 0));
+	}
+	UNTIL_ASLEEP(p);
+	set_mode(q, 0600);
+	EXPECT_STILL_ASLEEP(p);
+	return p;
+}
+
+ROW(183, "which is when there is room: a sender that IPC_SET excludes sleeps on until then")
+{
+	NEED_ROOT();
+	static const int modes[] = { 0666, 0622 };	/* who can only write does so in another way */
+	for (int i = 0; i < 2; i++) {
+		int q = full_queue();
+		struct message m;
+		pid_t p = excluded(q, modes[i], EACCES);
+		set_qbytes(q, 200);
+		JOIN(p);
+		set_qbytes(q, 100);
+		p = excluded(q, modes[i], EINTR);
+		kill(p, SIGUSR1);
+		JOIN(p);
+		p = excluded(q, modes[i], 0);
+		set_mode(q, modes[i]);	/* it has its right again */
+		EXPECT_STILL_ASLEEP(p);
+		EXPECT_EQ_OR_ERRNO(receive(q, &m, 0, 0), 100);
+		JOIN(p);
+		EXPECT_EQ(queue_stat(q).msg_lspid, p);
+		EXPECT_OK(send_size(q, 1, 90, 0));
+		pid_t out = excluded(q, modes[i], EACCES), in;
+		CHILD(in) {	/* behind it, and goes first */
+			ready(MSG, q);
+			EXPECT_OK(send_size(q, 8, 90, 0));
+		}
+		UNTIL_ASLEEP(in);
+		EXPECT_EQ_OR_ERRNO(receive(q, &m, 1, 0), 90);
+		JOIN(out);
+		JOIN(in);
+		p = excluded(q, modes[i], EIDRM);
+		MUST(msgctl(q, IPC_RMID, NULL));
+		JOIN(p);
+	}
+}
+
 ROW(184, "a success sets stime and lspid")
 {
 	int q = new_queue();
