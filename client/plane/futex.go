@@ -1,3 +1,5 @@
+//go:build !explore
+
 package plane
 
 import (
@@ -12,10 +14,6 @@ const (
 	futexWait = 0
 	futexWake = 1
 )
-
-// far stands for no time-out: FUTEX_WAIT with one is not restarted behind our
-// back, and waking once in that time costs nothing.
-const far = 24 * time.Hour
 
 // wait sleeps while *word is value, for the duration at most.
 // EINTR and EAGAIN are no news for the caller, who looks at the word again.

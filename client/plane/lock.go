@@ -1,7 +1,6 @@
 package plane
 
 import (
-	"runtime"
 	"time"
 
 	"github.com/ipcspace/ipcspace/client/abi"
@@ -149,30 +148,13 @@ func (t *transaction) lock() error {
 		}
 		if w != seen {
 			seen, since = w, time.Now()
-		} else if step%16 == 0 && time.Since(since) > patience {
+		} else if impatient(step, since) {
 			o.settle(w)
 			continue
 		}
 		pause(step)
 	}
 	return unix.EIO
-}
-
-var manyCPUs = runtime.GOMAXPROCS(0) > 1 && runtime.NumCPU() > 1
-
-// pause lets the time of one step pass in a loop that waits for another.
-func pause(step int) {
-	switch {
-	case manyCPUs && step < 100:
-		relax()
-	case step < 256:
-		// Who has what we wait for is a process that lost its CPU, or a
-		// goroutine of ours.
-		runtime.Gosched()
-		_, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
-	default:
-		time.Sleep(20 * time.Microsecond) //nolint:forbidigo // a lock has no event: its holder may be stopped
-	}
 }
 
 // holds says whether the lock is still ours. A true answer vouches for what

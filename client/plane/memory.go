@@ -30,7 +30,7 @@ func (m *memory) load(off int) uint64 {
 	if !m.inside(off) {
 		return 0
 	}
-	return atomic.LoadUint64(m.word(off))
+	return m.fetch(off)
 }
 
 // store is for words that nobody looks at until a compare-and-swap has led
@@ -38,12 +38,12 @@ func (m *memory) load(off int) uint64 {
 // which orders nothing.
 func (m *memory) store(off int, v uint64) {
 	if m.inside(off) {
-		*m.word(off) = v
+		m.put(off, v)
 	}
 }
 
 func (m *memory) cas(off int, old, new uint64) bool {
-	return m.inside(off) && atomic.CompareAndSwapUint64(m.word(off), old, new)
+	return m.inside(off) && m.swap(off, old, new)
 }
 
 // futex is the low half of the word at off, nil if it is outside.

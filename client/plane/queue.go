@@ -292,6 +292,13 @@ func (q *Queue) finish(t *transaction) {
 	}
 }
 
+// goOn is Set.goOn.
+func (q *Queue) goOn() {
+	if q.load(offPending)&1 != 0 {
+		_ = q.locked(func(*transaction) error { return nil })
+	}
+}
+
 // Rescan serves who can go on after an IPC_SET: senders that fit into a larger
 // msg_qbytes. Those that had lost their right begin again.
 func (q *Queue) Rescan() error {

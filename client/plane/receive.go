@@ -165,6 +165,7 @@ func (q *Queue) receiveWaiting(ctx context.Context, mode uint32, asked int64, ro
 		if err = c.sleep(ctx); err == nil {
 			message, _ = q.cell(q.load(cell + offRecvMessage))
 		}
+		q.goOn()
 	}
 	q.release(cell)
 	return message, err

@@ -68,6 +68,14 @@ func (s *Set) finish(t *transaction) {
 	}
 }
 
+// goOn is for a call that was served: what is pending was left by who served it,
+// and who may be stopped since. All others that it is for are asleep.
+func (s *Set) goOn() {
+	if s.load(offPending)&1 != 0 {
+		_ = s.locked(func(*transaction) error { return nil })
+	}
+}
+
 func (t *transaction) setPending(flag uint64) {
 	if w := t.get(offPending); w&1 != flag {
 		t.put(offPending, w, (w>>1+1)<<1|flag)

@@ -187,6 +187,7 @@ func (s *Set) waiting(ctx context.Context, tr *trial, ops []abi.SemOp, deadline 
 	if err = c.sleep(ctx); err == nil {
 		s.setTime(offOTime)
 	}
+	s.goOn()
 	s.freeSleeper(cell)
 	return err
 }

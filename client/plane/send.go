@@ -95,6 +95,7 @@ func (q *Queue) sendWaiting(ctx context.Context, message, size int) error {
 		c.serve = func(giveUp unix.Errno) error { return q.serveSender(cell, message, size, giveUp) }
 		c.leave = func() error { return q.leave(senders, cell) }
 		err = c.sleep(ctx)
+		q.goOn()
 	}
 	q.release(cell)
 	return err

@@ -12,6 +12,10 @@ import (
 
 const offFlags = int(unsafe.Offsetof(abi.SleeperCell{}.Flags)) // of all that wait
 
+// far stands for no time-out: FUTEX_WAIT with one is not restarted behind our
+// back, and waking once in that time costs nothing.
+const far = 24 * time.Hour
+
 // claim makes a waiting call's cell the transaction's to change: while the
 // lock is held, nobody else changes a CLAIMED state.
 //

@@ -15,10 +15,6 @@ const (
 	logEntrySize  = int(unsafe.Sizeof(abi.LogEntry{}))
 )
 
-// roomy is how many entries a transaction gathers before it leaves further
-// sleepers to the next one.
-const roomy = 27 * abi.LogEntries
-
 // transaction is one call's use of the lock, see ARCHITECTURE.md. The pattern:
 //
 //	lock; get and put; commit or unlock

@@ -269,18 +269,24 @@ static int serve_rest(struct txn *t)
 	return commit(t);
 }
 
+void queue_rest(struct txn *t)
+{
+	while (is_pending(t) && txn_lock(t) == 0) {
+		if (!is_pending(t)) {
+			txn_abort(t);
+			return;
+		}
+		if (serve_rest(t) == -ENOMEM)
+			return;
+	}
+}
+
 int queue_commit(struct txn *t)
 {
 	int r = commit(t);
 
-	while (r == 0 && is_pending(t) && txn_lock(t) == 0) {
-		if (!is_pending(t)) {
-			txn_abort(t);
-			break;
-		}
-		if (serve_rest(t) == -ENOMEM)
-			break;
-	}
+	if (r == 0)
+		queue_rest(t);
 	return r;
 }
 

@@ -80,5 +80,8 @@ bool type_matches(uint32_t mode, int64_t wanted, int64_t type);
 int queue_lock(struct txn *t);
 /* Commits, and notes who sent and received last. */
 int queue_commit(struct txn *t);
+/* Goes on with what is Pending, for one that has committed, or was served: who
+ * served it may be stopped since. */
+void queue_rest(struct txn *t);
 
 #endif

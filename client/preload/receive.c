@@ -227,7 +227,6 @@ static int receive_direct(struct handle *h, struct call *c, const struct wanted 
 			break;
 		}
 	}
-	txn_done(&t);
 	if (cell == 0)
 		cell = spare;
 	uint64_t end = wait_leave(h, c, cell);
@@ -236,7 +235,9 @@ static int receive_direct(struct handle *h, struct call *c, const struct wanted 
 		handle_room(h);
 		if (r == 0)
 			*message = handed_over(h, cell);
+		queue_rest(&t);
 	}
+	txn_done(&t);
 	cell_release(h, cell);
 	c->thread->wait_cell = 0;
 	return r;

@@ -256,12 +256,14 @@ static int with_lock(struct handle *h, struct call *c, const struct want *want)
 			break;
 		}
 	}
-	txn_done(&t);
 	if (cell == 0)
 		cell = spare;
 	uint64_t end = wait_leave(h, c, cell);
-	if (cell_state(end) == ABI_CELL_DONE)
+	if (cell_state(end) == ABI_CELL_DONE) {
 		r = -(int)cell_errno(end);
+		scan_rest(&t); /* who served this one may be stopped since */
+	}
+	txn_done(&t);
 	cell_release(h, cell);
 	c->thread->wait_cell = 0;
 	return r;

@@ -142,12 +142,14 @@ static int send_direct(struct handle *h, struct call *c, int64_t type, const voi
 			break;
 		}
 	}
-	txn_done(&t);
 	if (cell == 0)
 		cell = spare;
 	uint64_t end = wait_leave(h, c, cell);
-	if (cell_state(end) == ABI_CELL_DONE)
+	if (cell_state(end) == ABI_CELL_DONE) {
 		r = -(int)cell_errno(end);
+		queue_rest(&t);
+	}
+	txn_done(&t);
 	if (cell_state(end) == ABI_CELL_OWNED) /* the message is this call's, not the waiter's */
 		((struct abi_sender_cell *)cell_at(h, cell - 1))->message = 0;
 	cell_release(h, cell);

@@ -18,6 +18,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/msg.h>
+#include <sys/prctl.h>
 #include <sys/sem.h>
 #include <sys/shm.h>
 #include <sys/wait.h>
@@ -35,6 +36,7 @@ static struct shared {
 	volatile int got;	   /* messages that it received whole */
 	volatile int helped;	   /* the helper's operation is over: errno + 1 */
 	volatile int helper_got;
+	volatile int went_on;	   /* of two helpers */
 	char name[64];		   /* of the step */
 } *shared;
 
@@ -311,6 +313,31 @@ static void after_nothing(bool h, bool c)
 static int help_unit(void) { return op(2, -1, 0); }
 static int help_multi_unit(void) { return op2(2, -1, 0, -1, 0); }
 static int do_give(void) { return op(2, 1, 0); }
+static int do_give_two(void) { return op(2, 2, 0); }
+/* Two helpers sleep in the same operation. */
+static int two(int (*operation)(void))
+{
+	pid_t other = fork();
+
+	if (other == 0)
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+	int r = operation();
+	__sync_fetch_and_add(&shared->went_on, 1);
+	if (other == 0)
+		_exit(r);
+	int status = 0;
+	waitpid(other, &status, 0);
+	return r ? r : status;
+}
+static int help_two_units(void) { return two(help_unit); }
+/* Where one could go on, so can the other, whatever became of who let them. */
+static void both_go_on(void)
+{
+	for (int i = 0; i < 25 && !shared->went_on; i++)
+		nap(200);
+	if (shared->went_on)
+		SOON("the second", shared->went_on == 2);
+}
 static int do_setval(void) { return semctl(set, 2, SETVAL, 1) < 0 ? errno : 0; }
 static int do_setall(void)
 {
@@ -349,6 +376,14 @@ static void after_stopped(bool h, bool c)
 {
 	kill(helper, SIGCONT);
 	after_give(h, c);
+}
+static void after_give_two(bool h, bool c)
+{
+	if (!(c && h) && !shared->went_on && TIMED(op(2, 2, 0)) != 0)
+		wrong("semop: %m");
+	SOON("wake-up of both", shared->helped != 0);
+	if (shared->helped != 1 || value(2) != 0)
+		wrong("helper %d, value %d", shared->helped - 1, value(2));
 }
 static void after_give_look(bool h, bool c)
 {
@@ -576,6 +611,21 @@ static void after_room(bool h, bool c)
 		wrong("helper %d, or its message is not there", shared->helped - 1);
 }
 
+#define HALF 1500
+static int help_half(void) { return send(1, HALF, 0); }
+static int help_two_send(void) { return two(help_half); }
+static void after_room_for_two(bool h, bool c)
+{
+	(void)h;
+	int n = count(2, LONG) + shared->got;
+
+	if (n > 1 || (c && n != 1))
+		wrong("%d messages, of these the victim's %d", n, shared->got);
+	SOON("room", shared->helped != 0);
+	if (shared->helped != 1 || count(1, HALF) != 2)
+		wrong("helper %d, or its messages are not there", shared->helped - 1);
+}
+
 static long attaches(void)
 {
 	struct shmid_ds ds;
@@ -627,6 +677,7 @@ static const struct scenario scenarios[] = {
 	{"semtimedop, undo", 0, NULL, NULL, do_timeout, NULL, after_nothing},
 	{"semop wakes", 0, NULL, help_unit, do_give, NULL, after_give},
 	{"semop wakes one of two", 0, NULL, help_multi_unit, do_give, NULL, after_give},
+	{"semop wakes two", 0, NULL, help_two_units, do_give_two, both_go_on, after_give_two},
 	{"SETVAL wakes", 0, NULL, help_unit, do_setval, NULL, after_give},
 	{"SETALL wakes", 0, NULL, help_unit, do_setall, NULL, after_give},
 	{"semop wakes a stopped one", 0, NULL, help_stopped, do_give, NULL, after_stopped},
@@ -650,6 +701,7 @@ static const struct scenario scenarios[] = {
 	{"msgrcv, MSG_COPY", 1, put_long, NULL, do_copy, NULL, after_look},
 	{"msgrcv sleeps", 1, NULL, NULL, do_receive, give_short, after_receive},
 	{"msgrcv makes room", 1, put_full, help_send, do_receive, NULL, after_room},
+	{"msgrcv makes room for two", 1, put_full, help_two_send, do_receive, both_go_on, after_room_for_two},
 	{"msgrcv, removed", 1, NULL, NULL, do_receive, remove_queue, after_removal},
 	{"shmat, shmdt", 2, NULL, NULL, do_attach, NULL, after_segment},
 	{"fork with a segment", 2, NULL, NULL, do_fork, NULL, after_segment},
@@ -798,7 +850,7 @@ static bool one(const struct scenario *s, enum action a, int k)
 		for (int i = 0, n = 0; i < 20000 && n < 3; i++, nap(50))
 			n = asleep(helper) ? n + 1 : 0;
 		if (set >= 0 && s->help != help_committed && s->help != help_locked)
-			SOON("helper's sleep", semctl(set, 2, GETNCNT) == 1);
+			SOON("helper's sleep", semctl(set, 2, GETNCNT) == 1 + (s->help == help_two_units));
 		if (s->help == help_stopped) {
 			kill(helper, SIGSTOP);
 			for (int i = 0; i < 20000 && !asleep(helper); i++)
