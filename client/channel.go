@@ -46,6 +46,9 @@ func (r *reply) close() {
 	r.fds = nil
 }
 
+// away tells whether a manager that ends has done nothing: the next one is to be asked.
+func (r *reply) away() bool { return unix.Errno(r.Errno) == unix.ECONNRESET }
+
 // errHungUp says that a connection ended: the manager is restarted, or gone.
 var errHungUp = errors.New("manager hung up")
 

@@ -49,8 +49,9 @@
 //
 // Killing the manager disturbs no call that needs no message; those that do
 // wait for the next manager (30 s, or as long as their context allows), which
-// goes on with the objects and sessions that are there. Only a call that the
-// manager was doing in the caller's place ends with unix.ECONNRESET.
+// goes on with the objects and sessions that are there. Only a call that
+// the manager was doing in the caller's place ends with unix.ECONNRESET; not if
+// the manager was ended, as for an upgrade: the next one does it then.
 //
 // # Processes and goroutines
 //

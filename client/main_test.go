@@ -108,9 +108,9 @@ type managerProcess struct {
 
 func (m *managerProcess) dir() string { return filepath.Join(m.root, "spaces", "test") }
 
-// start starts it and waits until it serves.
-func (m *managerProcess) start() error {
-	m.cmd = role("manager", m.root)
+// start starts it and waits until it serves. With "lasting", the space stays when it ends.
+func (m *managerProcess) start(how ...string) error {
+	m.cmd = role("manager", append([]string{m.root}, how...)...)
 	var err error
 	if m.in, err = m.cmd.StdinPipe(); err != nil {
 		return err
@@ -133,7 +133,7 @@ func (m *managerProcess) kill() {
 	_ = m.cmd.Wait()
 }
 
-// end ends it, and the space with it.
+// end ends it, and the space with it unless that is lasting.
 func (m *managerProcess) end() {
 	_ = m.in.Close()
 	_ = m.cmd.Wait()
@@ -146,7 +146,7 @@ func managerRole() {
 		library = ""
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError}))
-	m, err := manager.New(manager.Config{Root: os.Args[1], Library: library, Log: log, Ephemeral: true})
+	m, err := manager.New(manager.Config{Root: os.Args[1], Library: library, Log: log, Ephemeral: len(os.Args) == 2})
 	if err == nil {
 		_, err = m.CreateSpace(bg, manager.SpaceConfig{Name: "test", Size: 1 << 30})
 	}

@@ -1,6 +1,7 @@
 package client_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -26,6 +27,12 @@ func init() {
 	roles["hold"] = hold
 	roles["share"] = share
 	roles["nobody"] = nobody
+	roles["wait"] = func() {
+		s, err := client.Open(bg)
+		do(err)
+		do(s.SetByID(idOf(1)).Op(bg, client.Zero(0)))
+	}
+	roles["make"] = makeUntilZero
 	roles["opens"] = func() {
 		s, err := client.Open(bg)
 		do(err)
@@ -166,16 +173,7 @@ func TestPermissions(t *testing.T) {
 	check(t, err)
 	defer a.Close()
 	a.Bytes()[0] = 'r'
-	// The binary may stand where another user may not look.
-	check(t, os.Chmod(testManager.root, 0o755))
-	exe := filepath.Join(testManager.root, "client.test")
-	self, err := os.ReadFile("/proc/self/exe")
-	check(t, err)
-	check(t, os.WriteFile(exe, self, 0o755))
-	cmd := role("nobody", strconv.Itoa(set.ID()), strconv.Itoa(queue.ID()), strconv.Itoa(g.ID()))
-	cmd.Path = exe
-	cmd.Dir = "/"
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	cmd := asNobody(t, role("nobody", strconv.Itoa(set.ID()), strconv.Itoa(queue.ID()), strconv.Itoa(g.ID())))
 	if out, err := cmd.Output(); err != nil || string(out) != "fine\n" {
 		t.Fatalf("%s, %v", out, err)
 	}
@@ -184,6 +182,95 @@ func TestPermissions(t *testing.T) {
 	if err != nil || typ != 3 || string(buf[:n]) != "brokered" {
 		t.Fatal(typ, string(buf[:n]), err)
 	}
+}
+
+// asNobody makes a command another user's. Its program may stand where that user may not look.
+func asNobody(t testing.TB, cmd *exec.Cmd) *exec.Cmd {
+	t.Helper()
+	check(t, os.Chmod(testManager.root, 0o755))
+	program, err := os.ReadFile(cmd.Path)
+	check(t, err)
+	f, err := os.CreateTemp(testManager.root, "program-")
+	check(t, err)
+	t.Cleanup(func() { _ = os.Remove(f.Name()) })
+	_, err = f.Write(program)
+	check(t, err)
+	check(t, f.Chmod(0o755))
+	check(t, f.Close())
+	cmd.Path, cmd.Dir = f.Name(), "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	return cmd
+}
+
+// makeUntilZero makes and removes queues while a set that it may read is not 0.
+func makeUntilZero() {
+	s, err := client.Open(bg)
+	do(err)
+	set := s.SetByID(idOf(1))
+	for {
+		v, err := set.Value(0)
+		do(err)
+		if v == 0 {
+			return
+		}
+		q, err := s.Queue(bg, client.Private, client.Create(0o600))
+		do(err)
+		do(q.Remove(bg))
+	}
+}
+
+// A manager that is ended, as for an upgrade, fails no call: what it has not done the next one does,
+// also for those who sleep in its arms because they have only part of the rights.
+func TestManagerUpgrades(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root, to become another user")
+	}
+	needsLibrary(t)
+	testManager.kill()
+	check(t, testManager.start("lasting"))
+	t.Cleanup(func() {
+		testManager.end()
+		check(t, testManager.start())
+	})
+	s := open(t)
+	set, err := s.Set(bg, client.Private, 1, client.Create(0o644))
+	check(t, err)
+	defer set.Remove(bg)
+	check(t, set.SetValue(0, 1))
+	id := strconv.Itoa(set.ID())
+	program := compile(t, "testdata/upgrade.c")
+	var work sync.WaitGroup
+	for name, cmd := range map[string]*exec.Cmd{
+		"C, asleep": withLibrary(exec.Command(program, "wait", id)), "C": withLibrary(exec.Command(program, "make", id)),
+		"Go, asleep": role("wait", id), "Go": role("make", id),
+	} {
+		cmd, output := asNobody(t, cmd), &bytes.Buffer{}
+		cmd.Stdout, cmd.Stderr = output, output
+		check(t, cmd.Start())
+		work.Go(func() {
+			if err := cmd.Wait(); err != nil {
+				t.Errorf("%s: %v: %s", name, err, output)
+			}
+		})
+	}
+	for range 20 {
+		time.Sleep(50 * time.Millisecond)
+		testManager.end()
+		check(t, testManager.start("lasting"))
+	}
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		n, err := set.WaitingForZero(0)
+		check(t, err)
+		if n == 2 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Errorf("%d of 2 wait for zero", n)
+			break
+		}
+	}
+	check(t, set.SetValue(0, 0))
+	work.Wait()
 }
 
 // Killing the manager disturbs nothing that takes no message, and what takes

@@ -266,6 +266,9 @@ func (s *session) call(ctx context.Context, kind uint32, body []byte, args ...in
 			return nil, err
 		}
 		r, err := c.ask(ctx, seq, q)
+		if err == nil && r.away() {
+			err = errHungUp
+		}
 		if !errors.Is(err, errHungUp) {
 			if err == nil && r.Errno != 0 {
 				r.close()
@@ -300,6 +303,20 @@ func (s *session) tell(ctx context.Context, kind uint32, args ...int64) (int64, 
 // process has only part of the rights. When ctx ends the call is cancelled: it
 // ends with EINTR, or with what it has come to before.
 func (s *session) broker(ctx context.Context, kind uint32, body []byte, args ...int64) (*reply, error) {
+	for {
+		r, err := s.brokerOnce(ctx, &request{kind, args, body})
+		if !errors.Is(err, errHungUp) && (err != nil || !r.away()) {
+			return r, err
+		}
+		if ctx.Err() != nil {
+			return nil, unix.EINTR
+		}
+	}
+}
+
+// brokerOnce asks the manager that is there now. errHungUp, or an answer that it is away: it has done
+// nothing.
+func (s *session) brokerOnce(ctx context.Context, q *request) (*reply, error) {
 	if err := s.takeTurn(ctx); err != nil {
 		return nil, err
 	}
@@ -311,10 +328,10 @@ func (s *session) broker(ctx context.Context, kind uint32, body []byte, args ...
 		return nil, err
 	}
 	seq := s.nextSeq()
-	ch, err := c.post(seq, &request{kind, args, body})
+	ch, err := c.post(seq, q)
 	if err != nil {
 		s.conn.CompareAndSwap(c, nil)
-		return nil, unix.ECONNRESET
+		return nil, err
 	}
 	done := ctx.Done()
 	for {
@@ -326,6 +343,10 @@ func (s *session) broker(ctx context.Context, kind uint32, body []byte, args ...
 					return nil, ErrClosed
 				}
 				return nil, unix.ECONNRESET // done or not: the manager that knew went away
+			}
+			if r.away() {
+				s.conn.CompareAndSwap(c, nil)
+				return r, nil
 			}
 			if r.Errno != 0 {
 				r.close()

@@ -56,7 +56,7 @@ func (s *space) broker(c *channel, req *request) reply {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed || x.dead {
-		return reply{errno: unix.ECONNRESET, hangUp: true}
+		return away
 	}
 	if _, twice := x.calls[req.Seq]; twice {
 		return reply{errno: unix.EINVAL, hangUp: true}
@@ -85,9 +85,11 @@ func (s *space) broker(c *channel, req *request) reply {
 			_ = guarded(bell.End)
 		}
 		s.calls--
+		s.answers.Add(1)
 		s.m.calls.Add(-1)
 		s.mu.Unlock()
 		_ = c.send(kind, seq, &r)
+		s.answers.Add(-1)
 	})
 	return reply{later: true}
 }
@@ -124,7 +126,10 @@ func (s *space) carryOut(ctx context.Context, x *session, o *object, b *brokered
 		o.release()
 		if !errors.Is(err, plane.ErrStale) {
 			s.mu.Unlock()
-			if err != nil {
+			switch {
+			case errors.Is(err, unix.EINTR) && s.ctx.Err() != nil:
+				return away // it slept, and is off the list
+			case err != nil:
 				return refuse(err)
 			}
 			return b.result()

@@ -31,6 +31,7 @@ type channel struct {
 	mu   sync.Mutex    // guards what follows; held for moments only
 	conn *net.UnixConn // before hello
 	fd   int           // after it; -1: none
+	last bool          // it ends when what has come is answered
 	over bool
 }
 
@@ -119,6 +120,16 @@ func (c *channel) close() {
 	}
 }
 
+// finish takes no more requests. The client learns that at once, so it knows which were none.
+func (c *channel) finish() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.last = true
+	if c.fd >= 0 {
+		_ = unix.Shutdown(c.fd, unix.SHUT_RD)
+	}
+}
+
 // drop cleans up after a channel that is over.
 func (c *channel) drop() {
 	c.close()
@@ -204,6 +215,9 @@ func (c *channel) adopt(raw syscall.RawConn) error {
 	c.fd = fd
 	_ = c.conn.Close()
 	c.conn = nil
+	if c.last {
+		_ = unix.Shutdown(c.fd, unix.SHUT_RD)
+	}
 	if c.over {
 		return net.ErrClosed
 	}
@@ -357,6 +371,9 @@ func (c *channel) send(kind, seq uint32, r *reply) error {
 		}
 	}
 }
+
+// away is the answer of a manager that ends to what it has done nothing of: the client asks the next.
+var away = reply{errno: unix.ECONNRESET, hangUp: true}
 
 func failed(errno unix.Errno) reply { return reply{errno: errno} }
 

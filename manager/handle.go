@@ -22,7 +22,7 @@ func (s *space) handle(c *channel, req *request) reply {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed || x.dead {
-		return reply{errno: unix.ECONNRESET, hangUp: true}
+		return away
 	}
 	switch req.Kind {
 	case abi.MsgSpare:

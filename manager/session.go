@@ -79,7 +79,7 @@ func (s *space) hello(c *channel, req *request) reply {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
-		return reply{errno: unix.ECONNRESET, hangUp: true}
+		return away
 	}
 	var x *session
 	switch {

@@ -48,9 +48,10 @@ type space struct {
 	segments map[uint64]*object               // by serial
 	sessions map[uint32]*session
 	process  map[processID][]*session
-	numbers  []uint32 // session numbers that may be given out
-	mapped   int      // control files mapped
-	calls    int      // brokered calls under way
+	numbers  []uint32     // session numbers that may be given out
+	mapped   int          // control files mapped
+	calls    int          // brokered calls under way
+	answers  atomic.Int32 // of those that are over
 	settling *time.Timer
 	settleAt time.Time         // when
 	asked    atomic.Int64      // when the space was last asked for, ns since 1970
@@ -282,6 +283,18 @@ func (s *space) end() {
 	if s.channels != nil {
 		s.channels.close()
 	}
+	s.within(time.Second, func() bool { return s.calls == 0 && s.answers.Load() == 0 })
+	for _, c := range open {
+		c.finish()
+	}
+	s.within(time.Second, func() bool {
+		for _, x := range s.sessions {
+			if len(x.channels) > 0 {
+				return false
+			}
+		}
+		return true
+	})
 	for _, c := range open {
 		c.close()
 	}
@@ -296,6 +309,18 @@ func (s *space) end() {
 		x.unmap()
 	}
 	s.unmap()
+}
+
+// within waits until what is asked with space.mu held is so, or the time is over.
+func (s *space) within(d time.Duration, so func() bool) {
+	for deadline := time.Now().Add(d); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		s.mu.Lock()
+		is := so()
+		s.mu.Unlock()
+		if is {
+			return
+		}
+	}
 }
 
 func (s *space) unmap() {

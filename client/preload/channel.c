@@ -343,33 +343,43 @@ static long hello(int fd, struct exchange *x)
 	return r;
 }
 
+/* A connection on which HELLO was answered, by x, or -errno. */
+static long greeted(struct exchange *x)
+{
+	int64_t begun = now_monotonic();
+
+	for (;;) {
+		long fd = rendezvous();
+		if (fd < 0)
+			return fd;
+		long r = hello((int)fd, x);
+		if (r == 0)
+			return fd;
+		close_fds(x);
+		SYS1(__NR_close, fd);
+		/* The manager went away while we talked to it. */
+		if ((r != -ECONNRESET && r != -EPIPE) || now_monotonic() - begun >= patience())
+			return r;
+	}
+}
+
 int channel_open(void)
 {
 	int64_t begun = now_monotonic();
 	struct exchange x;
-	long fd, r;
+	long fd;
 
 	do {
-		fd = rendezvous();
-		if (fd < 0)
-			return (int)fd;
-		r = hello((int)fd, &x);
-		if (r < 0) {
-			close_fds(&x);
-			SYS1(__NR_close, fd);
-		}
-		if (r == -ESRCH && session.page != NULL) {
+		fd = greeted(&x);
+		if (fd == -ESRCH && session.page != NULL) {
 			/* The manager took this process for dead: a new session. */
 			room_give_page(session.page);
 			session.page = NULL;
 			session.number = 0;
-			continue;
 		}
-		/* The manager went away while we talked to it. */
-	} while (r < 0 && (r == -ESRCH || r == -ECONNRESET || r == -EPIPE) &&
-		 now_monotonic() - begun < patience());
-	if (r < 0)
-		return (int)r;
+	} while (fd == -ESRCH && now_monotonic() - begun < patience());
+	if (fd < 0)
+		return (int)fd;
 
 	struct abi_session_page *page = x.nfds == 3 ? map_page(x.fds[2]) : NULL;
 	if (page == NULL) {
@@ -453,12 +463,12 @@ static long call(void *exchange)
 			do
 				r = receive_reply(control.channel, x);
 			while (r == -EINTR);
-			if (r > 0) {
+			if (r > 0 && x->reply.errno != ECONNRESET) {
 				r = -(long)x->reply.errno;
 				break;
 			}
 		}
-		if (r != 0 && r != -ECONNRESET && r != -EPIPE && r != -ENOTCONN)
+		if (r < 0 && r != -ECONNRESET && r != -EPIPE && r != -ENOTCONN)
 			break;
 		/* The manager went away: the same request under the same number
 		 * is carried out once, whichever of the two managers does it. */
@@ -494,7 +504,8 @@ int channel_simple(uint32_t kind, int64_t a0, int64_t a1, int64_t a2, int64_t a3
 	return r;
 }
 
-int channel_brokered(struct exchange *x)
+/* -ERESTART: the manager ends and has done nothing; the next one will. */
+static long brokered(struct exchange *x, int64_t deadline)
 {
 	struct exchange greeting;
 	struct abi_request cancel = {.kind = ABI_MSG_CANCEL};
@@ -502,23 +513,22 @@ int channel_brokered(struct exchange *x)
 	long r;
 
 	control_lock();
-	long fd = rendezvous();
+	long fd = greeted(&greeting);
 	if (fd >= 0) {
-		r = hello((int)fd, &greeting);
 		close_fds(&greeting);
-		if (r < 0)
-			SYS1(__NR_close, fd);
-		else
-			fd = fd_move((int)fd);
-	} else {
-		r = fd;
+		fd = fd_move((int)fd);
 	}
 	x->request.seq = ++control.seq;
 	cancel.seq = ++control.seq;
 	control_unlock();
-	if (fd < 0 || r < 0)
-		return (int)(fd < 0 ? fd : r);
+	if (fd < 0)
+		return fd;
 
+	if (deadline >= 0) {
+		int64_t left = deadline - now_monotonic();
+
+		x->request.arg[2] = left > 0 ? left : 0;
+	}
 	x->request.tid = thread_id();
 	cancel.tid = x->request.tid;
 	cancel.arg[0] = x->request.seq;
@@ -527,8 +537,11 @@ int channel_brokered(struct exchange *x)
 	struct timespec64 hour = {3600, 0};
 	SYS5(__NR_setsockopt, fd, SOL_SOCKET, SO_RCVTIMEO_NEW, &hour, sizeof hour);
 	r = send_request((int)fd, &x->request, x->data);
+	if (r == -EPIPE || r == -ECONNRESET || r == -ENOTCONN)
+		r = -ERESTART; /* it did not come there */
+	/* Should a cancel not come there, the answer or the end is on its way. */
 	if (r == 0 && call_disturbed()) {
-		r = send_request((int)fd, &cancel, NULL);
+		send_request((int)fd, &cancel, NULL);
 		cancelled = true;
 	}
 	while (r == 0) {
@@ -538,13 +551,25 @@ int channel_brokered(struct exchange *x)
 			continue;
 		if (got == -EINTR) {
 			if (!cancelled)
-				r = send_request((int)fd, &cancel, NULL);
+				send_request((int)fd, &cancel, NULL);
 			cancelled = true;
 			continue;
 		}
 		r = got > 0 ? -(long)x->reply.errno : got == 0 ? -ECONNRESET : got;
+		if (got > 0 && r == -ECONNRESET)
+			r = cancelled ? -EINTR : -ERESTART;
 		break;
 	}
 	SYS1(__NR_close, fd);
+	return r;
+}
+
+int channel_brokered(struct exchange *x, int64_t deadline)
+{
+	long r;
+
+	do
+		r = brokered(x, deadline);
+	while (r == -ERESTART);
 	return (int)r;
 }

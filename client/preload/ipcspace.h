@@ -218,8 +218,8 @@ int channel_call(struct exchange *x);
 int channel_simple(uint32_t kind, int64_t a0, int64_t a1, int64_t a2, int64_t a3, int64_t *val);
 
 /* A brokered call that may sleep: on a connection of its own, ended by a
- * handler's signal. */
-int channel_brokered(struct exchange *x);
+ * handler's signal. deadline is of a SEM_OP, in ns of CLOCK_MONOTONIC; -1: none. */
+int channel_brokered(struct exchange *x, int64_t deadline);
 
 /* Looks whether the calling thread is in the IPC namespace in which the program
  * began: in another one, the kernel's calls are what it asked for. */

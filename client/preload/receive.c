@@ -284,7 +284,7 @@ static int64_t brokered(struct call *c, int id, struct user_message *to, size_t 
 					 .arg = {id, (int64_t)room, type, flags}},
 			     .reply_data = writable ? to->text : NULL,
 			     .reply_room = writable ? (uint32_t)limit : 0};
-	int r = channel_brokered(&x);
+	int r = channel_brokered(&x, -1);
 
 	if (r < 0)
 		return r;

@@ -269,14 +269,14 @@ static int with_lock(struct handle *h, struct call *c, const struct want *want)
 	return r;
 }
 
-static int brokered(int id, const struct want *want, int64_t timeout)
+static int brokered(int id, const struct want *want)
 {
 	struct exchange x = {.request = {.kind = ABI_MSG_SEM_OP,
 					 .len = want->count * (uint32_t)sizeof *want->ops,
-					 .arg = {id, want->count, timeout}},
+					 .arg = {id, want->count, -1}},
 			     .data = want->ops};
 
-	return channel_brokered(&x);
+	return channel_brokered(&x, want->deadline);
 }
 
 static int check(struct handle *h, const struct want *want)
@@ -300,7 +300,7 @@ static int refused(int id, const struct want *want)
 	return -EACCES;
 }
 
-static long slow(int id, struct call *c, struct want *want, int64_t timeout)
+static long slow(int id, struct call *c, struct want *want)
 {
 	unsigned tries = 0;
 
@@ -321,7 +321,7 @@ static long slow(int id, struct call *c, struct want *want, int64_t timeout)
 		if (r < 0)
 			return r;
 		if (h->mem == NULL)
-			return brokered(id, want, timeout);
+			return brokered(id, want);
 		if (want->count == 1 && !want->undoes) {
 			r = semop_try(h, want->ops);
 			if (r == BLOCK && !(want->ops->flag & IPC_NOWAIT) &&
@@ -375,7 +375,7 @@ long semop_slowly(int id, const struct abi_sem_op *ops, size_t count, int64_t ti
 		want.deadline = now_monotonic() + timeout;
 	if (want.deadline < 0)
 		want.deadline = timeout >= 0 ? INT64_MAX : -1;
-	r = slow(id, &c, &want, timeout);
+	r = slow(id, &c, &want);
 	if (mapped)
 		SYS2(__NR_munmap, mapped, count * sizeof *ops);
 out:

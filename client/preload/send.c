@@ -166,7 +166,7 @@ static int brokered(int id, int64_t type, const void *text, size_t size, int fla
 					 .arg = {id, type, flags, slept}},
 			     .data = text};
 
-	return channel_brokered(&x);
+	return channel_brokered(&x, -1);
 }
 
 static int do_msgsnd(struct call *c, int id, const struct user_message *msg, size_t size, int flags)
