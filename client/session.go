@@ -238,6 +238,7 @@ func (s *session) adopt(r *reply) error {
 	s.pulse, s.page = pulse, page
 	s.number, s.pidns, s.pid = uint32(r.Val[0]), uint64(r.Val[1]), uint32(r.Val[2])
 	p := s.sessionPage()
+	atomic.StoreUint64(&p.Address, uint64(uintptr(unsafe.Pointer(p))))
 	atomic.StoreUint32(&p.PID, s.pid)
 	atomic.StoreUint32(&p.State, abi.PageClaimed)
 	return nil

@@ -52,6 +52,7 @@ type reply struct {
 	closing []*os.File
 	hangUp  bool // close the channel after the reply
 	later   bool // no reply now: another goroutine will
+	given   bool // in the session page, no packet is needed
 }
 
 const (

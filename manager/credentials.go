@@ -1,6 +1,7 @@
 package manager
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -45,7 +46,10 @@ type caller struct {
 // userns is the manager's user namespace and its ancestors: those whose
 // capabilities count. After unshare(CLONE_NEWUSER) anyone shows all
 // capabilities, but in a namespace that is not among these.
-type userns struct{ chain []uint64 }
+type userns struct {
+	chain      []uint64
+	uids, gids idMap // of the manager's own
+}
 
 // own is the inode of the manager's own; 0 if it is not known.
 func (u *userns) own() uint64 {
@@ -57,7 +61,12 @@ func (u *userns) own() uint64 {
 
 func managerUserns() (*userns, error) {
 	chain, err := nsChain(os.Getpid(), "user", 0)
-	return &userns{chain}, err
+	if err != nil {
+		return &userns{}, err
+	}
+	uids, err1 := readIDMap(os.Getpid(), "uid_map")
+	gids, err2 := readIDMap(os.Getpid(), "gid_map")
+	return &userns{chain, uids, gids}, errors.Join(err1, err2)
 }
 
 // load reads groups and capabilities. On any doubt there are none.
@@ -178,6 +187,9 @@ func (m idMap) out(id uint32) uint32 {
 
 // maps reads the caller's id maps, to the ids of the space.
 func (c *caller) maps() (uids, gids idMap, err error) {
+	if ns, err := nsInode(c.pid, "user"); err == nil && ns == c.self.own() && c.container == nil && c.alive() {
+		return c.self.uids, c.self.gids, nil
+	}
 	if uids, err = readIDMap(c.pid, "uid_map"); err != nil {
 		return nil, nil, err
 	}

@@ -24,6 +24,13 @@ func (s *space) handle(c *channel, req *request) reply {
 	if s.closed || x.dead {
 		return away
 	}
+	r := s.answer(c, x, req)
+	r.given = !x.dead && x.page.answer(req.Seq, &r)
+	return r
+}
+
+// answer carries out a request that does not sleep, with space.mu held.
+func (s *space) answer(c *channel, x *session, req *request) reply {
 	switch req.Kind {
 	case abi.MsgSpare:
 		return s.spare(x, req)

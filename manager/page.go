@@ -110,24 +110,68 @@ func (p *page) claimed() (t uint64) {
 	return t
 }
 
+// mappedBy tells whether a process has the page mapped: not so after exec, nor
+// when its memory is gone. An error: that cannot be said, or the process ended.
+func (p *page) mappedBy(pid int) (bool, error) {
+	var at uint64
+	_ = guarded(func() { at = atomic.LoadUint64(&p.view().Address) })
+	if at != 0 {
+		mapped, err := mapsAt(pid, at, p.dev, p.ino)
+		if !errors.Is(err, unix.ENOTTY) {
+			return mapped, err
+		}
+	}
+	b, err := readProc(fmt.Sprintf("/proc/%d/maps", pid))
+	if err == nil && len(b) == 0 {
+		err = unix.ESRCH
+	}
+	return err == nil && countMaps(string(b), p.dev, p.ino) > 0, err
+}
+
+// awaits tells whether the session looks for a short answer.
+func (p *page) awaits() (awaits bool) {
+	_ = guarded(func() {
+		awaits = atomic.LoadUint64(&p.view().Answer)&abi.AnswerStateMask == abi.AnswerAwaited
+	})
+	return awaits
+}
+
+// answer gives r as a short answer. false: it is none, or is not awaited.
+func (p *page) answer(seq uint32, r *reply) (given bool) {
+	if len(r.files) > 0 || len(r.body) > 0 || r.hangUp || r.later || r.val != [6]int64{r.val[0]} {
+		return false
+	}
+	_ = guarded(func() {
+		word := &p.view().Answer
+		awaited := uint64(seq)<<abi.AnswerSeqShift | abi.AnswerAwaited
+		if atomic.LoadUint64(word) != awaited {
+			return
+		}
+		atomic.StoreInt64(&p.view().Value, r.val[0])
+		given = atomic.CompareAndSwapUint64(word, awaited,
+			uint64(seq)<<abi.AnswerSeqShift|uint64(r.errno)<<abi.AnswerErrnoShift|abi.AnswerGiven)
+	})
+	return given
+}
+
 // uses copies the uses that name a segment. Memory order: a Use.Count that
 // was incremented before the slot word was seen open is seen here after the
 // slot word was closed.
 func (p *page) uses(yield func(i int, u use)) {
-	for i := range abi.PageUses {
-		var u use
-		err := guarded(func() {
-			v := &p.view().Uses[i]
-			u.serial = atomic.LoadUint64(&v.Serial)
-			if u.serial != 0 {
+	var found [abi.PageUses]use
+	n := 0
+	_ = guarded(func() {
+		for i := range found {
+			v, u := &p.view().Uses[i], &found[i]
+			if u.serial = atomic.LoadUint64(&v.Serial); u.serial != 0 {
 				u.count = atomic.LoadUint32(&v.Count)
 				u.atime = atomic.LoadInt64(&v.ATime)
 				u.dtime = atomic.LoadInt64(&v.DTime)
 			}
-		})
-		if err != nil {
-			return
+			n = i + 1
 		}
+	})
+	for i, u := range found[:n] {
 		if u.serial != 0 {
 			yield(i, u)
 		}

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -40,6 +41,41 @@ func readProc(path string) ([]byte, error) {
 			b = slices.Grow(b, cap(b))
 		}
 	}
+}
+
+// procmapQuery is struct procmap_query (linux/fs.h).
+type procmapQuery struct {
+	size, flags, addr          uint64
+	start, end                 uint64
+	vmaFlags, pageSize, offset uint64
+	inode                      uint64
+	major, minor               uint32
+	nameSize, buildSize        uint32
+	nameAddress, buildAddress  uint64
+}
+
+// procmapQueryIoctl is PROCMAP_QUERY (linux/fs.h).
+const procmapQueryIoctl = 0xC0686611
+
+// mapsAt tells whether a process has a file mapped at an address. ESRCH: its
+// memory is gone. ENOTTY: the kernel cannot be asked (before Linux 6.11).
+func mapsAt(pid int, at, dev, ino uint64) (bool, error) {
+	path := fmt.Sprintf("/proc/%d/maps", pid)
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return false, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	defer unix.Close(fd)
+	q := procmapQuery{addr: at}
+	q.size = uint64(unsafe.Sizeof(q))
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), procmapQueryIoctl, uintptr(unsafe.Pointer(&q)))
+	switch {
+	case errno == unix.ENOENT:
+		return false, nil
+	case errno != 0:
+		return false, &os.PathError{Op: "PROCMAP_QUERY", Path: path, Err: errno}
+	}
+	return q.inode == ino && unix.Mkdev(q.major, q.minor) == dev, nil
 }
 
 // procStat is what is needed of /proc/<pid>/stat.

@@ -125,9 +125,8 @@ func (s *space) hello(c *channel, req *request) reply {
 // A process whose page is still mapped has another copy of the library, which
 // is a session of its own.
 func (s *space) sessionOf(id processID) (*session, error) {
-	maps, err := readProc(fmt.Sprintf("/proc/%d/maps", id.pid))
 	for _, x := range s.process[id] {
-		if err == nil && !x.dead && pidAlive(x.pidfd) && countMaps(string(maps), x.page.dev, x.page.ino) == 0 {
+		if mapped, err := x.page.mappedBy(id.pid); err == nil && !mapped && !x.dead && pidAlive(x.pidfd) {
 			return x, s.renew(x)
 		}
 	}
@@ -252,8 +251,24 @@ func (s *space) bind(x *session, id processID) error {
 		return err
 	}
 	levels, err := pidLevelsOf(id.pid)
-	container := s.m.node.containerOf(id.pid)
-	if start, err2 := startTime(id.pid); err != nil || err2 != nil || start != id.start || !pidAlive(fd) {
+	if start, err2 := startTime(id.pid); err != nil || err2 != nil || start != id.start {
+		_ = unix.Close(fd)
+		return unix.ESRCH
+	}
+	return s.bindTo(x, id, fd, levels)
+}
+
+// bindTo is bind with what is known of the process. The pidfd is the session's
+// from now on.
+func (s *space) bindTo(x *session, id processID, fd int, levels [pidLevels]pidLevel) error {
+	parent := s.sessions[x.state.Parent]
+	var container string
+	if parent != nil {
+		container = parent.container // a fork does not leave it
+	} else {
+		container = s.m.node.containerOf(id.pid)
+	}
+	if !pidAlive(fd) {
 		_ = unix.Close(fd)
 		return unix.ESRCH
 	}
@@ -266,7 +281,7 @@ func (s *space) bind(x *session, id processID) error {
 	atomic.StoreUint32(&x.public.PID, levels[0].PID)
 	atomic.StoreUint32(&x.public.State, abi.SessionLive)
 	s.process[id] = append(s.process[id], x)
-	if parent := s.sessions[x.state.Parent]; parent != nil {
+	if parent != nil {
 		x.inherit(parent)
 	} else if x.state.Parent != 0 {
 		x.everything = true
@@ -428,11 +443,8 @@ func (s *space) leave(c *channel) {
 // pageMapped tells whether the process still has the session page: not so
 // after exec. When in doubt it has.
 func (x *session) pageMapped() bool {
-	b, err := readProc(fmt.Sprintf("/proc/%d/maps", x.id.pid))
-	if err != nil || !pidAlive(x.pidfd) {
-		return true
-	}
-	return countMaps(string(b), x.page.dev, x.page.ino) > 0
+	mapped, err := x.page.mappedBy(x.id.pid)
+	return mapped || err != nil || !pidAlive(x.pidfd)
 }
 
 // countMaps counts the mappings of a file in the text of /proc/<pid>/maps.

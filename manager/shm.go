@@ -36,11 +36,15 @@ func (s *space) attaches(o *object) (attachment, error) {
 		if x.id == (processID{}) && !s.settle(x) {
 			s.settleLater(settlePause)
 		}
-		switch {
-		case x.dead || x.id == (processID{}):
+		if x.dead || x.id == (processID{}) || !x.page.attached(o.rec.Serial) {
+			continue
+		}
+		// The kernel detaches as the memory goes, which is before the end of the process.
+		switch mapped, err := x.page.mappedBy(x.id.pid); {
+		case mapped && err == nil:
 		case s.isDead(x):
 			s.bury(x)
-		case x.page.attached(o.rec.Serial) && !x.pageMapped():
+		case err == nil && pidAlive(x.pidfd):
 			s.foldPage(x, x.executed(), true)
 		}
 	}

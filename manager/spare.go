@@ -2,7 +2,6 @@ package manager
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"slices"
 	"time"
@@ -102,13 +101,8 @@ func (s *space) settle(y *session) bool {
 		state, pid = y.page.state()
 	}
 	if state == abi.PageClaimed {
-		if host, pidfd, ok := s.findChild(y, parent, pid); ok {
-			start, err := startTime(host)
-			alive := err == nil && pidAlive(pidfd)
-			_ = unix.Close(pidfd)
-			if alive && s.bind(y, processID{host, start}) == nil {
-				return true
-			}
+		if id, pidfd, levels, ok := s.findChild(y, parent, pid); ok && s.bindTo(y, id, pidfd, levels) == nil {
+			return true
 		}
 		// It is gone already, but named as the last to detach, perhaps.
 		if st, err := s.state.session(y.state.Parent); err == nil {
@@ -133,7 +127,10 @@ func (s *space) mayComeTrue(y, parent *session) bool {
 	}
 	for _, pid := range candidates() {
 		// This process has all pages mapped.
-		if pid != os.Getpid() && !s.isSession(pid) && mapsPage(pid, y.page) && !exited(pid) {
+		if pid == os.Getpid() || s.isSession(pid) {
+			continue
+		}
+		if mapped, err := y.page.mappedBy(pid); err == nil && mapped && !exited(pid) {
 			return true
 		}
 	}
@@ -152,7 +149,7 @@ func (s *space) isSession(pid int) bool {
 //
 // The page is the client's own word: it could name another process of its
 // namespace. All that follows is that the session ends with that one.
-func (s *space) findChild(y, parent *session, pid uint32) (host, pidfd int, ok bool) {
+func (s *space) findChild(y, parent *session, pid uint32) (id processID, pidfd int, levels [pidLevels]pidLevel, ok bool) {
 	claimed := y.page.claimed()
 	candidates := processes
 	if parent != nil {
@@ -160,7 +157,7 @@ func (s *space) findChild(y, parent *session, pid uint32) (host, pidfd int, ok b
 		// know is nobody's any more.
 		p, err := pidOutside(parent.id.pid, int(pid))
 		if errors.Is(err, unix.ESRCH) {
-			return 0, 0, false
+			return id, 0, levels, false
 		}
 		if err == nil {
 			candidates = func() []int { return []int{p} }
@@ -179,16 +176,11 @@ func (s *space) findChild(y, parent *session, pid uint32) (host, pidfd int, ok b
 		start, err2 := startTime(p)
 		if err == nil && err2 == nil && levels[0].PID == pid && levels[0].NS == y.pidns &&
 			start*nsPerTick <= claimed && pidAlive(fd) {
-			return p, fd, true
+			return processID{p, start}, fd, levels, true
 		}
 		_ = unix.Close(fd)
 	}
-	return 0, 0, false
-}
-
-func mapsPage(pid int, p *page) bool {
-	b, err := readProc(fmt.Sprintf("/proc/%d/maps", pid))
-	return err == nil && countMaps(string(b), p.dev, p.ino) > 0
+	return id, 0, levels, false
 }
 
 // settleChildren looks at the spares of a session that died.

@@ -39,7 +39,7 @@ func (s *space) view(reader procfs.Process) viewer {
 		return v
 	}
 	start, err := startTime(reader.PID)
-	who := &caller{pid: reader.PID, alive: func() bool {
+	who := &caller{pid: reader.PID, self: s.m.userns, alive: func() bool {
 		again, err2 := startTime(reader.PID)
 		return err == nil && err2 == nil && start == again
 	}}

@@ -18,8 +18,18 @@ type SessionPage struct {
 	// another one; one that started before is the child, whatever became of
 	// its parent and its memory (exec) since.
 	Claimed uint64
-	_       [3]uint64
-	Uses    [PageUses]Use
+	// Address is where the process has this page mapped, 0: it does not say. Written by the
+	// session, in a spare by the parent, whose child has it there too. Where it is not
+	// mapped any more, the process called exec: its attaches are gone.
+	Address uint64
+	// Answer and Value are a short answer: the errno and Val[0] of a reply that has nothing
+	// else, given without a packet. The session stores AnswerAwaited with the request's Seq
+	// before it sends it. The manager stores Value and makes that AnswerGiven by
+	// compare-and-swap; where it finds anything else, it sends a packet. A session that
+	// does not look here any longer takes the word back by compare-and-swap, too.
+	Answer uint64 // Seq << 32 | errno << 8 | Answer*
+	Value  int64
+	Uses   [PageUses]Use
 }
 
 // PageUses is how many segments one process can use at once.
@@ -30,6 +40,17 @@ const (
 	PageSpare    = 0
 	PageReserved = 1 // a fork is under way
 	PageClaimed  = 2
+)
+
+// SessionPage.Answer.
+const (
+	AnswerNone       = 0
+	AnswerAwaited    = 1
+	AnswerGiven      = 2
+	AnswerStateMask  = 3
+	AnswerErrnoShift = 8
+	AnswerErrnoMask  = 0xffff
+	AnswerSeqShift   = 32
 )
 
 // Use counts one process's attaches of one segment. Only that process's

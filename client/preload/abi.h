@@ -126,6 +126,13 @@
 #define ABI_PAGE_SPARE 0
 #define ABI_PAGE_RESERVED 1
 #define ABI_PAGE_CLAIMED 2
+#define ABI_ANSWER_NONE 0
+#define ABI_ANSWER_AWAITED 1
+#define ABI_ANSWER_GIVEN 2
+#define ABI_ANSWER_STATE_MASK 3
+#define ABI_ANSWER_ERRNO_SHIFT 8
+#define ABI_ANSWER_ERRNO_MASK 65535
+#define ABI_ANSWER_SEQ_SHIFT 32
 #define ABI_KEY_BUCKETS 65536
 #define ABI_MAX_RECORDS 102400
 #define ABI_TABLE_SLOTS_OFF 4096
@@ -414,7 +421,9 @@ struct abi_session_page {
 	uint32_t state;
 	uint32_t pid;
 	uint64_t claimed;
-	uint64_t reserved40[3];
+	uint64_t address;
+	uint64_t answer;
+	int64_t value;
 	struct abi_use uses[126];
 };
 _Static_assert(offsetof(struct abi_session_page, cookie) == 0, "abi_session_page.cookie");
@@ -423,6 +432,9 @@ _Static_assert(offsetof(struct abi_session_page, parent) == 20, "abi_session_pag
 _Static_assert(offsetof(struct abi_session_page, state) == 24, "abi_session_page.state");
 _Static_assert(offsetof(struct abi_session_page, pid) == 28, "abi_session_page.pid");
 _Static_assert(offsetof(struct abi_session_page, claimed) == 32, "abi_session_page.claimed");
+_Static_assert(offsetof(struct abi_session_page, address) == 40, "abi_session_page.address");
+_Static_assert(offsetof(struct abi_session_page, answer) == 48, "abi_session_page.answer");
+_Static_assert(offsetof(struct abi_session_page, value) == 56, "abi_session_page.value");
 _Static_assert(offsetof(struct abi_session_page, uses) == 64, "abi_session_page.uses");
 _Static_assert(sizeof(struct abi_session_page) == 4096, "abi_session_page");
 

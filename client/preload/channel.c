@@ -52,9 +52,13 @@ struct sockaddr_un {
 #define FORK_PATIENCE INT64_C(1000000000)
 
 /* How long a wait for the manager does not sleep, in ns. It answers long before.
- * A process that sleeps is taken to be blocked in its call: programs and
- * debuggers look at its state, then send the signal or remove the object. */
+ * A process that sleeps is taken to be blocked in semop, msgsnd or msgrcv: programs
+ * and debuggers look at its state, then send the signal or remove the object. Other
+ * calls leave the CPU to those who have a use for it. */
 #define AWAKE INT64_C(50000000)
+
+/* Rounds of a look for a short answer: some 30 us. */
+#define SHORT_ANSWER_SPINS 1000
 
 struct control control = {.channel = -1, .pulse = -1};
 
@@ -189,6 +193,10 @@ static long rendezvous(void)
 	long fd = SYS3(__NR_socket, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
 	if (fd < 0)
 		return fd;
+	/* Whose session is there, a forked child or one whose manager was away, has
+	 * registered: its cookie says so. */
+	if (session.page != NULL && connect_to((int)fd, ABI_ANY_CHANNEL_NAME) == 0)
+		return fd;
 	for (unsigned round = 0;; round++) {
 		uint32_t seen = load32(&session.table->registrations);
 		long r;
@@ -215,7 +223,7 @@ static long rendezvous(void)
 		if (round % 16 == 15)
 			announced = false; /* a manager that came back knows no old line */
 		const struct timespec64 pause = {0, 20000000};
-		while (load32(&session.table->registrations) == seen &&
+		while (!control.may_sleep && load32(&session.table->registrations) == seen &&
 		       now_monotonic() - begun < AWAKE)
 			SYS0(__NR_sched_yield);
 		futex_wait((uint32_t *)&session.table->registrations, seen, &pause);
@@ -301,17 +309,49 @@ static long receive_reply(int fd, struct exchange *x)
 	int64_t begun = now_monotonic();
 
 	for (unsigned tries = 0; now_monotonic() - begun < AWAKE; tries++) {
+		bool spins = tries < 8 && session.cpus > 1;
+
+		if (!spins && control.may_sleep)
+			break;
 		long r = receive_packet(fd, x, MSG_DONTWAIT);
 
 		if (r != -EAGAIN)
 			return r;
-		if (tries >= 8 || session.cpus < 2)
+		if (!spins)
 			SYS0(__NR_sched_yield);
 		else
 			for (int i = 0; i < 20; i++)
 				cpu_relax();
 	}
 	return receive_packet(fd, x, 0);
+}
+
+static uint64_t answer_awaited(uint32_t seq)
+{
+	return (uint64_t)seq << ABI_ANSWER_SEQ_SHIFT | ABI_ANSWER_AWAITED;
+}
+
+/* Whether the answer has nothing but an errno and a value. */
+static bool is_short(const struct exchange *x)
+{
+	return session.cpus > 1 && x->reply_room == 0 && x->request.kind != ABI_MSG_OPEN;
+}
+
+/* Waits for a short answer, no longer than a sleep and a wake-up would cost. A
+ * packet is what the manager sends else, and to those who do not look here. */
+static bool short_answer(struct exchange *x)
+{
+	uint64_t *answer = &session.page->answer;
+	uint64_t awaited = answer_awaited(x->request.seq);
+
+	for (unsigned i = 0; i < SHORT_ANSWER_SPINS && load64(answer) == awaited; i++)
+		cpu_relax();
+	if (cas64(answer, awaited, ABI_ANSWER_NONE))
+		return false;
+	x->reply.errno = load64(answer) >> ABI_ANSWER_ERRNO_SHIFT & ABI_ANSWER_ERRNO_MASK;
+	x->reply.val[0] = session.page->value;
+	x->nfds = 0;
+	return true;
 }
 
 /* Maps a page of its own file. */
@@ -394,6 +434,7 @@ int channel_open(void)
 		session.page = page;
 		session.number = (uint32_t)x.reply.val[0];
 		session.pid_ns = (uint64_t)x.reply.val[1];
+		store64(&page->address, (uintptr_t)page);
 		store32(&page->pid, (uint32_t)x.reply.val[2]);
 		store32(&page->state, ABI_PAGE_CLAIMED);
 	}
@@ -412,8 +453,11 @@ int channel_open(void)
 /* Takes the page of a MsgSpare's reply. */
 static void take_spare(struct exchange *x)
 {
-	if (x->reply.errno == 0 && x->nfds == 1 && control.spare == NULL)
+	if (x->reply.errno == 0 && x->nfds == 1 && control.spare == NULL) {
 		control.spare = map_page(x->fds[0]);
+		if (control.spare != NULL)
+			store64(&control.spare->address, (uintptr_t)control.spare);
+	}
 	close_fds(x);
 }
 
@@ -443,12 +487,20 @@ void channel_ask_spare(uint32_t used)
 	control.spare_asked = send_request(control.channel, &req, NULL) == 0;
 }
 
+/* Whether no call that blocks makes such a request. */
+static bool may_sleep(const struct abi_request *r)
+{
+	return r->kind == ABI_MSG_GET || r->kind == ABI_MSG_CTL || r->kind == ABI_MSG_DETACHED ||
+	       r->kind == ABI_MSG_FOLD || (r->kind == ABI_MSG_OPEN && r->arg[0] == ABI_SHM);
+}
+
 static long call(void *exchange)
 {
 	struct exchange *x = exchange;
 	long r;
 
 	control_lock();
+	control.may_sleep = may_sleep(&x->request);
 	channel_settle();
 	x->request.seq = ++control.seq;
 	x->request.tid = thread_id();
@@ -458,11 +510,16 @@ static long call(void *exchange)
 			if (r < 0)
 				break;
 		}
+		if (is_short(x))
+			store64(&session.page->answer, answer_awaited(x->request.seq));
 		r = send_request(control.channel, &x->request, x->data);
 		if (r == 0) {
-			do
-				r = receive_reply(control.channel, x);
-			while (r == -EINTR);
+			if (is_short(x) && short_answer(x))
+				r = 1;
+			else
+				do
+					r = receive_reply(control.channel, x);
+				while (r == -EINTR);
 			if (r > 0 && x->reply.errno != ECONNRESET) {
 				r = -(long)x->reply.errno;
 				break;
@@ -479,6 +536,7 @@ static long call(void *exchange)
 		x->fds[i] = fd_move(x->fds[i]);
 	if (r < 0 || x->request.kind != ABI_MSG_OPEN) /* nothing else is answered with any */
 		close_fds(x);
+	control.may_sleep = false;
 	control_unlock();
 	return r;
 }

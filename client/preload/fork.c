@@ -81,13 +81,11 @@ static void prepare(void)
 	control.used_spare = 0;
 	if (session.page == NULL || load32(session.alive) != 1 || !has_attaches())
 		return;
+	control.forking = control.may_sleep = true;
 	channel_settle();
-	if (control.spare == NULL) {
-		control.forking = true;
-		if (get_spare(NULL) == -EMFILE)
-			with_descriptors(get_spare, NULL);
-		control.forking = false;
-	}
+	if (control.spare == NULL && get_spare(NULL) == -EMFILE)
+		with_descriptors(get_spare, NULL);
+	control.forking = control.may_sleep = false;
 	if (control.spare != NULL) {
 		copy_uses(control.spare);
 		FAIL_POINT("fork: attaches copied");

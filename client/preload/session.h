@@ -19,6 +19,7 @@ struct control {
 	struct abi_session_page *spare;
 	uint32_t used_spare; /* session of the spare that the last fork took */
 	bool forking;	     /* a fork waits for its spare */
+	bool may_sleep;	     /* the call that waits for the manager is none that blocks */
 };
 extern struct control control;
 
