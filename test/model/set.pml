@@ -453,6 +453,71 @@ inline scan_rest()
 	od
 }
 
+/* The short form (quick.h): the lock is not taken. ok: it happened. Else the
+ * call takes the lock. */
+inline quick(change, needs)
+{
+	ok = false;
+#ifdef PLANT_QUICK_LATE /* the words are read before the lock is */
+	view();
+#endif
+	if
+	:: atomic { l_state == FREE -> epoch = l_epoch };
+		if
+		:: object == 0 && val[PENDING] == 0 && val[LIST] == 0 ->
+#ifndef PLANT_QUICK_LATE
+			view();
+#endif
+			if
+			:: !(v0 & DEAD) && VALUE(v0) >= needs ->
+				d_step { n = 0; v = v0 + change };
+				put(SEM, v0, vv, v);
+				k = 0;
+				do
+				:: k < n ->
+					d_step {
+						log[id].e[k].word = mine[k].word; log[id].e[k].old = mine[k].old;
+						log[id].e[k].oldver = mine[k].oldver; log[id].e[k].new = mine[k].new;
+						k++
+					}
+				:: else -> break
+				od;
+				skip;
+				d_step { log[id].n = n; log[id].own = true; k = 0 };
+				atomic {
+					if
+#ifdef PLANT_QUICK_FENCE /* any free lock will do */
+					:: l_state == FREE -> epoch = l_epoch;
+#else
+					:: l_state == FREE && l_epoch == epoch ->
+#endif
+						l_state = COMMITTED; l_owner = id; ok = true;
+						ghost_commit(id)
+					:: else
+					fi
+				};
+				if
+				:: ok ->
+					entries_apply(n);
+					d_step {
+						if
+						:: l_state == COMMITTED && l_owner == id && l_epoch == epoch ->
+							l_state = FREE; l_epoch++; ghost_released()
+						:: else
+						fi
+					}
+				:: else
+				fi
+			:: else
+			fi
+		:: else
+		fi
+	:: l_state != FREE
+	fi;
+	skip;
+	d_step { n = 0; k = 0 }
+}
+
 #define LOCALS \
 	Entry mine[ENTRIES]; Entry copy[ENTRIES]; \
 	byte n, k, g, h_owner, h_epoch, h_n, epoch, hand, hand_ver, c_s, c_v, at, c, sleepers; \
@@ -468,6 +533,14 @@ proctype Up(byte id)
 			val[SEM] = val[SEM] + AMOUNT; ver[SEM]++; g_value = g_value + AMOUNT; g_commits[id]++ };
 			goto returned
 		:: (val[SEM] & (SLOW | DEAD))
+#ifdef QUICK
+		:: true -> /* several operations, or SEM_UNDO */
+			quick(AMOUNT, 0);
+			if
+			:: ok -> goto returned
+			:: else
+			fi
+#endif
 		fi;
 again:
 		txn_lock();
@@ -509,6 +582,14 @@ proctype Down(byte id)
 			val[SEM] = val[SEM] - 1; ver[SEM]++; g_value--; g_commits[id]++ };
 			goto success
 		:: (val[SEM] & (SLOW | DEAD)) || VALUE(val[SEM]) == 0
+#ifdef QUICK
+		:: true ->
+			quick(-1, 1);
+			if
+			:: ok -> goto success
+			:: else
+			fi
+#endif
 		fi;
 		val[CELL(id)] = OWNED;
 again:		/* attempt */
