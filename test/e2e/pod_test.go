@@ -107,21 +107,6 @@ func (p pod) awaitReady(t *testing.T) {
 	}
 }
 
-// output is what a pod's only container printed to its end.
-func (p pod) output(t *testing.T) string {
-	t.Helper()
-	must(t, eventually(patience, func() error {
-		phase, err := p.field(".status.phase")
-		if err == nil && phase != "Succeeded" && phase != "Failed" {
-			err = fmt.Errorf("%s is %s", p.name, phase)
-		}
-		return err
-	}))
-	output, err := p.kubectl("logs", p.name)
-	must(t, err)
-	return output
-}
-
 // try runs a command in a container of the pod.
 func (p pod) try(container string, command ...string) (string, error) {
 	return p.kubectl(append([]string{"exec", p.name, "-c", container, "--"}, command...)...)
