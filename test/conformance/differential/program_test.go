@@ -66,6 +66,7 @@ var (
 	slots    = []int{0, 0, 0, 1, 2}
 	keys     = []int{0, 1, 1, 2}
 	modes    = []int{0o666, 0o600, 0o644, 0o640, 0o222, 0o060, 0o006, 0}
+	wider    = []int{0o666, 0o066, 0o044, 0o022, 0}
 	getFlags = []int{ipcCreat | 0o666, ipcCreat | ipcExcl | 0o660, 0, 0o600, 0o400, 0o200, 0o666}
 	ids      = []int{0, 1001, 1002}
 	values   = []int{0, 1, 2, 3, 100, 32766, 32767, 32768, -1}
@@ -155,7 +156,7 @@ func semCalls() []*rapid.Generator[step] {
 		op("getncnt", slots, semaphores), op("getzcnt", slots, semaphores),
 		op("getall", slots), op("semstat", slots, choice{0, 1}),
 		op("setval", slots, semaphores, values), op("setall", slots, values, values, values),
-		op("semrmid", slots), op("semset", slots, ids, ids, modes),
+		op("semrmid", slots), op("semset", slots, ids, ids, modes), op("semwiden", slots, wider),
 	}
 }
 
@@ -168,6 +169,7 @@ func msgCalls() []*rapid.Generator[step] {
 		op("msgrcv", slots, choice{0, 1, 2, -1}, rooms, choice{msgCopy | ipcNowait, msgCopy | ipcNowait | msgNoerror, msgCopy, msgCopy | msgExcept | ipcNowait}),
 		op("msgstat", slots, choice{0, 1}), op("msgrmid", slots),
 		op("msgset", slots, ids, ids, modes, qbytes), op("msgset", slots, choice{0}, choice{0}, choice{0o666}, qbytes),
+		op("msgwiden", slots, wider),
 	}
 }
 
@@ -180,7 +182,7 @@ func shmCalls() []*rapid.Generator[step] {
 		op("shmrmid", slots), op("shmset", slots, ids, ids, modes),
 		op("over", slots, attaches, choice{shmRemap, shmRemap, 0, shmRemap | shmRdonly, shmRemap | shmRnd, shmRnd}),
 		op("mprotect", attaches, choice{1, 3, 0, 5}, choice{0, 1, 2}), op("mremap", attaches, choice{1, 2, 3, 5}),
-		op("madvise", attaches, choice{10, 11}), op("shmlock", slots, choice{11, 12}),
+		op("madvise", attaches, choice{10, 11, 9}, choice{0, 0, 1, 2}), op("shmwiden", slots, wider), op("shmlock", slots, choice{11, 12}),
 	}
 }
 
@@ -190,7 +192,7 @@ func others() []*rapid.Generator[step] {
 		op("adopt", ids, ids),
 		op("capability", caps, choice{0, 1}),
 		op("exec"), op("exit"), op("thread", places), op("thread", places), op("leave"), op("vfork", choice{0, 1, 2}, slots),
-		op("info", choice{0, 1, 2}, choice{0, 1}), op("jump"), op("nest"), op("nest"),
+		op("info", choice{0, 1, 2}, choice{0, 1}), op("jump"), op("nest"), op("nest"), op("closeall"),
 		op("kill"), op("signal"), op("signal"), op("ignored"), op("stop"), op("cont"), op("cont"),
 	}
 }

@@ -35,9 +35,10 @@ var calls = map[string]func(a *actor){
 	"setval": func(a *actor) { a.result(a.set().SetValue(a.arg(1), a.arg(2))) },
 	"shmget": func(a *actor) { a.get(shm) }, "semget": func(a *actor) { a.get(sem) }, "msgget": func(a *actor) { a.get(msg) },
 	"shmstat": (*actor).shmstat, "semstat": (*actor).semstat, "msgstat": (*actor).msgstat,
-	"shmset":  func(a *actor) { a.result(a.segment().SetPermissions(bg, a.permissions())) },
-	"semset":  func(a *actor) { a.result(a.set().SetPermissions(bg, a.permissions())) },
-	"msgset":  func(a *actor) { a.result(a.queue().SetPermissions(bg, a.permissions(), uint64(a.arg(4)))) },
+	"shmset":   func(a *actor) { a.result(a.segment().SetPermissions(bg, a.permissions())) },
+	"semset":   func(a *actor) { a.result(a.set().SetPermissions(bg, a.permissions())) },
+	"msgset":   func(a *actor) { a.result(a.queue().SetPermissions(bg, a.permissions(), uint64(a.arg(4)))) },
+	"semwiden": (*actor).semwiden, "msgwiden": (*actor).msgwiden,
 	"shmrmid": func(a *actor) { a.result(a.segment().Remove(bg)) },
 	"semrmid": func(a *actor) { a.result(a.set().Remove(bg)) },
 	"msgrmid": func(a *actor) { a.result(a.queue().Remove(bg)) },
@@ -114,6 +115,25 @@ func object[T any](a *actor, family int, make func(id int) *T) *T {
 		o, _ = a.objects[family].LoadOrStore(a.idOf(family), make(a.idOf(family)))
 	}
 	return o.(*T)
+}
+
+// semwiden is an IPC_SET that takes nothing away.
+func (a *actor) semwiden() {
+	st, err := a.set().Stat(bg)
+	if err == nil {
+		st.Mode |= uint32(a.arg(1))
+		err = a.set().SetPermissions(bg, st.Permissions)
+	}
+	a.result(err)
+}
+
+func (a *actor) msgwiden() {
+	st, err := a.queue().Stat(bg)
+	if err == nil {
+		st.Mode |= uint32(a.arg(1))
+		err = a.queue().SetPermissions(bg, st.Permissions, st.MaxBytes)
+	}
+	a.result(err)
 }
 
 func (a *actor) set() *client.Set         { return object(a, sem, a.space.SetByID) }

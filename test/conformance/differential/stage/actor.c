@@ -194,12 +194,25 @@ static void do_capability(void)
 	result(syscall(SYS_capset, &h, d));
 }
 
+/* Closes every descriptor that the program knows of, or does not. */
+static void do_close_all(void)
+{
+	for (unsigned fd = 3; fd < 1024; fd++) {
+		bool needed = fd == (unsigned)board_fd;
+		for (int i = 0; i < ACTORS; i++)
+			needed = needed || fd == (unsigned)board->socket[i][0] || fd == (unsigned)board->socket[i][1];
+		if (!needed)
+			close((int)fd);
+	}
+	result(close_range(1024, ~0U, 0));
+}
+
 static void perform(const char *name)
 {
 	static const struct { const char *name; void (*run)(void); } all[] = {
 		{ "fork", do_fork }, { "spawn", do_spawn }, { "exec", do_exec }, { "become", do_become },
 		{ "adopt", do_adopt }, { "capability", do_capability },
-		{ "thread", do_thread }, { "leave", do_leave },
+		{ "thread", do_thread }, { "leave", do_leave }, { "closeall", do_close_all },
 	};
 	if (strcmp(name, "exit") == 0)
 		_exit(0);

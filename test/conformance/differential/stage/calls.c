@@ -140,6 +140,19 @@ static void do_set(int family)
 	result(ctl(family, id_of(family), IPC_SET, &d));
 }
 
+/* slot bits: IPC_SET that takes nothing away */
+static void do_widen(int family)
+{
+	union any_ds d;
+	if (ctl(family, id_of(family), IPC_STAT, &d) < 0) {
+		result(-1);
+		return;
+	}
+	struct ipc_perm *p = family == SHM ? &d.shm.shm_perm : family == SEM ? &d.sem.sem_perm : &d.msg.msg_perm;
+	p->mode |= (unsigned short)arg[1];
+	result(ctl(family, id_of(family), IPC_SET, &d));
+}
+
 /* slot timeout(ms; -1: none) {num op flags}... */
 static void do_semop(void)
 {
@@ -291,14 +304,16 @@ static void do_move(void)
 	attach[k].size = size;
 }
 
-/* attach advice */
+/* attach advice part: 0 all, 1 the first page, 2 from the second on */
 static void do_advise(void)
 {
 	int k = (int)arg[0];
-	if (!attach[k].address || !attach[k].whole)
+	size_t size = attach[k].size;
+	if (!attach[k].address || !attach[k].whole || (arg[2] && size < 3 * PAGE))
 		say(" no");
 	else
-		result(madvise(attach[k].address, attach[k].size, (int)arg[1]));
+		result(madvise(attach[k].address + (arg[2] == 2 ? PAGE : 0),
+			       arg[2] == 0 ? size : arg[2] == 1 ? PAGE : size - PAGE, (int)arg[1]));
 }
 
 /* slot SHM_LOCK or SHM_UNLOCK */
@@ -430,6 +445,8 @@ int perform_call(const char *name)
 			return do_stat(f), 1;
 		if (strcmp(name + 3, "set") == 0)
 			return do_set(f), 1;
+		if (strcmp(name + 3, "widen") == 0)
+			return do_widen(f), 1;
 		if (strcmp(name + 3, "rmid") == 0)
 			return result(ctl(f, id_of(f), IPC_RMID, NULL)), 1;
 	}
