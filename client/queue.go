@@ -110,6 +110,9 @@ func (q *Queue) Receive(ctx context.Context, typ int64, buf []byte, flags ...Mes
 }
 
 func (q *Queue) receive(ctx context.Context, typ int64, buf []byte, flags int) (n int, got int64, err error) {
+	if flags&int(Copy) != 0 && flags&int(NoWait|Except) != int(NoWait) {
+		return 0, 0, unix.EINVAL // before anything is known of the queue
+	}
 	for restarts := 0; ; restarts++ {
 		h, err := q.ready(ctx, abi.AccessRead, restarts)
 		if err != nil {

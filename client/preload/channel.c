@@ -51,11 +51,12 @@ struct sockaddr_un {
 /* The same for a fork, which can do without: the child counts late then. */
 #define FORK_PATIENCE INT64_C(1000000000)
 
-/* How long a wait for the manager does not sleep, in ns. It answers long before.
+/* How long a wait for the manager does not sleep, in ns. It answers long before,
+ * but tens of milliseconds late where others keep the CPUs busy.
  * A process that sleeps is taken to be blocked in semop, msgsnd or msgrcv: programs
  * and debuggers look at its state, then send the signal or remove the object. Other
  * calls leave the CPU to those who have a use for it. */
-#define AWAKE INT64_C(50000000)
+#define AWAKE INT64_C(250000000)
 
 /* Rounds of a look for a short answer: some 30 us. */
 #define SHORT_ANSWER_SPINS 1000

@@ -60,6 +60,10 @@ func search(t *testing.T, kernel, space *stage, howLong time.Duration, draw func
 		})
 	}
 	t.Logf("%d programs", played)
+	for _, d := range unconfirmed {
+		t.Logf("once, and not again: %s", d)
+	}
+	unconfirmed = nil
 }
 
 // needs says what both stages need.
@@ -95,11 +99,22 @@ func (d *divergence) String() string {
 func compare(kernel, space *stage, p program) *divergence {
 	inSpace := make(chan played, 1)
 	go func() { inSpace <- play(space, p, shortSettle) }()
-	want := play(kernel, p, shortSettle)
-	if <-inSpace == want {
+	first := &divergence{program: p, kernel: play(kernel, p, shortSettle)}
+	if first.space = <-inSpace; first.space == first.kernel {
 		return nil
 	}
-	return confirm(kernel, space, p, longSettle)
+	d := confirm(kernel, space, p, longSettle)
+	if d == nil && (first.space.stuck() || first.kernel.stuck()) {
+		unconfirmed = append(unconfirmed, first)
+	}
+	return d
+}
+
+// unconfirmed are programs in which somebody got stuck, but only once.
+var unconfirmed []*divergence
+
+func (p played) stuck() bool {
+	return p.trouble != "" || strings.Contains(p.transcript, "neither done nor asleep")
 }
 
 // confirm plays p on one stage after the other, with time for everybody to come to rest.
