@@ -2,6 +2,7 @@ package manager
 
 import (
 	"fmt"
+	"math"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -16,6 +17,7 @@ const (
 	ipcNowait = 0o4000
 
 	shmHugeTLB   = 0o4000
+	shmNoReserve = 0o10000
 	shmHugeShift = 26
 	shmHugeMask  = 0x3f
 )
@@ -176,8 +178,19 @@ func (s *space) checkNewSegment(c *caller, flags uint32, size uint64) (abi.Recor
 			return abi.Record{}, err
 		}
 		rec.Flags |= abi.RecordHuge
+	} else if flags&shmNoReserve == 0 && size > machineMemory() {
+		return abi.Record{}, unix.ENOMEM // __vm_enough_memory: "obvious overcommits"
 	}
 	return rec, nil
+}
+
+// machineMemory is all memory of the machine, with its swap.
+func machineMemory() uint64 {
+	var i unix.Sysinfo_t
+	if unix.Sysinfo(&i) != nil {
+		return math.MaxUint64
+	}
+	return (uint64(i.Totalram) + uint64(i.Totalswap)) * uint64(i.Unit)
 }
 
 // checkHuge decides about SHM_HUGETLB. Huge pages come from the segment's own

@@ -2,7 +2,9 @@ package manager
 
 import (
 	"encoding/binary"
+	"fmt"
 	"os"
+	"strings"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -56,7 +58,7 @@ func (s *space) answer(c *channel, x *session, req *request) reply {
 		}
 		return reply{later: true}
 	case abi.MsgPunch:
-		return s.punch(s.caller(c, req), req)
+		return s.punch(x, s.caller(c, req), req)
 	case abi.MsgUndo:
 		return s.undoNow(x)
 	case abi.MsgCreds:
@@ -190,22 +192,49 @@ func (s *space) growRequest(c *caller, req *request) reply {
 
 // punch answers MsgPunch. Who may write to a segment may free its pages, as
 // everybody may who has it attached for writing in the kernel.
-func (s *space) punch(c *caller, req *request) reply {
+func (s *space) punch(x *session, c *caller, req *request) reply {
 	o, err := s.find(Shm, req.Arg[0])
 	if err == nil {
-		err = checkPermission(&o.rec, c, abi.AccessWrite)
+		if err = checkPermission(&o.rec, c, abi.AccessWrite); err != nil && x.mayWrite(o) {
+			err = nil // it lost the right after it attached the segment
+		}
 	}
 	if err != nil {
 		return refuse(err)
 	}
 	offset, length, size := req.Arg[1], req.Arg[2], int64(pages(o.rec.Size)*abi.PageSize)
-	if offset < 0 || length <= 0 || offset > size || length > size-offset {
+	if offset < 0 || length <= 0 {
 		return failed(unix.EINVAL)
 	}
-	if err := o.control.punch(offset, length); err != nil {
+	if offset >= size {
+		return reply{} // of an attach that was grown: nothing is there
+	}
+	if err := o.control.punch(offset, min(length, size-offset)); err != nil {
 		return refuse(err)
 	}
 	return reply{}
+}
+
+// mayWrite tells whether the process has a mapping of the segment in which it
+// may write, now or after mprotect.
+func (x *session) mayWrite(o *object) bool {
+	var st unix.Stat_t
+	b, err := readProc(fmt.Sprintf("/proc/%d/smaps", x.id.pid))
+	if err != nil || unix.Stat(o.control.path, &st) != nil || !pidAlive(x.pidfd) {
+		return false
+	}
+	of := false
+	for line := range strings.Lines(string(b)) {
+		if flags, ok := strings.CutPrefix(line, "VmFlags:"); ok {
+			if of && strings.Contains(flags, " mw ") {
+				return true
+			}
+			of = false
+			continue
+		}
+		of = of || countMaps(line, st.Dev, st.Ino) > 0
+	}
+	return false
 }
 
 // undoNow answers MsgUndo.

@@ -145,7 +145,8 @@ static struct handle *segment(uint32_t id, uint32_t access, int *error)
 	return handle_open(ABI_SHM, id, access, error);
 }
 
-static long map_segment(struct handle *h, uintptr_t addr, int flags)
+/* fixed: at addr, which may be 0, as shmat has it after rounding down. */
+static long map_segment(struct handle *h, int fd, uintptr_t addr, bool fixed, int flags)
 {
 	size_t length = length_of(h);
 	int prot = PROT_READ | (flags & SHM_RDONLY ? 0 : PROT_WRITE) |
@@ -155,16 +156,19 @@ static long map_segment(struct handle *h, uintptr_t addr, int flags)
 
 	if (use == NULL)
 		return -ENOMEM;
-	if (addr != 0)
-		how |= flags & SHM_REMAP ? MAP_FIXED : MAP_FIXED_NOREPLACE;
+	if (addr != 0 && !(flags & SHM_REMAP) && addr + h->size < addr)
+		return -EINVAL;
+	bool replaces = fixed && (addr == 0 || (flags & SHM_REMAP));
+	if (fixed)
+		how |= replaces ? MAP_FIXED : MAP_FIXED_NOREPLACE;
 	use_add(use, 1);
 	FAIL_POINT("attach: counted");
-	long p = stands(h) ? SYS6(__NR_mmap, addr, length, prot, how, h->fd, 0) : -EIDRM;
-	if (!is_error(p) && addr != 0 && (uintptr_t)p != addr) {
+	long p = stands(h) ? SYS6(__NR_mmap, addr, length, prot, how, fd, 0) : -EIDRM;
+	if (!is_error(p) && fixed && (uintptr_t)p != addr) {
 		SYS2(__NR_munmap, p, length); /* a kernel without NOREPLACE */
 		p = -EEXIST;
 	}
-	if (!is_error(p) && (flags & SHM_REMAP))
+	if (!is_error(p) && replaces)
 		pieces_unmapped((uintptr_t)p, length);
 	FAIL_POINT("attach: mapped");
 	struct piece *new = is_error(p) ? NULL : piece_take();
@@ -190,6 +194,7 @@ static long map_segment(struct handle *h, uintptr_t addr, int flags)
 struct attach {
 	uint32_t id, access;
 	uintptr_t addr;
+	bool fixed;
 	int flags;
 };
 
@@ -199,15 +204,27 @@ static long attach_for(void *attach)
 	int error = 0;
 	struct handle *h = segment(a->id, a->access, &error);
 
-	if (h != NULL && !fd_is(h->fd, h->fd_inode))
+	if (h == NULL)
+		return error;
+	if (!fd_is(h->fd, h->fd_inode))
 		return -EMFILE; /* it was opened, but elsewhere */
-	return h ? map_segment(h, a->addr, a->flags) : error;
+	if ((a->access & ABI_ACCESS_WRITE) || !(h->rights & ABI_ACCESS_WRITE))
+		return map_segment(h, h->fd, a->addr, a->fixed, a->flags);
+	/* A mapping of a descriptor that allows writing could be made writable. */
+	long fd = handle_descriptor(h, a->access), r = fd;
+	if (fd >= 0) {
+		r = map_segment(h, (int)fd, a->addr, a->fixed, a->flags);
+		SYS1(__NR_close, fd);
+	}
+	return r;
 }
 
 static long attach_locked(int id, uintptr_t addr, int flags)
 {
 	uint32_t access = ABI_ACCESS_READ | (flags & SHM_RDONLY ? 0 : ABI_ACCESS_WRITE) |
 			  (flags & SHM_EXEC ? ABI_ACCESS_EXEC : 0);
+
+	bool fixed = addr != 0;
 
 	if (id < 0)
 		return -EINVAL;
@@ -218,7 +235,7 @@ static long attach_locked(int id, uintptr_t addr, int flags)
 	}
 	if (addr == 0 && (flags & SHM_REMAP))
 		return -EINVAL;
-	struct attach a = {(uint32_t)id, access, addr, flags};
+	struct attach a = {(uint32_t)id, access, addr, fixed, flags};
 
 	control_lock();
 	long r = attach_for(&a);

@@ -37,7 +37,7 @@ long ctl_max_index(int family)
 void ctl_perm(struct user_perm *to, const struct abi_stat *s)
 {
 	*to = (struct user_perm){s->key, s->uid, s->gid, s->cuid, s->cgid, s->mode,
-				 (uint16_t)s->seq, 0, {0, 0}};
+				 (uint16_t)s->seq, 0, 0, {0, 0}};
 }
 
 struct handle *ctl_here(struct call *c, int family, int id, void *buf, size_t size,

@@ -13,6 +13,7 @@
 struct user_perm {
 	uint32_t key, uid, gid, cuid, cgid, mode;
 	uint16_t seq, pad;
+	uint32_t hole;
 	uint64_t unused[2];
 };
 _Static_assert(sizeof(struct user_perm) == 48, "ipc64_perm");
@@ -69,6 +70,7 @@ static inline void ctl_record(struct user_perm *to, const struct abi_record *r)
 	to->mode = r->mode;
 	to->seq = (uint16_t)(r->id >> ABI_INDEX_BITS);
 	to->pad = 0;
+	to->hole = 0;
 	to->unused[0] = to->unused[1] = 0;
 }
 /* A set or queue whose memory this process has, for IPC_STAT without a message

@@ -144,6 +144,14 @@ static struct handle *ask(int family, uint32_t id, uint32_t access, const struct
 	return h;
 }
 
+long handle_descriptor(const struct handle *h, uint32_t access)
+{
+	struct exchange x = {.request = {.kind = ABI_MSG_OPEN, .arg = {ABI_SHM, h->id, access}}};
+	int r = channel_call(&x);
+
+	return r < 0 ? r : x.nfds > 0 ? x.fds[0] : -ENOMEM;
+}
+
 static struct handle *open_locked(int family, uint32_t id, uint32_t access, int *error)
 {
 	struct abi_record r;

@@ -335,6 +335,9 @@ static inline struct handle *handle_get(int family, int id, int *error)
 	return handle_open(family, (uint32_t)id, 0, error);
 }
 
+/* Another descriptor of a segment, for that access alone; -errno. */
+long handle_descriptor(const struct handle *h, uint32_t access);
+
 /* Asks the manager for room; 0, -ENOMEM or -EIDRM. */
 int handle_grow(struct handle *h, uint32_t cells, uint32_t chunks);
 

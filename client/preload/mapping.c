@@ -7,6 +7,7 @@
  */
 #include "attach.h"
 
+#define MREMAP_FIXED 2
 #define MREMAP_DONTUNMAP 4
 #define MADV_REMOVE 9
 #define MADV_DONTFORK 10
@@ -17,16 +18,17 @@ static bool overlaps(const struct piece *p, uintptr_t addr, size_t length)
 	return p->addr < addr + length && addr < p->addr + p->length;
 }
 
-/* What of a range that overlaps p lies in it: where in the segment, and how long. */
-struct part {
-	size_t offset, length;
-};
-static struct part piece_part(const struct piece *p, uintptr_t addr, size_t length)
+/* The piece at addr; or NULL, and *next is where the next one begins, if it does
+ * before that. */
+static const struct piece *piece_at(uintptr_t addr, uintptr_t *next)
 {
-	uintptr_t from = addr > p->addr ? addr : p->addr;
-	uintptr_t end = addr + length < p->addr + p->length ? addr + length : p->addr + p->length;
-
-	return (struct part){p->offset + (from - p->addr), end - from};
+	for (struct piece *p = piece_next(NULL); p != NULL; p = piece_next(p)) {
+		if (addr - p->addr < p->length)
+			return p;
+		if (p->addr > addr && p->addr < *next)
+			*next = p->addr;
+	}
+	return NULL;
 }
 
 /* Whether a call on a range concerns a segment at all. A look without the
@@ -215,6 +217,20 @@ static void pieces_copied(uintptr_t from, uintptr_t to, size_t length)
 	}
 }
 
+/* Whether the kernel's mremap would refuse (EFAULT) to grow or move what is not
+ * one mapping. A segment's pieces may be one here: they have become alike again.
+ * Several may be moved, if all else stays (check_prep_vma in mm/mremap.c). */
+static bool crosses(uintptr_t addr, size_t old, size_t new, int flags)
+{
+	uintptr_t next = UINTPTR_MAX;
+	bool moves_many = old == new && (flags & MREMAP_FIXED) && !(flags & MREMAP_DONTUNMAP);
+	const struct piece *p = piece_at(addr, &next);
+
+	if (p == NULL || moves_many || (new <= old && !(flags & (MREMAP_FIXED | MREMAP_DONTUNMAP))))
+		return false;
+	return (old < new ? old : new) > p->addr + p->length - addr;
+}
+
 EXPORT void *mremap(void *at, size_t length, size_t wanted, int flags, ...)
 {
 	__builtin_va_list ap;
@@ -230,7 +246,8 @@ EXPORT void *mremap(void *at, size_t length, size_t wanted, int flags, ...)
 		r = SYS5(__NR_mremap, at, length, wanted, flags, to);
 	} else {
 		follow();
-		r = SYS5(__NR_mremap, at, length, wanted, flags, to);
+		r = crosses(addr, old, new, flags) ? -EFAULT
+						   : SYS5(__NR_mremap, at, length, wanted, flags, to);
 		if (!is_error(r) && (old == 0 || (flags & MREMAP_DONTUNMAP)))
 			pieces_copied(addr, (uintptr_t)r, new);
 		else if (!is_error(r))
@@ -263,29 +280,31 @@ EXPORT int mprotect(void *at, size_t length, int prot)
 	return (int)finish(r);
 }
 
-/* MADV_REMOVE of a range of segments alone, whose files are sealed against it:
- * the manager frees the pages. */
+/* MADV_REMOVE where there are segments, whose files are sealed against it: the
+ * manager frees their pages. As madvise does, one mapping after the other. */
 static long remove_pages(uintptr_t addr, size_t length)
 {
-	size_t covered = 0;
-	long r = 0;
+	uintptr_t end = addr + length, next;
+	long unmapped = 0, r = 0;
 
 	follow();
-	for (struct piece *p = piece_next(NULL); p != NULL; p = piece_next(p))
-		if (overlaps(p, addr, length))
-			covered += piece_part(p, addr, length).length;
-	if (covered != length)
-		r = -EPERM;
-	for (struct piece *p = piece_next(NULL); r == 0 && p != NULL; p = piece_next(p)) {
-		struct part part = piece_part(p, addr, length);
+	for (; r == 0 && addr < end; addr = next) {
+		next = end;
+		const struct piece *p = piece_at(addr, &next);
 
-		if (overlaps(p, addr, length))
-			r = p->prot & PROT_WRITE ? channel_simple(ABI_MSG_PUNCH, p->id, part.offset,
-								  part.length, 0, NULL)
-						 : -EACCES;
+		if (p != NULL && p->addr + p->length < end)
+			next = p->addr + p->length;
+		r = SYS3(__NR_madvise, addr, next - addr, MADV_REMOVE);
+		if (r == -EPERM && p != NULL)
+			r = channel_simple(ABI_MSG_PUNCH, p->id, (int64_t)(p->offset + (addr - p->addr)),
+					   (int64_t)(next - addr), 0, NULL);
+		if (r == -ENOMEM) { /* for a hole, when all else is done */
+			unmapped = r;
+			r = 0;
+		}
 	}
 	followed();
-	return r;
+	return r < 0 ? r : unmapped;
 }
 
 EXPORT int madvise(void *at, size_t length, int advice)

@@ -6,7 +6,7 @@ enum { MSG_STAT = 11, MSG_INFO, MSG_STAT_ANY };
 
 struct user_msginfo {
 	int32_t msgpool, msgmap, msgmax, msgmnb, msgmni, msgssz, msgtql;
-	uint16_t msgseg;
+	uint16_t msgseg, unused;
 };
 
 EXPORT int msgget(int key, int flags)

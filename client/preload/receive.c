@@ -263,6 +263,8 @@ static int64_t copy_direct(struct handle *h, struct call *c, const struct wanted
 			r = -ENOMSG;
 		else if (m->size > w->room)
 			r = noerror ? -EINVAL : -E2BIG;
+		else if (!user_writable(c->thread, to, sizeof to->type + m->size))
+			r = -EFAULT;
 		else {
 			to->type = m->type;
 			r = (int64_t)m->size;
@@ -326,7 +328,8 @@ static int64_t do_msgrcv(struct call *c, int id, struct user_message *to, size_t
 
 		if (w.room > max)
 			w.room = max;
-		if (!user_writable(c->thread, to, sizeof to->type + w.room))
+		/* prepare_copy reads what it is to write to. */
+		if (w.room != 0 && !user_readable(c->thread, to, w.room))
 			return -EFAULT;
 		w.type = type;
 	}

@@ -135,6 +135,27 @@ ROW(36, "IPC_STAT into a read-only page or across the end of memory is EFAULT")
 	}
 }
 
+ROWS("90,164,207", "IPC_STAT writes every byte, before the first use of the object and after it")
+{
+	EACH_FAMILY(f) {
+		static const size_t size[] = { sizeof(struct shmid_ds), sizeof(struct semid_ds), sizeof(struct msqid_ds) };
+		int id = MUST(get(f, IPC_PRIVATE, 1, 0600));
+		for (int used = 0; used < 2; used++) {
+			union any_ds a, b;
+			memset(&a, 0, sizeof a);
+			memset(&b, 0xff, sizeof b);
+			MUST(ctl(f, id, IPC_STAT, &a));
+			MUST(ctl(f, id, IPC_STAT, &b));
+			EXPECT_EQ(memcmp(&a, &b, size[f]), 0);
+			EXPECT_EQ((unsigned char)b.room[size[f]], 0xff);
+			if (f == SHM)
+				MUST(shmdt(MUST(shmat(id, NULL, 0))));
+			else
+				MUST(f == SEM ? op1(id, 0, 1, 0) : send_text(id, 1, "x", 0));
+		}
+	}
+}
+
 ROW(37, "unknown commands are EINVAL, whatever the id")
 {
 	static const int bad[] = { 4, 99, 0x7fffffff, -1 };

@@ -182,6 +182,8 @@ ROW(213, "IPC_INFO tells the limits, and constants where there are none")
 	EXPECT_EQ(i.msgtql, 16384);
 	EXPECT_EQ(i.msgssz, 16);
 	EXPECT_EQ(i.msgseg, 65535);
+	for (size_t k = offsetof(struct msginfo, msgseg) + sizeof i.msgseg; k < sizeof i; k++)
+		EXPECT_EQ(((char *)&i)[k], 0);	/* nothing of anybody's stack */
 	EXPECT_ERR(msgctl(0, IPC_INFO, BAD_POINTER), EFAULT);
 }
 

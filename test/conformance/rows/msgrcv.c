@@ -377,6 +377,23 @@ ROW(205, "MSG_COPY into too small a buffer is E2BIG, with MSG_NOERROR EINVAL")
 	EXPECT_EQ(queue_stat(q).msg_qnum, 1);
 }
 
+ROWS("202,205", "MSG_COPY: a buffer must be readable at first, and writable only for what is copied")
+{
+	int q = new_queue();
+	need_copy(q);
+	char *ro = MUST(mmap(NULL, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+	EXPECT_ERR(msgrcv(q, BAD_POINTER, 0, 0, MSG_COPY | IPC_NOWAIT), ENOMSG);
+	EXPECT_ERR(msgrcv(q, BAD_POINTER, 10, 0, MSG_COPY | IPC_NOWAIT), EFAULT);
+	EXPECT_ERR(msgrcv(q, ro, 10, 0, MSG_COPY | IPC_NOWAIT), ENOMSG);
+	EXPECT_OK(send_text(q, 7, "0123456789", 0));
+	EXPECT_ERR(msgrcv(q, ro, 4, 0, MSG_COPY | IPC_NOWAIT), E2BIG);
+	EXPECT_ERR(msgrcv(q, ro, 10, 0, MSG_COPY | IPC_NOWAIT), EFAULT);
+	EXPECT_EQ(queue_stat(q).msg_qnum, 1);
+	MUST(msgctl(q, IPC_RMID, NULL));
+	EXPECT_ERR(msgrcv(q, BAD_POINTER, 10, 0, MSG_COPY | IPC_NOWAIT), EFAULT);
+	EXPECT_ERR(msgrcv(q, ro, 10, 0, MSG_COPY | IPC_NOWAIT), EINVAL);
+}
+
 ROW(206, "MSG_COPY works, or is ENOSYS as on a kernel built without it")
 {
 	int q = new_queue();

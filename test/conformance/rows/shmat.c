@@ -337,6 +337,39 @@ ROW(69, "mprotect cannot add write to a SHM_RDONLY attach")
 	EXPECT_EQ(fault(w, true), 0);
 }
 
+ROW(69, "nor to one that was made while another allows writing")
+{
+	int id = new_segment(4096);
+	char *w = MUST(shmat(id, NULL, 0));
+	char *m = MUST(shmat(id, NULL, SHM_RDONLY));
+	EXPECT_ERR(mprotect(m, 4096, PROT_READ | PROT_WRITE), EACCES);
+	EXPECT_ERR(madvise(m, 4096, MADV_REMOVE), EACCES);
+	EXPECT_EQ(fault(m, true), SIGSEGV);
+	EXPECT_EQ(fault(w, true), 0);
+	EXPECT_EQ(*m, *w);
+}
+
+ROWS("58,61", "an address from which the segment would pass the end of all is EINVAL")
+{
+	int id = new_segment(8192);
+	EXPECT_ERR((long)shmat(id, (void *)-4096UL, 0), EINVAL);
+	EXPECT_ERR((long)shmat(id, (void *)-4095UL, SHM_RND), EINVAL);
+}
+
+ROW(59, "rounded down to 0, it is the address 0: attached there, or refused")
+{
+	int id = new_segment(4096);
+	errno = 0;
+	void *p = shmat(id, (void *)1, SHM_RND);
+	if (p == (void *)-1)
+		EXPECT_EQ(errno, EPERM);	/* vm.mmap_min_addr */
+	else
+		EXPECT_EQ(p, 0);
+	EXPECT_EQ(nattch(id), p == NULL);
+	if (p == NULL)
+		EXPECT_OK(shmdt(NULL));
+}
+
 ROW(70, "/proc/PID/maps names the attach SYSV and its key")
 {
 	char line[512], want[32];

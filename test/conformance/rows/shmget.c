@@ -1,5 +1,6 @@
 /* Rows 42 to 53: making segments. */
 #include "case.h"
+#include <sys/sysinfo.h>
 
 #define HUGE_SHIFT 26	/* SHM_HUGE_SHIFT */
 
@@ -67,6 +68,21 @@ ROW(44, "more pages than shmall are ENOSPC, and come back with IPC_RMID")
 	new_segment(room / 2 * page_size());
 	EXPECT_ERR(shmget(IPC_PRIVATE, (room - room / 2) * page_size() + 1, 0600), ENOSPC);
 	new_segment((room - room / 2) * page_size());
+}
+
+ROW(44, "more memory than the machine has is ENOMEM")
+{
+	struct sysinfo machine;
+	MUST(sysinfo(&machine));
+	size_t size = (machine.totalram + machine.totalswap + 1) * machine.mem_unit;
+	FILE *f = fopen("/proc/sys/vm/overcommit_memory", "re");
+	int mode = f ? fgetc(f) : '0';
+	if (f)
+		fclose(f);
+	if (mode != '0' || limits().shmmax < size || limits().shmall < size / page_size() + 1)
+		SKIP("a limit is met before, or there is none");
+	EXPECT_ERR(shmget(IPC_PRIVATE, size, 0600), ENOMEM);
+	EXPECT_ERR(shmget(free_key(), size, IPC_CREAT | 0600), ENOMEM);
 }
 
 ROW(45, "more segments than shmmni are ENOSPC, and come back with IPC_RMID")

@@ -614,6 +614,55 @@ ROW(83, "MADV_REMOVE frees memory, in pieces of an attach too, and only for writ
 	EXPECT_EQ(reader[page], 'y');
 }
 
+ROW(83, "MADV_REMOVE asks what the mapping allows, not what the caller may do now")
+{
+	NEED_ROOT();
+	int id = new_segment(3 * 4096);
+	char *m = MUST(shmat(id, NULL, 0));
+	memset(m, 7, 3 * 4096);
+	pid_t p;
+	CHILD(p) {
+		become(STRANGER, STRANGER);
+		EXPECT_OK(mprotect(m, 4096, PROT_READ));
+		EXPECT_OK(madvise(m, 2 * 4096, MADV_REMOVE));
+	}
+	JOIN(p);
+	EXPECT(m[0] == 0 && m[4096] == 0 && m[2 * 4096] == 7);
+}
+
+ROW(83, "MADV_REMOVE passes over holes, and stops at a mapping of another kind")
+{
+	int id = new_segment(4 * 4096);
+	char *m = MUST(shmat(id, NULL, 0));
+	memset(m, 7, 4 * 4096);
+	EXPECT_OK(munmap(m + 4096, 4096));
+	EXPECT_ERR(madvise(m, 4 * 4096, MADV_REMOVE), ENOMEM);
+	EXPECT(m[0] == 0 && m[2 * 4096] == 0 && m[3 * 4096] == 0);
+	m[0] = m[2 * 4096] = 7;
+	MUST((long)mmap(m + 4096, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0));
+	EXPECT_ERR(madvise(m, 4 * 4096, MADV_REMOVE), EINVAL);
+	EXPECT(m[0] == 0 && m[2 * 4096] == 7);
+	m = MUST(shmat(id, NULL, 0));
+	m = MUST(mremap(m, 4 * 4096, 8 * 4096, MREMAP_MAYMOVE));
+	EXPECT_OK(madvise(m + 2 * 4096, 6 * 4096, MADV_REMOVE));
+	EXPECT_OK(madvise(m + 6 * 4096, 4096, MADV_REMOVE));
+	EXPECT(m[2 * 4096] == 0);
+}
+
+ROWS("75,82", "mremap does not grow what mprotect has cut in pieces, alike again or not")
+{
+	int id = new_segment(3 * 4096);
+	char *m = MUST(shmat(id, NULL, 0));
+	EXPECT_OK(mprotect(m + 4096, 4096, PROT_READ));
+	EXPECT_OK(mprotect(m + 4096, 4096, PROT_READ | PROT_WRITE));
+	EXPECT_ERR((long)mremap(m, 3 * 4096, 5 * 4096, MREMAP_MAYMOVE), EFAULT);
+	EXPECT_EQ(nattch(id), 3);
+	EXPECT_EQ((long)mremap(m, 3 * 4096, 2 * 4096, MREMAP_MAYMOVE), (long)m);
+	EXPECT_EQ(nattch(id), 2);
+	EXPECT_OK(shmdt(m));
+	EXPECT_EQ(nattch(id), 0);
+}
+
 ROW(84, "memory of a grown mremap past the segment's end is SIGBUS")
 {
 	size_t page = page_size();
