@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/gentype"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/util/flowcontrol"
 
 	"github.com/ipcspace/ipcspace/manager/kube/v1alpha1"
 )
@@ -26,6 +27,14 @@ type api struct {
 
 	core, node, authorization, own rest.Interface
 }
+
+// What a node asks at most of the API server, of all groups together: requests a second, and at once.
+// A pod's start waits for up to five; with client-go's 5 and 10 a node full of pods begins at the pace
+// of this limit instead of the kubelet's. The API server has a fairness of its own.
+const (
+	requestRate  = 50
+	requestBurst = 100
+)
 
 func newAPI(cfg *rest.Config) (*api, error) {
 	a := &api{scheme: runtime.NewScheme()}
@@ -40,10 +49,12 @@ func newAPI(cfg *rest.Config) (*api, error) {
 	if err != nil {
 		return nil, err
 	}
+	limiter := flowcontrol.NewTokenBucketRateLimiter(requestRate, requestBurst)
 	var errs [4]error
 	client := func(group schema.GroupVersion, path, content string) (rest.Interface, error) {
 		one := rest.CopyConfig(cfg)
 		one.GroupVersion, one.APIPath, one.ContentType = &group, path, content
+		one.RateLimiter = limiter
 		one.NegotiatedSerializer = serializer.NewCodecFactory(a.scheme).WithoutConversion()
 		return rest.RESTClientForConfigAndClient(one, transport)
 	}
