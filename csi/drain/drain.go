@@ -2,7 +2,7 @@
 // pod with a space cannot end, for nobody unmounts it, and a space cannot go.
 //
 // It changes nothing before it knows that nobody uses a space, and takes back what it marked if it
-// has to give up.
+// has to give up. What authors have marked themselves they want to end.
 package drain
 
 import (
@@ -51,13 +51,17 @@ func (d *drain) run(ctx context.Context) (err error) {
 	if err := d.refusals(ctx); err != nil {
 		return err
 	}
-	// From the mark on, no pod joins a space. It is no use to who installs anew, so it goes at the end.
+	// From the mark on, no pod joins a space. It is no use to who installs anew, so it goes at the end,
+	// an author's with all spaces only.
 	marked := map[string]*v1alpha1.IPCSpace{}
 	defer func() {
 		limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 		defer cancel()
+		gaveUp := err != nil
 		for _, space := range marked {
-			err = errors.Join(err, d.client.PatchSpace(limited, space, mark("null")))
+			if !gaveUp || !markedByAuthor(space) {
+				err = errors.Join(err, d.client.PatchSpace(limited, space, mark("null")))
+			}
 		}
 	}()
 	said := ""
@@ -67,12 +71,16 @@ func (d *drain) run(ctx context.Context) (err error) {
 			return err
 		}
 		for i, s := range spaces {
-			if name := s.Namespace + "/" + s.Name; marked[name] == nil {
-				if err := d.client.PatchSpace(ctx, &spaces[i], mark(`"uninstall"`)); err != nil {
+			name := s.Namespace + "/" + s.Name
+			if marked[name] != nil {
+				continue
+			}
+			if !markedByAuthor(&spaces[i]) {
+				if err := d.client.PatchSpace(ctx, &spaces[i], mark(fmt.Sprintf("%q", ownMark))); err != nil {
 					return err
 				}
-				marked[name] = &spaces[i]
 			}
+			marked[name] = &spaces[i]
 		}
 		// Those that came before their space was marked.
 		if err := d.refusePods(ctx); err != nil {
@@ -98,6 +106,14 @@ func (d *drain) run(ctx context.Context) (err error) {
 	}
 }
 
+// ownMark is the annotation's value if the drain has set it, now or before it was killed.
+const ownMark = "uninstall"
+
+func markedByAuthor(space *v1alpha1.IPCSpace) bool {
+	value := space.Annotations[v1alpha1.AnnotationDrain]
+	return value != "" && value != ownMark
+}
+
 // mark is the patch that sets the annotation to a value in JSON.
 func mark(value string) string {
 	return fmt.Sprintf(`{"metadata":{"annotations":{%q:%s}}}`, v1alpha1.AnnotationDrain, value)
@@ -116,8 +132,8 @@ func (d *drain) refusals(ctx context.Context) error {
 		return err
 	}
 	var retained []v1alpha1.IPCSpace
-	for _, s := range spaces {
-		if s.Spec.Retain {
+	for i, s := range spaces {
+		if s.Spec.Retain && !markedByAuthor(&spaces[i]) {
 			retained = append(retained, s)
 		}
 	}

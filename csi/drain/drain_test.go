@@ -161,6 +161,30 @@ func TestGivesUp(t *testing.T) {
 	r.unmarked(t, "orders")
 }
 
+// An author who has marked a retained space wants it to end. The mark is the author's until all is over.
+func TestMarkedByAuthor(t *testing.T) {
+	marked := strings.Replace(retain, "name: stock", `name: stock, annotations: {ipcspace.io/drain: "yes"}`, 1)
+	r := newRun(t, node, marked)
+	wants(t, r.drained(t), "have not let go", "node n1: shop/stock")
+	if n := r.patches(); n > 0 {
+		t.Errorf("%d changes of what the author has marked", n)
+	}
+	go r.manager(t, "stock", true)
+	if err := r.drained(t); err != nil {
+		t.Error(err)
+	}
+	r.unmarked(t, "stock")
+}
+
+// A drain that was killed has left its marks: the next one takes them for its own.
+func TestAfterOneThatWasKilled(t *testing.T) {
+	r := newRun(t, node, strings.Replace(retain, "name: stock", `name: stock, annotations: {ipcspace.io/drain: uninstall}`, 1))
+	wants(t, r.drained(t), "these spaces are retained", "node n1: shop/stock")
+	r = newRun(t, node, strings.Replace(claimed, "name: orders", `name: orders, annotations: {ipcspace.io/drain: uninstall}`, 1))
+	wants(t, r.drained(t), "have not let go")
+	r.unmarked(t, "orders")
+}
+
 // What a node had that is no more is gone with it.
 func TestNodeThatIsNoMore(t *testing.T) {
 	r := newRun(t, claimed)
