@@ -94,10 +94,8 @@ func Parse(root string, annotations map[string]string, mounts []Mount) (*Request
 			return nil, fmt.Errorf("%w: space %q is mounted and the annotation %s asks for %q; drop one of them",
 				ErrRefused, name, AnnotationSpace, r.Space)
 		}
-		if known {
-			r.Space = name
-		}
-		r.Mounted = true
+		// What a volume driver has mounted it has chosen: a name of its users need not be one of this node.
+		r.Space, r.Mounted = name, true
 	}
 	if r.Space == "" && !r.Mounted {
 		return nil, nil

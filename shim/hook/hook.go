@@ -28,6 +28,7 @@ const mostState = 1 << 20
 func Main(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("ipcspace-shim hook", flag.ContinueOnError)
 	root := flags.String("root", shim.Root(), "the manager's `folder`")
+	kernelIPC := flags.String("kernel-ipc", "", "closed or `open`, whatever the annotation "+shim.AnnotationKernelIPC+" says: for who knows more than the container's configuration does")
 	install := flags.String("install", "", "write the hook's file into a hooks `directory` of podman or CRI-O, and end")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -43,13 +44,19 @@ func Main(ctx context.Context, args []string) error {
 	if err := json.Unmarshal(text, &state); err != nil {
 		return fmt.Errorf("the container's state on the standard input: %w; a runtime calls this hook, oci-hooks(5)", err)
 	}
-	return run(ctx, *root, state)
+	return run(ctx, *root, *kernelIPC, state)
 }
 
-func run(ctx context.Context, root string, state specs.State) error {
+func run(ctx context.Context, root, kernelIPC string, state specs.State) error {
 	b, err := shim.ReadBundle(state.Bundle)
 	if err != nil {
 		return err
+	}
+	if kernelIPC != "" {
+		if b.Spec.Annotations == nil {
+			b.Spec.Annotations = map[string]string{}
+		}
+		b.Spec.Annotations[shim.AnnotationKernelIPC] = kernelIPC
 	}
 	r, err := b.Request(root)
 	if err != nil || r == nil {
@@ -83,9 +90,9 @@ func run(ctx context.Context, root string, state specs.State) error {
 
 // Spec is the hook as a runtime is told of it. Its environment is explicit: an empty one would be
 // filled with the runtime's own.
-func Spec(program, root string) specs.Hook {
+func Spec(program, root string, flags ...string) specs.Hook {
 	return specs.Hook{
-		Path: program, Args: []string{"ipcspace-shim", "hook", "--root", root},
+		Path: program, Args: append([]string{"ipcspace-shim", "hook", "--root", root}, flags...),
 		Env: []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"},
 	}
 }

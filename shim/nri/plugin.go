@@ -2,9 +2,10 @@
 // does what a Kubernetes volume cannot: it joins LD_PRELOAD and IPCSPACE_REQUIRED for containers that
 // have a space mounted, and closes the kernel's own System V IPC for them.
 //
-// It never mounts, so a space is never there twice. Its handlers ask nobody and open nothing but
-// what the request names: a runtime cuts off a plugin that answers late. It fails closed: a container
-// that cannot have what it asks for is not created.
+// It never mounts, so a space is never there twice. What needs a mount, the hiding of the kernel's
+// tables, it leaves to package hook, whose program it can put on the node. Its handlers ask nobody and
+// open nothing but what the request names: a runtime cuts off a plugin that answers late. It fails
+// closed: a container that cannot have what it asks for is not created.
 package nri
 
 import (
@@ -23,6 +24,7 @@ import (
 	"golang.org/x/mod/semver"
 
 	"github.com/ipcspace/ipcspace/shim"
+	"github.com/ipcspace/ipcspace/shim/hook"
 )
 
 // reconnectPause is how long the plugin waits before it connects to the runtime again.
@@ -33,12 +35,22 @@ func Main(ctx context.Context, args []string) error {
 	p := &plugin{log: slog.New(slog.NewTextHandler(os.Stderr, nil))}
 	flags := flag.NewFlagSet("ipcspace-shim nri", flag.ContinueOnError)
 	flags.StringVar(&p.root, "root", shim.Root(), "the manager's `folder` as the runtime knows it")
-	flags.StringVar(&p.hook, "hook", "", "`path` of ipcspace-shim on the node: close the kernel's IPC by it as a hook, for runtimes whose NRI sets no sysctls (containerd before 2.2)")
+	flags.StringVar(&p.hook, "hook", "", "`path` of ipcspace-shim on the node: it closes the kernel's IPC as a hook, also with runtimes whose NRI sets no sysctls (containerd before 2.2), and has ipcs, ipcrm and lsipc show the space")
+	install := flags.Bool("install-hook", false, "put this program at the path of --hook while the plugin runs")
 	socket := flags.String("socket", "/var/run/nri/nri.sock", "the runtime's NRI `socket`")
 	name := flags.String("name", "ipcspace", "the plugin's name")
 	index := flags.String("index", "10", "the plugin's place among others, two digits")
 	if err := flags.Parse(args); err != nil {
 		return err
+	}
+	if *install {
+		remove, err := installHook(ctx, p.hook)
+		if err != nil {
+			p.log.Warn("no hook: ipcs, ipcrm and lsipc show the kernel's tables in containers with a space", "hook", p.hook, "error", err)
+			p.hook = ""
+		} else {
+			defer remove()
+		}
 	}
 	last := ""
 	for {
@@ -86,7 +98,7 @@ func (p *plugin) Configure(_ context.Context, _, runtime, version string) (stub.
 	p.noSysctls = lacksSysctls(runtime, version)
 	p.log.Info("connected", "runtime", runtime, "version", version, "sysctls", !p.noSysctls)
 	if p.noSysctls && p.hook == "" {
-		p.log.Warn("this runtime's NRI sets no sysctls: containers with a space are refused unless --hook is given, or they choose "+shim.AnnotationKernelIPC+"=open", "runtime", runtime, "version", version)
+		p.log.Warn("this runtime's NRI sets no sysctls: containers with a space are refused unless there is a hook (--hook, --install-hook; the chart's nri.installHook), or they choose "+shim.AnnotationKernelIPC+"=open", "runtime", runtime, "version", version)
 	}
 	return api.MustParseEventMask("CreateContainer"), nil
 }
@@ -142,34 +154,33 @@ func (p *plugin) CreateContainer(_ context.Context, pod *api.PodSandbox, c *api.
 	}
 	a.AddEnv("LD_PRELOAD", shim.JoinPreload(preload))
 	a.AddEnv("IPCSPACE_REQUIRED", "1")
-	if !r.OpenKernel {
-		if err := p.closeKernel(a, pod); err != nil {
-			return nil, nil, fmt.Errorf("ipcspace: %w", err)
-		}
+	if err := p.kernelIPC(a, pod, r.OpenKernel); err != nil {
+		return nil, nil, fmt.Errorf("ipcspace: %w", err)
 	}
 	p.log.Info("container adjusted", "pod", pod.GetName(), "namespace", pod.GetNamespace(), "container", c.GetName(), "space", r.Space, "kernel_ipc_open", r.OpenKernel)
 	return a, nil, nil
 }
 
-// closeKernel closes the pod's IPC namespace: its containers share one. The host's is not the pod's
-// to close.
-func (p *plugin) closeKernel(a *api.ContainerAdjustment, pod *api.PodSandbox) error {
-	own := false
+// kernelIPC closes the pod's IPC namespace, unless it is to stay open: its containers share one. The
+// host's is not the pod's to close. A hook hides the kernel's tables besides.
+func (p *plugin) kernelIPC(a *api.ContainerAdjustment, pod *api.PodSandbox, open bool) error {
+	own, choice := false, "closed"
 	for _, ns := range pod.GetLinux().GetNamespaces() {
 		own = own || ns.GetType() == "ipc"
 	}
-	if !own {
+	if open {
+		choice = "open"
+	} else if !own {
 		return fmt.Errorf("%w: the pod shares the host's IPC namespace, whose kernel tables cannot be closed; drop hostIPC, or set the annotation %s=open",
 			shim.ErrRefused, shim.AnnotationKernelIPC)
 	}
 	switch {
 	case p.hook != "":
-		a.AddHooks(&api.Hooks{CreateRuntime: []*api.Hook{{
-			Path: p.hook, Args: []string{"ipcspace-shim", "hook", "--root", p.root},
-			Env: []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"},
-		}}})
+		h := hook.Spec(p.hook, p.root, "--kernel-ipc", choice)
+		a.AddHooks(&api.Hooks{CreateRuntime: []*api.Hook{{Path: h.Path, Args: h.Args, Env: h.Env}}})
+	case open:
 	case p.noSysctls:
-		return fmt.Errorf("%w: this runtime's NRI sets no sysctls, so the kernel's own System V IPC stays open; start the plugin with --hook, use containerd 2.2 or later, or set the annotation %s=open",
+		return fmt.Errorf("%w: this runtime's NRI sets no sysctls, so the kernel's own System V IPC stays open; give the plugin a hook (the chart's nri.installHook), use containerd 2.2 or later, or set the annotation %s=open",
 			shim.ErrRefused, shim.AnnotationKernelIPC)
 	default:
 		for name, value := range shim.Sysctls {

@@ -145,11 +145,11 @@ func TestRuntimeHandler(t *testing.T) {
 	wants(t, s.inspect(t), "shmmni 5")
 }
 
-func nriPlugin(socket string) *daemon {
+func nriPlugin(socket string, flags ...string) *daemon {
 	d := &daemon{
 		name: "nri",
 		command: func() (*exec.Cmd, error) {
-			return exec.Command(filepath.Join(bin, "ipcspace-shim"), "nri", "--root", root, "--socket", socket), nil
+			return exec.Command(filepath.Join(bin, "ipcspace-shim"), append([]string{"nri", "--root", root, "--socket", socket}, flags...)...), nil
 		},
 	}
 	d.ready = func() error {
@@ -161,18 +161,63 @@ func nriPlugin(socket string) *daemon {
 	return d
 }
 
+// runs starts the plugin for a test.
+func (d *daemon) runs(t *testing.T) {
+	t.Helper()
+	must(t, d.start())
+	t.Cleanup(func() {
+		must(t, d.stop())
+		if t.Failed() {
+			t.Logf("the plugin's log:\n%s", tail(d.log()))
+		}
+	})
+}
+
+// With a hook, which the plugin puts in its place, the system's tools show the space besides, and no
+// sysctls are the runtime's to set. It goes with the plugin.
+func TestNRIHook(t *testing.T) {
+	needContainerd(t)
+	s := newSpace(t)
+	path := filepath.Join(directory(t), "ipcspace-shim")
+	t.Cleanup(func() {
+		if left, _ := filepath.Glob(filepath.Join(filepath.Dir(path), "*")); len(left) > 0 {
+			t.Errorf("left behind: %v", left)
+		}
+	})
+	nriPlugin(filepath.Join(scratch, "containerd", "nri.sock"), "--hook", path, "--install-hook").runs(t)
+	k := newKubelet(t)
+	for _, c := range []struct {
+		kernelIPC string
+		s         *space
+		code      int32
+		want      string
+		args      []string
+	}{
+		{"closed", s, 0, "hello", []string{imageGlibc, "ipc", "put", "7", "hello"}},
+		{"closed", s, 0, "hello", []string{imageMusl, "ipc", "get", "7"}},
+		{"closed", s, 0, "0x00000007", []string{imageGlibc, "ipcs", "-m"}},
+		{"closed", s, 1, "raw shmget: No space left on device", []string{imageStatic, "ipc", "raw"}},
+		{"open", s, 0, "0x00000007", []string{imageGlibc, "ipcs", "-m"}},
+		{"open", s, 0, "raw shmget ", []string{imageStatic, "ipc", "raw"}},
+		{"closed", nil, 0, "raw shmget ", []string{imageStatic, "ipc", "raw"}},
+		{"closed", nil, 0, "shm\n", []string{imageStatic, "ls", "/proc/sysvipc"}},
+	} {
+		p := k.runPod(t, map[string]string{"ipcspace.io/kernel-ipc": c.kernelIPC, "ipcspace.io/space": "of-the-volume"}, cri.NamespaceMode_POD)
+		output, code, err := p.run(t, c.s, nil, c.args[0], c.args[1:]...)
+		must(t, err)
+		if code != c.code {
+			t.Errorf("%v ended with %d", c, code)
+		}
+		wants(t, output, c.want)
+	}
+}
+
 // Containers that have a space mounted get the rest from the NRI plugin; others nothing.
 func TestNRI(t *testing.T) {
 	needContainerd(t)
 	s := newSpace(t)
 	plugin := nriPlugin(filepath.Join(scratch, "containerd", "nri.sock"))
-	must(t, plugin.start())
-	t.Cleanup(func() {
-		must(t, plugin.stop())
-		if t.Failed() {
-			t.Logf("the plugin's log:\n%s", tail(plugin.log()))
-		}
-	})
+	plugin.runs(t)
 	k := newKubelet(t)
 	succeeds := func(p *pod, s *space, want, image string, args ...string) {
 		t.Helper()

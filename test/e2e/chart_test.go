@@ -21,8 +21,11 @@ const (
 	nodeRoot      = "/run/ipcspace"
 )
 
+// hookPath is on the node's own disk; its /opt is the machine's.
+const hookPath = "/var/lib/ipcspace/ipcspace-shim"
+
 // What the tests set of the chart: spaces without pods shall not be waited for long.
-var chartValues = []string{"manager.reclaimDelay=2s", "manager.logLevel=debug", "webhook.logLevel=debug"}
+var chartValues = []string{"manager.reclaimDelay=2s", "manager.logLevel=debug", "webhook.logLevel=debug", "nri.hook=" + hookPath}
 
 var chart struct {
 	sync.Mutex

@@ -49,7 +49,7 @@ func importImages() error {
 			}
 			content["/lib/ld-musl-x86_64.so.1"] = loader
 		case imageGlibc:
-			dynamic = []string{"/bin/ipc", "/usr/bin/ipcs", "/usr/bin/ipcmk", "/usr/bin/ipcrm"}
+			dynamic = []string{"/bin/ipc", "/usr/bin/ipcs", "/usr/bin/ipcmk", "/usr/bin/ipcrm", "/usr/bin/lsipc"}
 		case imagePostgres:
 			dynamic = []string{"/bin/ipc"}
 			for _, tool := range []string{"postgres", "initdb", "psql", "pg_ctl", "pg_isready", "pgbench"} {

@@ -41,6 +41,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name (.Chart.Version | replace "+" "_") 
 {{- end -}}
 {{- end }}
 
+{{/* Path of the hook on the nodes; empty: there is none. */}}
+{{- define "ipcspace.hook" -}}
+{{- .Values.nri.hook | default (ternary "/opt/ipcspace/ipcspace-shim" "" .Values.nri.installHook) -}}
+{{- end }}
+
 {{/* What a container that is not privileged runs with. */}}
 {{- define "ipcspace.restricted" -}}
 allowPrivilegeEscalation: false
