@@ -304,7 +304,7 @@ func (x *session) inherit(parent *session) {
 
 // renew gives a session whose process called exec a fresh page.
 func (s *space) renew(x *session) error {
-	s.foldPage(x, plane.Stamp(), true)
+	s.foldPage(x, x.executed(), true)
 	cookie := newCookie()
 	if err := s.storage.removePage(x.number); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("old page: %w", unix.EIO)
@@ -435,7 +435,7 @@ func (s *space) leave(c *channel) {
 	if s.isDead(x) {
 		s.bury(x)
 	} else if !x.pageMapped() {
-		s.foldPage(x, plane.Stamp(), true)
+		s.foldPage(x, x.executed(), true)
 		s.destroyOrphans()
 	}
 }

@@ -90,13 +90,14 @@ func (s *space) holders(serial uint64) []*session {
 	return out
 }
 
-// executed is when a process called exec that is found to have done so. One that
-// never said hello did it soon after the fork, as most children do.
+// executed is when a process called exec that is found to have done so. It has
+// written that down, or, if it called without libc and never said hello, did it
+// soon after the fork, as most children do.
 func (x *session) executed() int64 {
 	now := plane.Stamp()
 	claimed := x.page.claimed()
 	var boot unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &boot); err != nil || x.heard || claimed == 0 {
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &boot); err != nil || claimed == 0 || x.heard && claimed&abi.ClaimedExec == 0 {
 		return now
 	}
 	return now - max(boot.Nano()-int64(claimed), 0)

@@ -16,7 +16,8 @@ type SessionPage struct {
 	// Claimed is when a child claimed the page: ns of CLOCK_BOOTTIME, stored
 	// before PID and State. A process of that pid that started later is
 	// another one; one that started before is the child, whatever became of
-	// its parent and its memory (exec) since.
+	// its parent and its memory (exec) since. A process that is about to call
+	// exec stores that moment instead, with ClaimedExec.
 	Claimed uint64
 	// Address is where the process has this page mapped, 0: it does not say. Written by the
 	// session, in a spare by the parent, whose child has it there too. Where it is not
@@ -41,6 +42,10 @@ const (
 	PageReserved = 1 // a fork is under way
 	PageClaimed  = 2
 )
+
+// ClaimedExec is the bit of SessionPage.Claimed that says: since then the process
+// has called exec, if it has not got the page mapped any more.
+const ClaimedExec = 1
 
 // SessionPage.Answer.
 const (

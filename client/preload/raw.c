@@ -27,6 +27,8 @@ EXPORT int madvise(void *, size_t, int);
 EXPORT int unshare(int);
 EXPORT int setns(int, int);
 EXPORT int chroot(const char *);
+EXPORT int execve(const char *, char *const *, char *const *);
+EXPORT int execveat(int, const char *, char *const *, char *const *, int);
 
 /* A bit that libc adds to commands for old kernels (linux/ipc.h). */
 #define IPC_64 0x100
@@ -114,6 +116,11 @@ EXPORT long syscall(long number, ...)
 		return setns((int)a[0], (int)a[1]);
 	case __NR_chroot:
 		return chroot((const char *)a[0]);
+	case __NR_execve:
+		return execve((const char *)a[0], (char *const *)a[1], (char *const *)a[2]);
+	case __NR_execveat:
+		return execveat((int)a[0], (const char *)a[1], (char *const *)a[2], (char *const *)a[3],
+				(int)a[4]);
 	}
 	long r = makes_child(number, a) ? fork_by_number(number, a)
 					: SYS6(number, a[0], a[1], a[2], a[3], a[4], a[5]);

@@ -394,6 +394,67 @@ ROWS("77,78", "a child that calls exec at once, before anybody looked, is lpid a
 	JOIN(p);
 }
 
+/* A child that calls exec once it has got a byte. */
+struct late { pid_t pid; int go, until, executed; };
+
+static struct late late_exec(int way)
+{
+	int go[2], until[2], executed[2];
+	MUST(pipe2(go, O_CLOEXEC));
+	MUST(pipe2(until, O_CLOEXEC));
+	MUST(pipe2(executed, O_CLOEXEC));
+	pid_t p = MUST(fork());
+	if (p == 0) {
+		char c, *argv[] = { self_path, (char *)"--act", (char *)"read_end", NULL };
+		close(go[1]);
+		dup2(until[0], STDIN_FILENO);
+		if (read(go[0], &c, 1) < 0)
+			_exit(98);
+		char *slash = strrchr(self_path, '/');
+		execv("/nowhere", argv);	/* fails: nothing is detached */
+		switch (way) {
+		case 0: EXEC_ACT("read_end"); break;
+		case 1: execv(self_path, argv); break;
+		case 2: execve(self_path, argv, environ); break;
+		case 3: execle(self_path, self_path, "--act", "read_end", (char *)0, environ); break;
+		case 4: fexecve(open(self_path, O_RDONLY | O_CLOEXEC), argv, environ); break;
+		case 5: *slash = '\0'; setenv("PATH", self_path, 1); execvp(slash + 1, argv); break;
+		case 6: *slash = '\0'; setenv("PATH", self_path, 1); execvpe(slash + 1, argv, environ); break;
+		case 7: *slash = '\0'; setenv("PATH", self_path, 1); execlp(slash + 1, "x", "--act", "read_end", (char *)0); break;
+		case 8: syscall(SYS_execve, self_path, argv, environ); break;
+		}
+		_exit(99);
+	}
+	close(go[0]);
+	close(until[0]);
+	close(executed[1]);
+	return (struct late){ p, go[1], until[1], executed[0] };
+}
+
+ROWS("77,78", "exec detaches when it is called, however, not when the child was born: lpid")
+{
+	for (int way = 0; way <= 8; way++) {
+		int id = new_segment(4096);
+		void *first = MUST(shmat(id, NULL, 0)), *second = MUST(shmat(id, NULL, 0));
+		struct late a = late_exec(way), b = late_exec(way);
+		char c;
+		MUST(write(a.go, "", 1));
+		EXPECT_EQ(read(a.executed, &c, 1), 0);
+		MUST(shmdt(first));
+		MUST(write(b.go, "", 1));
+		EXPECT_EQ(read(b.executed, &c, 1), 0);
+		struct shmid_ds d = segment_stat(id);
+		EXPECT_EQ(d.shm_nattch, 1);
+		EXPECT_EQ(d.shm_lpid, b.pid);
+		MUST(shmdt(second));
+		EXPECT_EQ(segment_stat(id).shm_lpid, getpid());
+		close(a.until);
+		close(b.until);
+		JOIN(a.pid);
+		JOIN(b.pid);
+	}
+}
+
 ROW(78, "exit, _exit and death by signal detach before the parent can know")
 {
 	static const int ways[] = { 0, -1, SIGKILL, SIGSEGV, SIGABRT, SIGTERM };
