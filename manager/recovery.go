@@ -22,6 +22,25 @@ import (
 //
 // Being killed here is harmless: each step can be done again.
 func (s *space) recover() error {
+	if err := s.takeOver(); err != nil {
+		return err
+	}
+	if err := s.serve(); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.resumeWatches()
+	s.log.Info("space adopted", "sessions", len(s.sessions), "shm", len(s.objects[Shm]), "sem", len(s.objects[Sem]), "msg", len(s.objects[Msg]))
+	return nil
+}
+
+// takeOver is what comes before the space is served. It holds mu: processes are
+// watched, files are given out and timers set while it goes on, so deaths wait
+// until all is in its place.
+func (s *space) takeOver() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if err := s.checkMounts(); err != nil {
 		return err
 	}
@@ -54,13 +73,6 @@ func (s *space) recover() error {
 	step("recover: objects recovered")
 	s.buryDead()
 	step("recover: dead buried")
-	if err := s.serve(); err != nil {
-		return err
-	}
-	s.mu.Lock()
-	s.resumeWatches()
-	s.mu.Unlock()
-	s.log.Info("space adopted", "sessions", len(s.sessions), "shm", len(s.objects[Shm]), "sem", len(s.objects[Sem]), "msg", len(s.objects[Msg]))
 	return nil
 }
 

@@ -11,6 +11,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -313,6 +315,65 @@ func TestKilledInDeath(t *testing.T) {
 		}
 		if pages, _ := filepath.Glob(filepath.Join(d.root, "private/a/page-*")); len(pages) != 1 {
 			t.Errorf("pages left over: %v", pages)
+		}
+	})
+}
+
+// Processes that die while the dead are buried at a start wait for their turn.
+func TestDeathsAtStart(t *testing.T) {
+	inBothWays(t, func(t *testing.T, cfg Config) {
+		cfg.Root = tempRoot(t)
+		before, err := New(cfg)
+		check(t, err)
+		info, err := before.CreateSpace(context.Background(), SpaceConfig{Name: "a"})
+		check(t, err)
+		p := mustPeer(t, info.Dir)
+		id, err := p.get(Shm, 0, 0o600, 4096)
+		check(t, err)
+		var crowd []*puppet
+		for range 8 {
+			c := newPuppet(t, info.Dir, nil)
+			c.do(order{Do: "attach", Args: []int64{id}})
+			crowd = append(crowd, c)
+		}
+		check(t, before.Close())
+		crowd[0].kill()
+		var under, met atomic.Int32
+		var others sync.Once
+		failpoint = func(step string) {
+			switch step {
+			case "death: begun":
+				if under.Add(1) > 1 {
+					met.Add(1)
+				}
+				others.Do(func() {
+					for _, c := range crowd[1:] {
+						c.kill()
+					}
+					time.Sleep(100 * time.Millisecond) // in which whoever watches them would begin
+				})
+			case "death: folded":
+				under.Add(-1)
+			}
+		}
+		cfg.Ephemeral = true
+		m, err := New(cfg)
+		check(t, err)
+		p.resume(t)
+		st, err := p.stat(Shm, id)
+		check(t, err)
+		if st.Count[0] != 0 {
+			t.Errorf("nattch %d after all died", st.Count[0])
+		}
+		for deadline := time.Now().Add(5 * time.Second); m.Spaces()[0].Sessions != 1; time.Sleep(time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("%d sessions, one process", m.Spaces()[0].Sessions)
+			}
+		}
+		check(t, m.Close())
+		failpoint = nil
+		if met.Load() > 0 {
+			t.Error("a death was seen to in the middle of another")
 		}
 	})
 }
