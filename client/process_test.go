@@ -489,7 +489,22 @@ func TestShareWithC(t *testing.T) {
 	}
 }
 
-// KeyOf is the C library's ftok.
+// A vfork child that is killed as it waits for the manager leaves its answer, and
+// the library's lock, to its parent.
+func TestKilledVforkChild(t *testing.T) {
+	needsLibrary(t)
+	program := compile(t, "testdata/stray.c")
+	manager := testManager.cmd.Process
+	defer func() { _ = manager.Signal(syscall.SIGCONT) }()
+	for _, family := range []string{"msg", "shm"} {
+		cmd := withLibrary(exec.Command(program, family, strconv.Itoa(manager.Pid)))
+		cmd.Stderr = nil
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("%s: %v: %s", family, err, out)
+		}
+	}
+}
+
 // A sender in C that ends the wait of a goroutine with too little room goes on
 // to the next, which has room.
 func TestTooBigForTheFirst(t *testing.T) {
@@ -527,6 +542,7 @@ func TestTooBigForTheFirst(t *testing.T) {
 	others.Wait()
 }
 
+// KeyOf is the C library's ftok.
 func TestKeyOf(t *testing.T) {
 	peer := compile(t, "testdata/ftok.c")
 	for _, path := range []string{"/", "/proc/self/exe", "testdata", "/dev/null", "/dev/shm", t.TempDir()} {

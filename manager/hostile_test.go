@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -170,6 +171,37 @@ func TestTooManyChannels(t *testing.T) {
 	mustPeer(t, info.Dir) // this process again: its page is mapped, so another session
 	_, err := newPeer(info.Dir)
 	wantErr(t, "one session too many", err, unix.EUSERS)
+}
+
+// A client that does not read is not read from: it loses no answer, even if it
+// says all the time that it looks for one in its page, and others are served.
+func TestReadsLate(t *testing.T) {
+	_, info := newManager(t, Config{Unprivileged: true}, SpaceConfig{})
+	other, p := mustPeer(t, info.Dir), mustPeer(t, info.Dir)
+	id, err := p.get(Msg, 0, 0o600, 0)
+	check(t, err)
+	atomic.StoreUint64(&p.view().Answer, abi.AnswerAwaited) // to a request that nobody makes
+	ask := packRequest(abi.MsgCtl, 1, 1, nil, int64(Msg), id, ipcStat)
+	sent := 0
+	for full := 0; full < 5; { // by then nothing is taken any more
+		switch err := unix.Sendmsg(p.fd, ask, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL); {
+		case err == nil:
+			sent, full = sent+1, 0
+		case errors.Is(err, unix.EAGAIN):
+			full++
+			time.Sleep(20 * time.Millisecond)
+		default:
+			t.Fatalf("request %d: %v", sent, err)
+		}
+	}
+	if _, err := other.get(Shm, 0, 0o600, 1); err != nil {
+		t.Error(err)
+	}
+	for i := range sent {
+		if _, err := p.receive(); err != nil {
+			t.Fatalf("answer %d of %d: %v", i, sent, err)
+		}
+	}
 }
 
 func TestLineReader(t *testing.T) {

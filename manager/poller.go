@@ -203,6 +203,9 @@ func (p *poller) sendLater(c *channel, kind, seq uint32, r reply) error {
 		r.done()
 		return err
 	}
+	if p.recent == c {
+		p.recent = nil // whatever it says that it awaits
+	}
 	p.space.work.Go(func() {
 		err := c.send(kind, seq, &r)
 		r.done()

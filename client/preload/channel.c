@@ -303,9 +303,9 @@ static long receive_packet(int fd, struct exchange *x, int flags)
 	return r;
 }
 
-/* Waits for the packet, the first while without sleeping: a manager that is
+/* Waits for a packet, the first while without sleeping: a manager that is
  * awake on another CPU answers within microseconds. */
-static long receive_reply(int fd, struct exchange *x)
+static long await_packet(int fd, struct exchange *x)
 {
 	int64_t begun = now_monotonic();
 
@@ -325,6 +325,21 @@ static long receive_reply(int fd, struct exchange *x)
 				cpu_relax();
 	}
 	return receive_packet(fd, x, 0);
+}
+
+/* Waits for the reply to x's request. One to another is nobody's: a vfork child
+ * that was killed as it waited has left it. */
+static long receive_reply(int fd, struct exchange *x)
+{
+	for (;;) {
+		long r = await_packet(fd, x);
+
+		if (r == -EINTR)
+			continue;
+		if (r <= 0 || x->reply.seq == x->request.seq)
+			return r;
+		close_fds(x);
+	}
 }
 
 static uint64_t answer_awaited(uint32_t seq)
@@ -376,9 +391,7 @@ static long hello(int fd, struct exchange *x)
 	x->request.tid = thread_id();
 	long r = send_request(fd, &x->request, x->data);
 	if (r == 0) {
-		do
-			r = receive_reply(fd, x);
-		while (r == -EINTR);
+		r = receive_reply(fd, x);
 		r = r < 0 ? r : r == 0 ? -ECONNRESET : -(long)x->reply.errno;
 	}
 	return r;
@@ -446,7 +459,7 @@ int channel_open(void)
 		control.pulse_inode = fd_inode(control.pulse);
 		x.fds[1] = -1;
 	}
-	control.spare_asked = false;
+	control.spare_asked = 0;
 	close_fds(&x);
 	return 0;
 }
@@ -464,28 +477,31 @@ static void take_spare(struct exchange *x)
 
 void channel_settle(void)
 {
-	struct exchange x = {0};
-	long r;
+	struct exchange x = {.request = {.seq = control.spare_asked}};
 
-	while (control.spare_asked && fd_is(control.channel, control.channel_inode)) {
-		do
-			r = receive_reply(control.channel, &x);
-		while (r == -EINTR);
-		control.spare_asked = false;
-		if (r > 0)
-			take_spare(&x);
-	}
-	control.spare_asked = false;
+	if (control.spare_asked != 0 && fd_is(control.channel, control.channel_inode) &&
+	    receive_reply(control.channel, &x) > 0)
+		take_spare(&x);
+	control.spare_asked = 0;
+}
+
+/* Numbers requests; 0 is HELLO's. */
+static uint32_t next_seq(void)
+{
+	if (++control.seq == 0)
+		control.seq = 1;
+	return control.seq;
 }
 
 void channel_ask_spare(uint32_t used)
 {
 	struct abi_request req = {.kind = ABI_MSG_SPARE, .arg = {used}};
 
-	if (control.spare_asked || !fd_is(control.channel, control.channel_inode))
+	if (control.spare_asked != 0 || !fd_is(control.channel, control.channel_inode))
 		return;
-	req.seq = ++control.seq;
-	control.spare_asked = send_request(control.channel, &req, NULL) == 0;
+	req.seq = next_seq();
+	if (send_request(control.channel, &req, NULL) == 0)
+		control.spare_asked = req.seq;
 }
 
 /* Whether no call that blocks makes such a request. (Nor does one make OPEN of a
@@ -504,7 +520,7 @@ static long call(void *exchange)
 	control_lock();
 	control.may_sleep = may_sleep(&x->request);
 	channel_settle();
-	x->request.seq = ++control.seq;
+	x->request.seq = next_seq();
 	x->request.tid = thread_id();
 	for (;;) {
 		if (!fd_is(control.channel, control.channel_inode)) {
@@ -519,9 +535,7 @@ static long call(void *exchange)
 			if (is_short(x) && short_answer(x))
 				r = 1;
 			else
-				do
-					r = receive_reply(control.channel, x);
-				while (r == -EINTR);
+				r = receive_reply(control.channel, x);
 			if (r > 0 && x->reply.errno != ECONNRESET) {
 				r = -(long)x->reply.errno;
 				break;
@@ -567,7 +581,7 @@ int channel_simple(uint32_t kind, int64_t a0, int64_t a1, int64_t a2, int64_t a3
 /* -ERESTART: the manager ends and has done nothing; the next one will. */
 static long brokered(struct exchange *x, int64_t deadline)
 {
-	struct exchange greeting;
+	struct exchange greeting = {0};
 	struct abi_request cancel = {.kind = ABI_MSG_CANCEL};
 	bool cancelled = false;
 	long r;
@@ -578,8 +592,8 @@ static long brokered(struct exchange *x, int64_t deadline)
 		close_fds(&greeting);
 		fd = fd_move((int)fd);
 	}
-	x->request.seq = ++control.seq;
-	cancel.seq = ++control.seq;
+	x->request.seq = next_seq();
+	cancel.seq = next_seq();
 	control_unlock();
 	if (fd < 0)
 		return fd;
@@ -613,6 +627,10 @@ static long brokered(struct exchange *x, int64_t deadline)
 			if (!cancelled)
 				send_request((int)fd, &cancel, NULL);
 			cancelled = true;
+			continue;
+		}
+		if (got > 0 && x->reply.seq != x->request.seq) {
+			close_fds(x);
 			continue;
 		}
 		r = got > 0 ? -(long)x->reply.errno : got == 0 ? -ECONNRESET : got;

@@ -115,7 +115,7 @@ static void forget_parent(void)
 	if (fd_is(control.channel, control.channel_inode))
 		SYS1(__NR_close, control.channel);
 	control.channel = -1;
-	control.spare_asked = false;
+	control.spare_asked = 0;
 	threads_forked();
 	attach_alone();
 	pieces_forked();

@@ -98,14 +98,28 @@ uint32_t thread_id(void)
 	return likely(this_thread != NULL) ? this_thread->tid : (uint32_t)SYS0(__NR_gettid);
 }
 
+/* Whether this thread has the lock. A vfork child has its parent's number, and leaves
+ * the lock to it when it is killed: then signals are not blocked. */
+static bool lock_mine(void)
+{
+	const uint64_t most = ~(UINT64_C(1) << (9 - 1) | UINT64_C(1) << (19 - 1)); /* SIGKILL, SIGSTOP */
+	uint64_t mask = 0;
+
+	SYS4(__NR_rt_sigprocmask, SIG_SETMASK, NULL, &mask, 8);
+	return mask == most;
+}
+
 void control_lock(void)
 {
 	uint64_t all = ~UINT64_C(0), mask;
 	uint32_t tid = thread_id();
 
 	if (load32(&lock_owner) == tid) {
-		lock_depth++;
-		return;
+		if (lock_mine()) {
+			lock_depth++;
+			return;
+		}
+		control_reset();
 	}
 	SYS4(__NR_rt_sigprocmask, SIG_SETMASK, &all, &mask, 8);
 	if (!cas32(&lock_word, 0, 1))

@@ -15,7 +15,7 @@ struct control {
 	int pulse;
 	uint64_t pulse_inode;
 	uint32_t seq;
-	bool spare_asked; /* a MsgSpare is on its way, its reply not read */
+	uint32_t spare_asked; /* the number of a MsgSpare whose reply is not read, 0: none */
 	struct abi_session_page *spare;
 	uint32_t used_spare; /* session of the spare that the last fork took */
 	bool forking;	     /* a fork waits for its spare */

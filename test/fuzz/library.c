@@ -45,6 +45,7 @@ int ipcspace_shmctl(int, int, void *);
 static uint8_t *table;
 static int peer = -1; /* the manager's end of the channel */
 static size_t sent;
+static uint32_t last_seq; /* of the request that was answered last */
 /* Files of objects, and as the members have them mapped. */
 enum { SET, QUEUE, DATA, SEGMENT, FILES };
 static const size_t sizes[FILES] = {
@@ -216,7 +217,7 @@ static void send_packet(const void *head, size_t n, const void *rest, size_t mor
 /* What an honest manager answers to an OPEN, or to anything that wants one number. */
 static void send_open(int family)
 {
-	struct abi_reply r = {.kind = ABI_MSG_OPEN, .val = {(int64_t)*slot(family), 6, 0}};
+	struct abi_reply r = {.kind = ABI_MSG_OPEN, .seq = ++last_seq, .val = {(int64_t)*slot(family), 6, 0}};
 	int fds[2] = {files[family == ABI_SEM ? SET : family == ABI_MSG ? QUEUE : SEGMENT], files[DATA]};
 
 	send_packet(&r, sizeof r, NULL, 0, fds, family == ABI_MSG ? 2 : 1);
@@ -361,6 +362,10 @@ static void packet(void)
 		bytes[i] = i < 8 || i % 8 < 2 ? (uint8_t)take(1) : 0;
 	if (take(1) % 4)
 		memset(bytes + 8, 0, 4); /* errno */
+	if (bytes[4] % 8 != 0) { /* else it answers nothing */
+		last_seq++;
+		memcpy(bytes + 4, &last_seq, 4);
+	}
 	n_fds = n_fds > 6 ? 0 : n_fds;
 	for (unsigned i = 0; i < n_fds; i++)
 		fds[i] = files[take(1) % FILES];
@@ -379,9 +384,10 @@ static void connect_channel(void)
 	CHECK(SYS4(__NR_socketpair, 1, 5 | 02000000, 0, pair) == 0); /* AF_UNIX, SOCK_SEQPACKET */
 	control.channel = fd_move(pair[0]);
 	control.channel_inode = fd_inode(control.channel);
-	control.spare_asked = false;
+	control.spare_asked = 0;
 	peer = pair[1];
 	sent = 0;
+	last_seq = control.seq;
 }
 
 /* A call meets the packets sent so far, and then a manager that is gone. */
