@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -209,6 +210,36 @@ func neverRead(h *hostile) (string, error) {
 		_ = unix.Close(fd)
 	}
 	return fmt.Sprintf("%d requests on %d channels", sent, len(fds)), nil
+}
+
+// awaitAlways says all the time that it looks for a short answer, to no request of its own, and
+// reads none of those that come.
+func awaitAlways(h *hostile) (string, error) {
+	const answer = unsafe.Offsetof(abi.SessionPage{}.Answer)
+	sent := 0
+	members := []*member{}
+	defer func() {
+		for _, m := range members {
+			m.leave()
+		}
+	}()
+	for range 16 {
+		m, err := join(h.Dir)
+		if err != nil {
+			return "", err
+		}
+		members = append(members, m)
+	}
+	ask := packet(abi.MsgOpen, 5, nil, sem, h.Set, 6)
+	for begun := time.Now(); time.Since(begun) < 2*during; {
+		for _, m := range members {
+			store(m.page, int(answer), abi.AnswerAwaited)
+			for unix.Sendmsg(m.fd, ask, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL) == nil {
+				sent++
+			}
+		}
+	}
+	return fmt.Sprintf("%d requests on %d channels", sent, len(members)), nil
 }
 
 func strangers(h *hostile) (string, error) {

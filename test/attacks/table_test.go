@@ -27,6 +27,7 @@ var attacks = []attack{
 	{name: "descriptors sent along", expect: "closed by the manager", uid: nobody, do: descriptors},
 	{name: "requests out of order, extreme arguments", expect: "an errno for each", uid: nobody, do: outOfOrder},
 	{name: "requests without reading the answers", expect: "cut off", uid: nobody, do: neverRead},
+	{name: "requests that look for answers and read none", expect: "not read from; others are served", uid: nobody, do: awaitAlways},
 	{name: "connections that say nothing", expect: "bounded", uid: nobody, do: strangers},
 	// identity
 	{name: "10,000 registrations of one process", expect: "refused after a few; others register", uid: nobody, do: register},
