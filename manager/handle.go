@@ -27,7 +27,11 @@ func (s *space) handle(c *channel, req *request) reply {
 		return away
 	}
 	r := s.answer(c, x, req)
+	step("answer: found")
 	r.given = !x.dead && x.page.answer(req.Seq, &r)
+	if r.given {
+		step("answer: given")
+	}
 	return r
 }
 

@@ -148,6 +148,7 @@ func (p *page) answer(seq uint32, r *reply) (given bool) {
 			return
 		}
 		atomic.StoreInt64(&p.view().Value, r.val[0])
+		step("answer: value stored")
 		given = atomic.CompareAndSwapUint64(word, awaited,
 			uint64(seq)<<abi.AnswerSeqShift|uint64(r.errno)<<abi.AnswerErrnoShift|abi.AnswerGiven)
 	})

@@ -403,7 +403,9 @@ func (s *space) buryDead() {
 		}
 	}
 	for _, y := range s.spares(func(*session) bool { return true }) {
-		if !s.settle(y) {
+		if s.lost(y) {
+			s.dropSession(y)
+		} else if !s.settle(y) {
 			s.settleLater(settlePause)
 		}
 	}

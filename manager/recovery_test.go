@@ -234,6 +234,186 @@ func TestKilledInRemove(t *testing.T) {
 	})
 }
 
+// IPC_RMID of a segment that is attached.
+func TestKilledInMark(t *testing.T) {
+	eachDaemon(t, func(t *testing.T, d *daemon) {
+		d.start("")
+		p := mustPeer(t, d.dir())
+		for _, kill := range []string{"change: intended", "remove: closed", "remove: marked", "change: done"} {
+			d.kill()
+			d.start(kill)
+			p.resume(t)
+			id, err := p.get(Shm, 5, ipcCreat|0o600, 4096)
+			check(t, err)
+			mem, err := p.attach(id, abi.AccessRead|abi.AccessWrite)
+			check(t, err)
+			mem[7] = 7
+			if _, err := d.again(p, abi.MsgCtl, nil, int64(Shm), id, ipcRmid); err != nil {
+				t.Errorf("%s: %v", kill, err)
+			}
+			_, err = p.get(Shm, 5, 0, 0)
+			wantErr(t, kill+": key", err, unix.ENOENT)
+			st, err := p.stat(Shm, id)
+			check(t, err)
+			if st.Mode&abi.ModeDest == 0 || st.Count[0] != 1 || mem[7] != 7 {
+				t.Errorf("%s: %+v", kill, st)
+			}
+			p.detach(id, p.record(Shm, id).Serial, mem)
+			_, err = p.call(abi.MsgDetached, nil, id)
+			check(t, err)
+			_, err = p.stat(Shm, id)
+			wantErr(t, kill+": stat after the last detach", err, unix.EINVAL)
+		}
+	})
+}
+
+// A parent reserves spares, whose children it has or has not; the manager is
+// killed as it makes them and as it finds out what became of them.
+func TestKilledInFork(t *testing.T) {
+	eachDaemon(t, func(t *testing.T, d *daemon) {
+		d.start("")
+		p := mustPeer(t, d.dir())
+		id, err := p.get(Shm, 0, 0o600, 4096)
+		check(t, err)
+		serial := p.record(Shm, id).Serial
+		count := func() uint64 {
+			st, err := p.stat(Shm, id)
+			check(t, err)
+			return st.Count[0]
+		}
+		for _, kill := range []string{"session: pulse made", "session: page made", "session: spare", "spare: kept"} {
+			d.kill()
+			d.start(kill)
+			p.resume(t)
+			a, err := d.again(p, abi.MsgSpare, nil, 0)
+			if err != nil || len(a.fds) != 1 {
+				t.Errorf("%s: %v", kill, err)
+				continue
+			}
+			a.close() // it does not come to the parent
+			for range 2 {
+				other, err := p.get(Shm, 0, 0o600, 1)
+				check(t, err)
+				_, err = p.ctl(Shm, other, ipcRmid)
+				check(t, err)
+			}
+		}
+		d.kill()
+		d.start("")
+		p.resume(t)
+		if pages, _ := filepath.Glob(filepath.Join(d.root, "private/a/page-*")); len(pages) != 1 {
+			t.Errorf("pages of spares that nobody got: %v", pages)
+		}
+		for _, kill := range []string{"spare: given up", "death: begun", "death: folded"} {
+			d.kill()
+			d.start("")
+			p.resume(t)
+			number, pg := p.spare(t, 0)
+			pg.view().Uses[0] = abi.Use{Serial: serial, Count: 1, ATime: time.Now().UnixNano()}
+			atomic.StoreUint32(&pg.view().State, abi.PageReserved)
+			if n := count(); n != 1 {
+				t.Errorf("%s: nattch %d in a fork under way", kill, n)
+			}
+			d.kill()
+			d.start(kill)
+			p.resume(t)
+			pg.close() // the fork failed, and nobody has the page
+			tell := func() {
+				a, err := p.call(abi.MsgSpare, nil, int64(number))
+				check(t, err)
+				a.close()
+			}
+			tell()
+			d.wait() // it sees to that a moment later
+			d.start("")
+			p.resume(t)
+			tell()
+			for deadline := time.Now().Add(5 * time.Second); count() != 0; time.Sleep(time.Millisecond) {
+				if time.Now().After(deadline) {
+					t.Fatalf("%s: nattch %d after a fork that failed", kill, count())
+				}
+			}
+		}
+		for _, kill := range []string{"spare: child looked for", "session: bound"} {
+			d.kill()
+			d.start("")
+			p.resume(t)
+			child := newPuppet(t, d.dir(), nil)
+			child.call(abi.MsgFold)
+			number, pg := p.spare(t, 0)
+			v := pg.view()
+			v.Uses[0] = abi.Use{Serial: serial, Count: 1, ATime: time.Now().UnixNano()}
+			var now unix.Timespec
+			check(t, unix.ClockGettime(unix.CLOCK_BOOTTIME, &now))
+			v.Claimed, v.PID = uint64(now.Nano()), uint32(child.cmd.Process.Pid)
+			d.kill()
+			d.start(kill)
+			p.resume(t)
+			atomic.StoreUint32(&v.State, abi.PageClaimed)
+			a, err := d.again(p, abi.MsgReap, nil, int64(number))
+			if err != nil || a.Val[0] != 0 {
+				t.Errorf("%s: a living child counts as dead: %v", kill, err)
+			}
+			child.kill()
+			a, err = p.call(abi.MsgReap, nil, int64(number))
+			if err != nil || a.Val[0] != 1 {
+				t.Errorf("%s: a dead child counts as living: %v", kill, err)
+			}
+			if n := count(); n != 0 {
+				t.Errorf("%s: nattch %d, the child is dead", kill, n)
+			}
+		}
+	})
+}
+
+// An answer in the session page is there as a whole or not at all, and then the
+// next manager gives it.
+func TestKilledInShortAnswer(t *testing.T) {
+	eachDaemon(t, func(t *testing.T, d *daemon) {
+		d.start("")
+		p := mustPeer(t, d.dir())
+		for i, kill := range []string{"answer: found", "answer: value stored", "answer: given"} {
+			d.kill()
+			d.start(kill)
+			p.resume(t)
+			before := p.header().InUse[Shm]
+			p.seq++
+			seq := p.seq
+			awaited := uint64(seq)<<abi.AnswerSeqShift | abi.AnswerAwaited
+			ask := func() {
+				atomic.StoreUint64(&p.view().Answer, awaited)
+				check(t, p.sendSeq(seq, abi.MsgGet, nil, int64(Shm), int64(20+i), ipcCreat|ipcExcl|0o600, 4096))
+			}
+			ask()
+			if a, err := p.receive(); a != nil {
+				t.Fatalf("%s: the manager lives: %v", kill, err)
+			}
+			d.wait()
+			if given := atomic.LoadUint64(&p.view().Answer) != awaited; given != (kill == "answer: given") {
+				t.Errorf("%s: given %v", kill, given)
+			} else if !given {
+				p.view().Value = -1
+				d.start("")
+				p.resume(t)
+				ask()
+				for deadline := time.Now().Add(5 * time.Second); atomic.LoadUint64(&p.view().Answer) == awaited && time.Now().Before(deadline); {
+					time.Sleep(100 * time.Microsecond)
+				}
+			} else {
+				d.start("")
+				p.resume(t)
+			}
+			if w := atomic.LoadUint64(&p.view().Answer); w != uint64(seq)<<abi.AnswerSeqShift|abi.AnswerGiven {
+				t.Fatalf("%s: answer %#x", kill, w)
+			}
+			id, err := p.get(Shm, uint32(20+i), 0, 0)
+			if err != nil || id != p.view().Value || p.header().InUse[Shm] != before+1 {
+				t.Errorf("%s: id %d, found %d %v; %d objects before, %d after", kill, p.view().Value, id, err, before, p.header().InUse[Shm])
+			}
+		}
+	})
+}
+
 // IPC_SET that narrows the rights of a queue moves it.
 func TestKilledInMove(t *testing.T) {
 	eachDaemon(t, func(t *testing.T, d *daemon) {

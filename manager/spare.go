@@ -61,6 +61,7 @@ func (s *space) spare(x *session, req *request) reply {
 		return refuse(err)
 	}
 	x.state.keep(result{Seq: req.Seq, Val: [2]int64{int64(y.number)}})
+	step("spare: kept")
 	return s.spareReply(y)
 }
 
@@ -101,7 +102,9 @@ func (s *space) settle(y *session) bool {
 		state, pid = y.page.state()
 	}
 	if state == abi.PageClaimed {
-		if id, pidfd, levels, ok := s.findChild(y, parent, pid); ok && s.bindTo(y, id, pidfd, levels) == nil {
+		id, pidfd, levels, ok := s.findChild(y, parent, pid)
+		step("spare: child looked for")
+		if ok && s.bindTo(y, id, pidfd, levels) == nil {
 			return true
 		}
 		// It is gone already, but named as the last to detach, perhaps.
@@ -114,8 +117,26 @@ func (s *space) settle(y *session) bool {
 	} else {
 		y.everything = true
 	}
+	step("spare: given up")
 	s.bury(y)
 	return true
+}
+
+// lost tells whether a spare never came to its parent, whose manager was killed
+// as it made it: it would count as unused for ever. One of which an answer tells
+// may be on its way.
+func (s *space) lost(y *session) bool {
+	parent := s.sessions[y.state.Parent]
+	if state, _ := y.page.state(); state != abi.PageSpare || parent == nil || parent.dead {
+		return false
+	}
+	for _, r := range parent.state.Results {
+		if r.Seq != 0 && r.Val[0] == int64(y.number) {
+			return false
+		}
+	}
+	mapped, err := y.page.mappedBy(parent.id.pid)
+	return err == nil && !mapped
 }
 
 // mayComeTrue tells whether a process is there that could be the child of a
