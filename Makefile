@@ -92,6 +92,12 @@ $(BIN)/test/libipcspace-fail.so: $(PRELOAD_SOURCES)
 	$(CC) $(PRELOAD_CFLAGS) -DIPCSPACE_FAIL_POINTS $(PRELOAD_LDFLAGS) -o $@.new $(PRELOAD) $(PRELOAD_LIBS)
 	@mv $@.new $@
 
+# The manager that kills itself where it is told to, for test/chaos.
+.PHONY: $(BIN)/test/ipcspace-manager-fail
+$(BIN)/test/ipcspace-manager-fail:
+	@$(GO_BUILD) -tags failpoints -o $@ ./manager/ipcspace-manager
+FAIL_POINTS := $(BIN)/test/libipcspace-fail.so $(BIN)/test/ipcspace-manager-fail
+
 # Long tests of whole programs run after the packages' own, one package at a time: they measure
 # waiting, and two cores are soon busy. No results of earlier runs (-count=1): the tests start
 # programs and load the library, which go test does not see change.
@@ -107,7 +113,7 @@ test: vet build test-packages test-programs chart ## everything that must pass
 test-packages: build ## the packages' own tests, with the race detector
 	$(GO) test -race -count=1 -timeout 15m $(TEST_FLAGS) $(PACKAGES)
 
-test-programs: build $(BIN)/test/libipcspace-fail.so ## conformance with the kernel, real programs, real containers
+test-programs: build $(FAIL_POINTS) ## conformance with the kernel, real programs, real containers
 	$(if $(TEST_PACKAGES),$(GO) test -p 1 -count=1 -timeout 40m -skip '$(LONG_TESTS)' $(TEST_FLAGS) $(TEST_PACKAGES))
 
 test-containers: build ## real containers: Docker, podman, containerd and runc, with the manager and the shim
@@ -158,7 +164,7 @@ differential: build ## random programs on the kernel and in a space, for FOR=10m
 # CHAOS="-chaos.seed=…" repeats a run's events, if not their timing.
 CHAOS ?= -chaos.time=3m -chaos.manager=200ms
 .PHONY: chaos
-chaos: build $(BIN)/test/libipcspace-fail.so ## minutes of random deaths of clients and the manager; what was survived
+chaos: build $(FAIL_POINTS) ## minutes of random deaths of clients and the manager; what was survived
 	$(GO) test -v -run 'TestChaos$$' -count=1 -timeout 60m $(TEST_FLAGS) ./test/chaos $(CHAOS)
 
 .PHONY: attacks
@@ -202,8 +208,8 @@ fuzz-library: ## the C library on hostile tables, objects and packets, with libF
 		-artifact_prefix=$(CACHE)/fuzz/ -print_final_stats=1 $(CACHE)/fuzz/corpus test/fuzz/corpus
 
 .PHONY: failpoints
-failpoints: build $(BIN)/test/libipcspace-fail.so ## the table: operation, point, death or interruption, result
-	$(GO) test -v -run TestFailPoints -count=1 -timeout 20m $(TEST_FLAGS) ./test/chaos -failpoints.table
+failpoints: build $(FAIL_POINTS) ## the tables: operation, point, death or interruption, result; step of the manager, death
+	$(GO) test -v -run 'TestFailPoints|TestManagerSteps' -count=1 -timeout 20m $(TEST_FLAGS) ./test/chaos -failpoints.table
 
 .PHONY: bench
 bench: build ## the same programs on the kernel and in a space in turn, as ratios; QUICK=1: under a minute

@@ -104,6 +104,7 @@ type chaos struct {
 	rnd     *rand.Rand
 	manager *manager
 	envs    [][]string // of each space
+	ids     []string   // of its objects
 	out     *os.File
 	alive   map[int]*running
 	known   int               // lives looked at
@@ -279,47 +280,65 @@ func where(pid int) string {
 // TestChaos has many processes at work on all three families while they and
 // the manager are killed, stopped and interrupted.
 func TestChaos(t *testing.T) {
+	c := newChaos(t, "ipcspace-manager")
+	c.populate(*chaosEach)
+	c.storm()
+	c.finish()
+	c.t.Logf("survived in %v:\n%s", *chaosTime, c.report())
+}
+
+// newChaos makes the spaces and what is in them.
+func newChaos(t *testing.T, manager string) *chaos {
+	t.Helper()
 	seed := *chaosSeed
 	if seed == 0 {
 		seed = rand.Uint64()
 	}
 	t.Logf("seed %d", seed)
 	c := &chaos{ledger: newLedger(t), t: t, rnd: rand.New(rand.NewPCG(seed, 1)), alive: map[int]*running{}, forked: map[int]time.Time{}, events: map[string]int{}}
-	c.manager = newManager(t)
+	c.manager = newManagerOf(t, manager)
 	var err error
 	if c.out, err = os.Create(filepath.Join(scratch, "workers.log")); err != nil {
 		t.Fatal(err)
 	}
-	defer c.out.Close()
-	var ids []string
+	t.Cleanup(func() { _ = c.out.Close() })
 	for i := range *chaosSpaces {
 		c.envs = append(c.envs, c.manager.space(t, fmt.Sprintf("chaos-%d", i), command("libipcspace.so")))
 		text, err := c.run(i, "begin")
 		if err != nil {
 			t.Fatal(err)
 		}
-		ids = append(ids, line(text, "ids"))
+		c.ids = append(c.ids, line(text, "ids"))
 	}
+	return c
+}
+
+// populate starts so many processes of each role in each space.
+func (c *chaos) populate(each int) {
+	c.t.Helper()
 	for i := range *chaosSpaces {
 		for role, name := range roleNames {
 			if *chaosRoles != "" && !slices.Contains(strings.Split(*chaosRoles, ","), name) {
 				continue
 			}
-			for range *chaosEach {
+			for range each {
 				c.spawn(i, role)
 			}
 		}
 	}
-	c.storm(seed)
+}
+
+// finish ends all and looks at what is left.
+func (c *chaos) finish() {
+	c.t.Helper()
 	c.calm()
 	for i := range *chaosSpaces {
-		c.check(i, ids[i])
+		c.check(i, c.ids[i])
 	}
-	if t.Failed() {
+	if c.t.Failed() {
 		text, _ := os.ReadFile(c.out.Name())
-		t.Logf("the workers' log:\n%s", text[:min(len(text), 6000)])
+		c.t.Logf("the workers' log:\n%s", text[:min(len(text), 6000)])
 	}
-	c.report()
 }
 
 // run has a worker of a space that sets things up or looks at them.
@@ -329,7 +348,7 @@ func (c *chaos) run(space int, what string) (string, error) {
 }
 
 // storm is the time of events.
-func (c *chaos) storm(seed uint64) {
+func (c *chaos) storm() {
 	began := time.Now()
 	nextDeath := began.Add(*chaosAway)
 	checked := began
@@ -476,12 +495,12 @@ func (c *chaos) check(space int, ids string) {
 	c.t.Error(err)
 }
 
-func (c *chaos) report() {
+func (c *chaos) report() string {
 	var text strings.Builder
 	for _, name := range []string{"SIGKILL of a process", "  undo", "  lock", "  count", "  sender", "  receiver", "  segment", "  churn", "  signals",
 		"SIGKILL of the manager", "SIGSTOP of a process", "signal with a handler", "processes started", "  of them, in Go", "processes forked",
 		"messages sent", "messages taken by those killed", "critical sections", "P and V without undo"} {
 		fmt.Fprintf(&text, "%9d %s\n", c.events[name], name)
 	}
-	c.t.Logf("survived in %v:\n%s", *chaosTime, text.String())
+	return text.String()
 }

@@ -1,6 +1,6 @@
 // Package chaos_test kills, stops and interrupts processes that use a space, and its manager, and
-// checks that nothing is lost: at random (TestChaos), and at each step of each operation
-// (TestFailPoints).
+// checks that nothing is lost: at random (TestChaos), at each step of each operation
+// (TestFailPoints), and at each step of the manager's changes (TestManagerSteps).
 //
 // It owns deaths only; what each call must do is the conformance tests' business.
 //
@@ -36,7 +36,10 @@ func run(m *testing.M) int {
 	}
 	suite.ClearEnvironment()
 	var err error
-	if scratch, err = os.MkdirTemp("", "ipcspace-chaos-"); err != nil {
+	if scratch, err = os.MkdirTemp("", "ipcspace-chaos-"); err == nil {
+		err = os.Chmod(scratch, 0o755) // not all processes are root's
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
@@ -57,7 +60,7 @@ func run(m *testing.M) int {
 // build puts what the tests run into scratch: the commands from bin/ (so that a later make does not
 // change them under a test), and the C programs of testdata.
 func build() error {
-	if err := suite.CopyCommands(scratch, "ipcspace", "ipcspace-manager", "libipcspace.so", "test/libipcspace-fail.so"); err != nil {
+	if err := suite.CopyCommands(scratch, "ipcspace", "ipcspace-manager", "libipcspace.so", "test/libipcspace-fail.so", "test/ipcspace-manager-fail"); err != nil {
 		return err
 	}
 	cc := os.Getenv("CC")

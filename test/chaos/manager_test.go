@@ -17,14 +17,18 @@ import (
 
 // manager is one ipcspace-manager, killed and started again.
 type manager struct {
+	program string
 	root    string
 	log     *os.File
 	process *process
 }
 
-func newManager(t *testing.T) *manager {
+func newManager(t *testing.T) *manager { t.Helper(); return newManagerOf(t, "ipcspace-manager") }
+
+// newManagerOf starts one of another build.
+func newManagerOf(t *testing.T, program string) *manager {
 	t.Helper()
-	m := &manager{root: filepath.Join(scratch, t.Name())}
+	m := &manager{program: program, root: filepath.Join(scratch, t.Name())}
 	var err error
 	if m.log, err = os.Create(m.root + ".log"); err != nil {
 		t.Fatal(err)
@@ -63,7 +67,12 @@ func command(name string) string { return filepath.Join(scratch, name) }
 
 func (m *manager) start(t *testing.T, args ...string) {
 	t.Helper()
-	p, err := start(nil, m.log, append([]string{command("ipcspace-manager"), "--root", m.root, "--log-level", "warn"}, args...)...)
+	m.startWith(t, nil, args...)
+}
+
+func (m *manager) startWith(t *testing.T, env []string, args ...string) {
+	t.Helper()
+	p, err := start(env, m.log, append([]string{command(m.program), "--root", m.root, "--log-level", "warn"}, args...)...)
 	if err != nil {
 		t.Fatal(err)
 	}
