@@ -108,6 +108,23 @@ func TestBudget(t *testing.T) {
 	})
 }
 
+// No space takes the descriptors that the others need.
+func TestTooManySpaces(t *testing.T) {
+	inBothWays(t, func(t *testing.T, cfg Config) {
+		m, _ := newManager(t, cfg, SpaceConfig{})
+		m.descriptors = 3 * (8 + 2*leastOpen)
+		for _, name := range []string{"b", "c"} {
+			_, err := m.CreateSpace(t.Context(), SpaceConfig{Name: name})
+			check(t, err)
+		}
+		_, err := m.CreateSpace(t.Context(), SpaceConfig{Name: "d"})
+		wantErr(t, "a space too many", err, ErrTooMany)
+		check(t, m.RemoveSpace(t.Context(), "b", false))
+		_, err = m.CreateSpace(t.Context(), SpaceConfig{Name: "d"})
+		check(t, err)
+	})
+}
+
 // Rows 11 to 13: the same ids as the kernel's, for the same calls.
 func TestIDsAsKernel(t *testing.T) {
 	needRoot(t)

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -242,7 +243,7 @@ func (m *Manager) release() {
 }
 
 // CreateSpace makes a space and serves it. ErrInvalidName, ErrInvalid,
-// ErrExists, ErrBudget.
+// ErrExists, ErrBudget, ErrTooMany.
 func (m *Manager) CreateSpace(ctx context.Context, cfg SpaceConfig) (SpaceInfo, error) {
 	if cfg.Size == 0 {
 		cfg.Size = m.cfg.DefaultSize
@@ -260,6 +261,9 @@ func (m *Manager) CreateSpace(ctx context.Context, cfg SpaceConfig) (SpaceInfo, 
 	}
 	if m.spaces[cfg.Name] != nil {
 		return SpaceInfo{}, fmt.Errorf("space %q: %w; remove it first, or choose another name", cfg.Name, ErrExists)
+	}
+	if most := m.mostSpaces(); len(m.spaces) >= most {
+		return SpaceInfo{}, fmt.Errorf("create space %q: %w: this manager bears %d", cfg.Name, ErrTooMany, most)
 	}
 	s := m.newSpace(cfg.Name)
 	if err := s.create(cfg); err != nil {
@@ -420,8 +424,28 @@ func (m *Manager) findLocked(name string) (*space, error) {
 	return s, nil
 }
 
+// mostSpaces is how many spaces there may be, so that one more harms none of the others: each may take
+// 8 descriptors besides those of its objects (mostOpen); 4 mounts, and as many again where people
+// have it, of which the half is left to the rest of the node; and a thread that reads from FUSE, of
+// which Go ends a program that has 10,000.
+func (m *Manager) mostSpaces() int {
+	return min(m.descriptors/(8+2*leastOpen), mountMax()/2/8, 5000)
+}
+
+// mountMax is how many mounts a namespace may have.
+func mountMax() int {
+	text, err := os.ReadFile("/proc/sys/fs/mount-max")
+	if most, bad := strconv.Atoi(strings.TrimSpace(string(text))); err == nil && bad == nil {
+		return most
+	}
+	return 100_000 // the kernel's own
+}
+
+// leastOpen is how many files of its objects each space may have open.
+const leastOpen = 16
+
 // mostOpen is how many files of a space's objects may be open, each with two
 // descriptors: the half of what the process may have is for all spaces.
 func (m *Manager) mostOpen() int {
-	return max(m.descriptors/4/max(int(m.count.Load()), 1), 16)
+	return max(m.descriptors/4/max(int(m.count.Load()), 1), leastOpen)
 }

@@ -220,6 +220,8 @@ func spaceError(object *v1alpha1.IPCSpace, err error) error {
 	switch {
 	case errors.Is(err, manager.ErrBudget):
 		return refuse(codes.ResourceExhausted, reasonMemory, "IPCSpace %s/%s: %v; end other spaces of the node, or raise the manager's --budget", object.Namespace, object.Name, err)
+	case errors.Is(err, manager.ErrTooMany):
+		return refuse(codes.ResourceExhausted, reasonMany, "IPCSpace %s/%s: %v; end other spaces of the node, or have the pod run on another one", object.Namespace, object.Name, err)
 	case errors.Is(err, manager.ErrInvalid):
 		return refuse(codes.InvalidArgument, reasonFailed, "IPCSpace %s/%s: %v", object.Namespace, object.Name, err)
 	case errors.Is(err, manager.ErrClosed):

@@ -34,6 +34,7 @@ const (
 	reasonNode     = "SpaceOnAnotherNode"
 	reasonDraining = "SpaceDraining"
 	reasonMemory   = "NoMemoryForSpace"
+	reasonMany     = "TooManySpaces"
 	reasonFailed   = "SpaceFailed"
 	reasonAway     = "APIServerAway"
 	reasonInjected = "LibraryNotInjected"
