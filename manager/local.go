@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -11,7 +12,12 @@ import (
 
 // Ids of a space that are its containers' own, so that two containers with user namespaces of their
 // own meet as the same user. A container's user namespace is the one that owns its pid namespace and
-// was made by root: a process can make neither of them after the fact, so none chooses its ids.
+// was made by a runtime: a process can make neither of them after the fact, so none chooses its ids.
+//
+// A runtime is root, or root that became the container's before it made the namespace, as containerd
+// does for pods: then the namespace's owner is the first of a range of ids. Nobody else's can be: to
+// write more than one id takes CAP_SETUID outside (user_namespaces(7)), and what newuidmap grants to a
+// user is no range that has the user's own id in it.
 
 // idMaps are those of a user namespace. nil: the manager's own.
 type idMaps struct{ uids, gids idMap }
@@ -40,7 +46,7 @@ func (s *space) localize(c *caller) {
 // containerMaps are the id maps of the user namespace of a process's container, and its inode. nil
 // if it is own, the manager's.
 func containerMaps(pid int, own uint64) (*idMaps, uint64, error) {
-	ns, err := containerUserns(pid)
+	ns, owner, err := containerUserns(pid, own)
 	if err != nil || ns == 0 || ns == own {
 		return nil, 0, err
 	}
@@ -59,6 +65,9 @@ func containerMaps(pid int, own uint64) (*idMaps, uint64, error) {
 			}
 			if in, err := nsInode(pid, "user"); err != nil || in != ns {
 				return nil, 0, unix.ESRCH
+			}
+			if owner != 0 && !uids.first(owner) {
+				return nil, 0, nil
 			}
 			return &idMaps{uids, gids}, ns, nil
 		}
@@ -81,53 +90,64 @@ const (
 )
 
 // containerUserns is the user namespace that owns the outermost pid namespace of a process below the
-// manager's. 0: the process is in the manager's, or not root made the one it is in.
-func containerUserns(pid int) (uint64, error) {
+// manager's, and that one's owner. 0: the process is in the manager's, or somebody made the one it is
+// in from within another.
+func containerUserns(pid int, own uint64) (ns uint64, owner uint32, err error) {
 	outer, err := nsInode(os.Getpid(), "pid")
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	path := fmt.Sprintf("/proc/%d/ns/pid", pid)
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return 0, &os.PathError{Op: "open", Path: path, Err: err}
+		return 0, 0, &os.PathError{Op: "open", Path: path, Err: err}
 	}
 	f := os.NewFile(uintptr(fd), path)
 	defer func() { _ = f.Close() }()
 	if in, err := inodeOf(f); err != nil || in == outer {
-		return 0, err
+		return 0, 0, err
 	}
 	for {
 		parent, err := related(f, nsGetParent)
 		if err != nil {
-			return 0, err
+			return 0, 0, err
 		}
 		in, err := inodeOf(parent)
 		if err != nil || in == outer {
 			_ = parent.Close()
 			if err != nil {
-				return 0, err
+				return 0, 0, err
 			}
 			break
 		}
 		_ = f.Close()
 		f = parent
 	}
-	owner, err := related(f, nsGetUserns)
+	userns, err := related(f, nsGetUserns)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
-	defer owner.Close()
-	var uid uint32
-	_, _, errno := unix.Syscall(unix.SYS_IOCTL, owner.Fd(), nsGetOwnerUID, uintptr(unsafe.Pointer(&uid)))
-	runtime.KeepAlive(owner)
+	defer userns.Close()
+	if ns, err = inodeOf(userns); err != nil || ns == own {
+		return ns, 0, err
+	}
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, userns.Fd(), nsGetOwnerUID, uintptr(unsafe.Pointer(&owner)))
+	runtime.KeepAlive(userns)
 	if errno != 0 {
-		return 0, errno
+		return 0, 0, errno
 	}
-	if uid != 0 {
-		return 0, nil
+	if owner == 0 {
+		return ns, 0, nil
 	}
-	return inodeOf(owner)
+	parent, err := related(userns, nsGetParent)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer parent.Close()
+	if in, err := inodeOf(parent); err != nil || in != own {
+		return 0, 0, err
+	}
+	return ns, owner, nil
 }
 
 // related opens a namespace that another one leads to.
@@ -145,6 +165,11 @@ func inodeOf(f *os.File) (uint64, error) {
 		return 0, &os.PathError{Op: "stat", Path: f.Name(), Err: err}
 	}
 	return st.Ino, nil
+}
+
+// first tells whether a user is the root of the namespace and the first of a range of ids.
+func (m idMap) first(uid uint32) bool {
+	return slices.ContainsFunc(m, func(r idRange) bool { return r.inside == 0 && r.outside == uint64(uid) && r.count > 1 })
 }
 
 // within are the ids of m as outer's namespace knows them; both lead to the manager's.

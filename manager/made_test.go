@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -119,7 +120,9 @@ func TestContainerIDs(t *testing.T) {
 			Credential: &syscall.Credential{Uid: user, Gid: user, Groups: []uint32{1999}},
 		}
 	}
-	a, b := newPuppetIn(t, info.Dir, "puppet", in(100000, unix.CLONE_NEWPID)), newPuppetIn(t, info.Dir, "puppet", in(200000, unix.CLONE_NEWPID))
+	a := newPuppetIn(t, info.Dir, "puppet", in(100000, unix.CLONE_NEWPID))
+	var b *puppet
+	asContainerRoot(t, 200000, func() { b = newPuppetIn(t, info.Dir, "puppet", in(200000, unix.CLONE_NEWPID)) })
 	made := a.want("create", 0, abi.MsgGet, int64(Sem), 1, ipcCreat|0o600, 1)
 	id := made.Val[0]
 	opened := b.want("open as the same user", 0, abi.MsgOpen, int64(Sem), id)
@@ -142,21 +145,57 @@ func TestContainerIDs(t *testing.T) {
 	host.want("stat by the node's 999", 0, abi.MsgCtl, int64(Sem), id, ipcStat)
 	// The node's user 5 in a namespace of its own in which it is called 999, with a pid namespace or
 	// not: it is user 5 all the same.
-	for _, role := range []string{"puppet", "forger", "forger of pids"} {
+	for _, role := range []string{"puppet", "forger", "forger of pids", "forger of root"} {
 		forger := newPuppetIn(t, info.Dir, role, syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 5, Gid: 5}})
 		forger.want(role, unix.EACCES, abi.MsgCtl, int64(Sem), id, ipcStat)
 	}
 }
 
-// forgerMain is a puppet in a user namespace of its own making, where it is called 999.
-func forgerMain(flags uintptr) {
+// A user to whom newuidmap has granted ids is called 999 by one of them, in a namespace of its own: not in
+// the space.
+func TestGrantedIDs(t *testing.T) {
+	needRoot(t)
+	_, info := newManager(t, Config{}, SpaceConfig{ContainerIDs: true})
+	made := newPuppet(t, info.Dir, &syscall.Credential{Uid: 999, Gid: 999}).want("create", 0, abi.MsgGet, int64(Sem), 1, ipcCreat|0o600, 1)
+	maps := []syscall.SysProcIDMap{{ContainerID: 0, HostID: 1000, Size: 1}, {ContainerID: 1, HostID: 100001, Size: 65535}}
+	asContainerRoot(t, 1000, func() {
+		newPuppetIn(t, info.Dir, "puppet", syscall.SysProcAttr{
+			Cloneflags: unix.CLONE_NEWUSER | unix.CLONE_NEWPID, UidMappings: maps, GidMappings: maps, GidMappingsEnableSetgroups: true,
+			Credential: &syscall.Credential{Uid: 999, Gid: 999},
+		}).want("stat", unix.EACCES, abi.MsgCtl, int64(Sem), made.Val[0], ipcStat)
+	})
+}
+
+// asContainerRoot makes what do makes the container's root's own, as containerd does with the user
+// namespace of a pod.
+func asContainerRoot(t *testing.T, uid int, do func()) {
+	t.Helper()
+	runtime.LockOSThread() // never unlocked if the thread stays another's
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var all [2]unix.CapUserData
+	check(t, unix.Capget(&header, &all[0]))
+	become := func(uid int) {
+		const same = ^uintptr(0)
+		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, same, uintptr(uid), same); errno != 0 {
+			t.Fatal(errno)
+		}
+	}
+	become(uid)
+	check(t, unix.Capset(&header, &all[0]))
+	do()
+	become(0)
+	runtime.UnlockOSThread()
+}
+
+// forgerMain is a puppet in a user namespace of its own making, where it is called by an id of its choice.
+func forgerMain(id int, flags uintptr) {
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Env = append(os.Environ(), roleVariable+"=puppet")
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: unix.CLONE_NEWUSER | flags, Pdeathsig: unix.SIGKILL,
-		UidMappings: []syscall.SysProcIDMap{{ContainerID: 999, HostID: os.Getuid(), Size: 1}},
-		GidMappings: []syscall.SysProcIDMap{{ContainerID: 999, HostID: os.Getgid(), Size: 1}},
+		UidMappings: []syscall.SysProcIDMap{{ContainerID: id, HostID: os.Getuid(), Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{ContainerID: id, HostID: os.Getgid(), Size: 1}},
 	}
 	if err := cmd.Run(); err != nil {
 		os.Exit(2)

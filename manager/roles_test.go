@@ -22,7 +22,8 @@ func itoa(n int) string { return strconv.Itoa(n) }
 // roles are what a copy of the test binary can do as another process.
 var roles = map[string]func(){
 	"puppet": puppetMain,
-	"forger": func() { forgerMain(0) }, "forger of pids": func() { forgerMain(unix.CLONE_NEWPID) },
+	"forger": func() { forgerMain(999, 0) }, "forger of pids": func() { forgerMain(999, unix.CLONE_NEWPID) },
+	"forger of root": func() { forgerMain(0, unix.CLONE_NEWPID) },
 }
 
 // puppet is another process with a session, moved by strings.

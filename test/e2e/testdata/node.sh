@@ -14,6 +14,10 @@ mount -t tmpfs -o mode=755 run /run
 mkdir /run/lock
 mount --make-rshared /run
 
+# Who has a user namespace mounts a /proc only beside one that shows all, and what comes now hides some.
+mkdir "$IPCSPACE_E2E_SCRATCH/proc"
+mount -t proc proc "$IPCSPACE_E2E_SCRATCH/proc"
+
 # The kubelet sets these for the whole machine. It gets files to write that say what it wants.
 given() {
 	mkdir -p /run/node
