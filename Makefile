@@ -28,7 +28,9 @@ help: ## this list
 
 # A room joins the build when it has its first file.
 COMMANDS := $(foreach c,client/ipcspace manager/ipcspace-manager shim/ipcspace-shim csi/ipcspace-csi,$(if $(wildcard $(c)/*.go),$(notdir $(c))))
-PRELOAD  := $(wildcard client/preload/*.c)
+# What a child runs after fork lies together, so that it costs few page faults.
+PRELOAD_FORK := $(wildcard $(patsubst %,client/preload/%.c,fork session room thread piece channel sys))
+PRELOAD  := $(PRELOAD_FORK) $(filter-out $(PRELOAD_FORK),$(wildcard client/preload/*.c))
 LIBRARY  := $(if $(PRELOAD),$(BIN)/libipcspace.so)
 # The second architecture is optional where its compiler is missing, except in continuous integration.
 ARM64    := $(if $(PRELOAD),$(if $(or $(CI),$(shell command -v $(ARM64_CC))),$(BIN)/arm64/libipcspace.so))
@@ -54,7 +56,7 @@ $(BIN)/ipcspace-csi:
 # compiler takes for granted; its names stay inside.
 PRELOAD_CFLAGS := -std=c11 -O2 -g -fPIC -ffreestanding -fno-stack-protector -fvisibility=hidden \
 	-ftls-model=initial-exec -fno-plt -Wall -Wextra -Werror
-PRELOAD_LDFLAGS := -shared -nostdlib -Wl,-z,now -Wl,-z,noexecstack -Wl,-z,defs \
+PRELOAD_LDFLAGS := -shared -nostdlib -Wl,-z,now -Wl,-z,noexecstack -Wl,-z,defs -Wl,-z,noseparate-code -Wl,-Bsymbolic \
 	-Wl,--hash-style=both -Wl,-soname,libipcspace.so -Wl,--build-id
 comma := ,
 PRELOAD_LIBS := -Wl,--exclude-libs,ALL -lgcc

@@ -184,10 +184,11 @@ static long map_segment(struct handle *h, int fd, uintptr_t addr, bool fixed, in
 	piece_publish(new);
 	FAIL_POINT("attach: noted");
 	h->use = (uint32_t)(use - session.page->uses);
-	if (h->anchor == NULL && (h->rights & ABI_ACCESS_WRITE))
+	if (h->anchor == NULL && h->attached && (h->rights & ABI_ACCESS_WRITE))
 		__atomic_store_n(&h->anchor,
 				 room_map(PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, h->fd),
 				 __ATOMIC_RELEASE);
+	h->attached = true;
 	return p;
 }
 

@@ -370,10 +370,10 @@ static bool short_answer(struct exchange *x)
 	return true;
 }
 
-/* Maps a page of its own file. */
+/* Maps a page of its own file. It is written to at once. */
 static struct abi_session_page *map_page(int fd)
 {
-	return room_map(ABI_PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd);
+	return room_map(ABI_PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd);
 }
 
 /* Says HELLO on fd, for the present session if there is one. */

@@ -221,10 +221,11 @@ int channel_simple(uint32_t kind, int64_t a0, int64_t a1, int64_t a2, int64_t a3
  * handler's signal. deadline is of a SEM_OP, in ns of CLOCK_MONOTONIC; -1: none. */
 int channel_brokered(struct exchange *x, int64_t deadline);
 
-/* Looks whether the calling thread is in the IPC namespace in which the program
- * began: in another one, the kernel's calls are what it asked for. */
-void session_look_home(void);
+/* Whether the calling thread is in another IPC namespace than the one in which the
+ * program began: the first of these calls comes before anything could lead there. */
 bool session_elsewhere(void);
+/* Looks that up, for the thread: elsewhere, the kernel's calls are what it asks for. */
+void session_look_home(void);
 /* Makes a child by a system call that returns in it on the same stack. */
 long fork_by_number(long number, const long *args);
 
@@ -294,6 +295,7 @@ struct handle {
 	int fd; /* segment: descriptor, -1: none */
 	uint64_t fd_inode;
 	void *anchor; /* segment: its first page, for further mappings; NULL: none */
+	bool attached; /* it was before: the next attach makes an anchor, which forks copy */
 	uint32_t use; /* segment: index of its count in the session's page */
 	uint32_t uid, gid, cuid, cgid, mode; /* by which rights were found */
 	struct handle *next;		     /* in the list of retired or free ones */

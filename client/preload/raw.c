@@ -37,7 +37,7 @@ EXPORT int execveat(int, const char *, char *const *, char *const *, int);
 #define CLONE_NEWIPC 0x08000000
 
 /* Whether the call makes a process with a copy of this one's memory, attaches
- * and all, in this space. */
+ * and all, in this space. One for another namespace is told by this one. */
 static bool makes_child(long number, const long *a)
 {
 	uint64_t flags = (uint64_t)a[0], stack = (uint64_t)a[1];
@@ -61,6 +61,8 @@ static bool makes_child(long number, const long *a)
 	} else if (number != __NR_clone) {
 		return false;
 	}
+	if (flags & CLONE_NEWIPC)
+		session_elsewhere();
 	return stack == 0 && !(flags & (CLONE_VM | CLONE_NEWIPC));
 }
 

@@ -10,7 +10,8 @@
 #define PAGE 4096UL
 
 static uintptr_t room, room_used; /* its beginning; bytes given out */
-static uintptr_t free_page;	  /* given back; its first word leads to the next */
+static uintptr_t last_page;	  /* given back last: untouched, for that costs a fault */
+static uintptr_t free_page;	  /* before; its first word leads to the next */
 
 static uintptr_t take(size_t size)
 {
@@ -33,7 +34,10 @@ void *room_map(size_t size, int prot, int flags, int fd)
 {
 	uintptr_t at = 0;
 
-	if (size == PAGE && free_page != 0) {
+	if (size == PAGE && last_page != 0) {
+		at = last_page;
+		last_page = 0;
+	} else if (size == PAGE && free_page != 0) {
 		at = free_page;
 		free_page = *(uintptr_t *)at;
 	}
@@ -60,6 +64,9 @@ void room_give_page(void *page)
 	}
 	SYS6(__NR_mmap, page, PAGE, PROT_READ | PROT_WRITE,
 	     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
-	*(uintptr_t *)at = free_page;
-	free_page = at;
+	if (last_page != 0) {
+		*(uintptr_t *)last_page = free_page;
+		free_page = last_page;
+	}
+	last_page = at;
 }

@@ -36,7 +36,9 @@ static bool equal(const char *a, const char *b)
 	return *a == *b;
 }
 
-/* Inode of the IPC namespace in which the program began, 0: unknown. */
+/* Inode of the IPC namespace in which the program began, 0: unknown. Looked at
+ * before anything that could lead to another: a look costs a program that never
+ * calls some percent of its start. */
 static uint64_t home;
 
 /* The calling thread's. */
@@ -84,7 +86,6 @@ __attribute__((constructor)) static void configure(void)
 	required = value != NULL && equal(value, "1");
 	value = setting("IPCSPACE_DIR_WRITABLE");
 	writable_ok = value != NULL && equal(value, "ok");
-	home = ipc_namespace();
 }
 
 /* --- the control lock -------------------------------------------------- */
@@ -271,7 +272,9 @@ bool session_elsewhere(void)
 {
 	uint64_t here = ipc_namespace();
 
-	return home != 0 && here != 0 && here != home;
+	if (home == 0)
+		home = here;
+	return here != 0 && here != home;
 }
 
 void session_look_home(void)

@@ -58,7 +58,10 @@ int64_t now_monotonic(void)
 
 int64_t now_boot(void)
 {
-	return nanoseconds(CLOCK_BOOTTIME);
+	struct timespec64 ts = {0, 0};
+
+	SYS2(__NR_clock_gettime, CLOCK_BOOTTIME, &ts);
+	return ts.tv_sec * INT64_C(1000000000) + ts.tv_nsec;
 }
 
 /* Sixteen bytes at any address. */

@@ -123,6 +123,7 @@ int memcmp(const void *a, const void *b, size_t n);
 #define MAP_FIXED 0x10
 #define MAP_ANONYMOUS 0x20
 #define MAP_NORESERVE 0x4000
+#define MAP_POPULATE 0x8000
 #define MAP_FIXED_NOREPLACE 0x100000
 #define MADV_DONTDUMP 16
 #define MADV_WIPEONFORK 18
@@ -166,7 +167,8 @@ static inline int64_t now_seconds(void)
  * CLOCK_MONOTONIC. */
 int64_t now_real(void);
 int64_t now_monotonic(void);
-/* Nanoseconds of CLOCK_BOOTTIME, by which processes' start times count. */
+/* Nanoseconds of CLOCK_BOOTTIME, by which processes' start times count. A system
+ * call: a fresh child pays more for the pages of libc's way. */
 int64_t now_boot(void);
 
 #endif

@@ -3,11 +3,23 @@
 
 __thread struct thread *this_thread __attribute__((tls_model("initial-exec")));
 
-#define CHUNK_THREADS 128
-#define CHUNKS 256
+/* Few chunks: the library's data is one page, so that its start costs little. */
+#define CHUNK_THREADS 2048
+#define CHUNKS 16
+#define REUSE_EVERY 128
 
+/* The first thread's place is among the library's data, which a child of fork
+ * writes to anyhow. */
+static struct thread first;
 static struct thread *chunks[CHUNKS];
 static uint32_t made;
+
+static struct thread *thread_at(uint32_t i)
+{
+	struct thread *chunk = __atomic_load_n(&chunks[i / CHUNK_THREADS], __ATOMIC_ACQUIRE);
+
+	return i == 0 ? &first : chunk ? &chunk[i % CHUNK_THREADS] : NULL;
+}
 
 /* A thread that ended left its place; nothing points to it but the arena. */
 static struct thread *reuse(uint32_t count, uint32_t tid)
@@ -15,8 +27,7 @@ static struct thread *reuse(uint32_t count, uint32_t tid)
 	uint32_t pid = (uint32_t)SYS0(__NR_getpid);
 
 	for (uint32_t i = 0; i < count; i++) {
-		struct thread *chunk = __atomic_load_n(&chunks[i / CHUNK_THREADS], __ATOMIC_ACQUIRE);
-		struct thread *t = chunk ? &chunk[i % CHUNK_THREADS] : NULL;
+		struct thread *t = thread_at(i);
 		uint32_t dead = t ? load32(&t->tid) : 0;
 
 		if (dead != 0 && SYS3(__NR_tgkill, pid, dead, 0) == -ESRCH &&
@@ -39,7 +50,7 @@ struct thread *thread_make(void)
 {
 	uint32_t tid = (uint32_t)SYS0(__NR_gettid);
 	uint32_t n = load32(&made);
-	struct thread *t = n && n % CHUNK_THREADS == 0 ? reuse(n, tid) : NULL;
+	struct thread *t = n && n % REUSE_EVERY == 0 ? reuse(n, tid) : NULL;
 
 	if (t == NULL) {
 		n = __atomic_fetch_add(&made, 1, __ATOMIC_ACQ_REL);
@@ -47,7 +58,7 @@ struct thread *thread_make(void)
 			return this_thread = &shared;
 		struct thread **chunk = &chunks[n / CHUNK_THREADS];
 
-		if (__atomic_load_n(chunk, __ATOMIC_ACQUIRE) == NULL) {
+		if (n != 0 && __atomic_load_n(chunk, __ATOMIC_ACQUIRE) == NULL) {
 			size_t size = CHUNK_THREADS * sizeof *t;
 			struct thread *p = room_anonymous(size);
 
@@ -56,19 +67,12 @@ struct thread *thread_make(void)
 			/* If another thread was faster, this chunk is lost. */
 			__sync_bool_compare_and_swap(chunk, NULL, p);
 		}
-		t = &(*chunk)[n % CHUNK_THREADS];
+		t = thread_at(n);
 		store32(&t->tid, tid);
 	}
 	if (session.mode == MODE_AWAY) /* it has the namespace of the thread that made it */
 		t->away = session_elsewhere();
 	return this_thread = t;
-}
-
-static struct thread *thread_at(uint32_t i)
-{
-	struct thread *chunk = __atomic_load_n(&chunks[i / CHUNK_THREADS], __ATOMIC_ACQUIRE);
-
-	return chunk ? &chunk[i % CHUNK_THREADS] : NULL;
 }
 
 static uint32_t thread_count(void)

@@ -234,7 +234,7 @@ int undo_reserve(struct handle *h, struct call *c, const struct abi_sem_op *ops,
 
 /* --- liveness ---------------------------------------------------------- */
 
-#define WINDOW 1024 /* sessions mapped at once */
+#define WINDOW 4096 /* sessions mapped at once */
 
 static uint8_t *windows[ABI_MAX_SESSIONS / WINDOW];
 

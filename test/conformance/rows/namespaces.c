@@ -122,20 +122,26 @@ ROW(226, "objects die with the namespace; attached memory stays mapped")
 	JOIN(p);
 }
 
+static int in_own_namespace(void *key)
+{
+	EXPECT_ERR(shmget(*(key_t *)key, 0, 0), ENOENT);
+	int own = MUST(shmget(*(key_t *)key, 1, IPC_CREAT | IPC_EXCL | 0600));
+	EXPECT_EQ(fault(MUST(shmat(own, NULL, 0)), true), 0);
+	_exit(0);
+}
+
 ROW(225, "a child of clone(CLONE_NEWIPC) has a namespace of its own, whoever called first")
 {
 	NEED_ROOT();
 	key_t key = free_key();
+	char stack[65536] __attribute__((aligned(16)));
 	for (int used = 0; used < 2; used++) {
 		int id = used ? keep(SHM, MUST(shmget(key, 9, IPC_CREAT | 0600))) : 0;
 		long p = MUST(syscall(SYS_clone, CLONE_NEWIPC | SIGCHLD, 0, 0, 0, 0));
-		if (p == 0) {
-			EXPECT_ERR(shmget(key, 0, 0), ENOENT);
-			int own = MUST(shmget(key, 1, IPC_CREAT | IPC_EXCL | 0600));
-			EXPECT_EQ(fault(MUST(shmat(own, NULL, 0)), true), 0);
-			_exit(0);
-		}
+		if (p == 0)
+			in_own_namespace(&key);
 		JOIN((pid_t)p);
+		JOIN(MUST(clone(in_own_namespace, stack + sizeof stack, CLONE_NEWIPC | SIGCHLD, &key)));
 		EXPECT_EQ_OR_ERRNO(shmget(key, 0, 0), used ? id : -1);
 	}
 }
