@@ -27,6 +27,10 @@
 
 #include "transaction.h"
 
+/* What came of one. Each is tried this often before the lock is taken. */
+enum { QUICK_DONE, QUICK_LOCK, QUICK_LOST };
+#define QUICK_TRIES 8
+
 struct quick {
 	struct handle *handle;
 	uint64_t lock; /* FREE: all that was read since holds while it stands */
@@ -50,6 +54,24 @@ static inline bool quick_begin(struct quick *q, struct handle *h, const struct t
 	handle_room(h);
 	return likely(load64(&head->state) == 0 && !(load64(&head->pending) & 1) &&
 		      link_cell(load64(&head->wait_head)) == 0);
+}
+
+/* After quick_begin was false: whether because another is at work. */
+static inline int quick_not_begun(const struct quick *q)
+{
+	return lock_state(q->lock) == ABI_LOCK_FREE ? QUICK_LOCK : QUICK_LOST;
+}
+
+/* Who lost a race steps aside, so long that the other does some ten more alone:
+ * two that race with each hand the cache lines to and fro with each. */
+#define QUICK_ASIDE 24
+static inline bool quick_step_aside(int outcome, unsigned tries)
+{
+	if (outcome != QUICK_LOST || tries >= QUICK_TRIES || session.cpus < 2)
+		return false;
+	for (int i = 0; i < QUICK_ASIDE; i++)
+		cpu_relax();
+	return true;
 }
 
 /* Whether what was read was so at one moment. */

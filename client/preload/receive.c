@@ -135,8 +135,8 @@ static bool spin_for(struct thread *t, struct handle *h, const struct wanted *w)
 	return false;
 }
 
-/* Takes a message that is there, without the lock. 0 and *message, or -errno; 1:
- * it takes the lock. */
+/* Takes a message that is there, without the lock. QUICK_DONE and *message, or
+ * another outcome, or -errno. */
 static int take_at_once(struct handle *h, struct call *c, const struct wanted *w, uint32_t *message)
 {
 	struct abi_control_header *head = header_of(h);
@@ -144,20 +144,23 @@ static int take_at_once(struct handle *h, struct call *c, const struct wanted *w
 	uint32_t prev;
 
 	/* In this order: see queue_lock. */
-	if (c->nested || !quick_begin(&q, h, c->thread) || !handle_valid(h) ||
-	    link_cell(load64(&head->send_head)) != 0)
-		return 1;
+	if (c->nested)
+		return QUICK_LOCK;
+	if (!quick_begin(&q, h, c->thread))
+		return quick_not_begun(&q);
+	if (!handle_valid(h) || link_cell(load64(&head->send_head)) != 0)
+		return QUICK_LOCK;
 	uint64_t taken = load64(&head->taken), last_recv = load64(&head->last_recv);
 	uint64_t tail = load64(&head->msg_tail);
 	uint32_t found = queue_find(h, w->mode, w->type, &prev);
 	struct abi_message_cell *m = message_at(h, found), *before = message_at(h, prev);
 
 	if (m == NULL)
-		return w->nowait && quick_holds(&q) ? -ENOMSG : 1;
+		return !quick_holds(&q) ? QUICK_LOST : w->nowait ? -ENOMSG : QUICK_LOCK;
 	uint64_t size = m->size, state = load64(&m->state);
 
 	if (size > w->limit)
-		return quick_holds(&q) ? -E2BIG : 1;
+		return quick_holds(&q) ? -E2BIG : QUICK_LOST;
 	quick_put_next(&q, before ? off_of(h, &before->next) : HEADER_OFF(msg_head),
 		       link_cell(load64(&m->next)));
 	if (link_cell(tail) == found)
@@ -166,10 +169,20 @@ static int take_at_once(struct handle *h, struct call *c, const struct wanted *w
 	quick_put(&q, off_of(h, m), state,
 		  cell_next(state, ABI_CELL_OWNED, ABI_KIND_MESSAGE, session.number, 0));
 	if (!quick_commit(&q))
-		return 1;
+		return QUICK_LOST;
 	*message = found;
 	last_touch(&head->last_recv, last_recv, session.number);
-	return 0;
+	return QUICK_DONE;
+}
+
+static int take_quickly(struct handle *h, struct call *c, const struct wanted *w, uint32_t *message)
+{
+	for (unsigned tries = 0;; tries++) {
+		int r = take_at_once(h, c, w, message);
+
+		if (!quick_step_aside(r, tries))
+			return r;
+	}
 }
 
 /* The message that was handed to this session's cell: the cell lets go of it. */
@@ -192,12 +205,12 @@ static int receive_direct(struct handle *h, struct call *c, const struct wanted 
 	bool again;
 
 	*message = 0;
-	r = take_at_once(h, c, w, message);
-	if (likely(r != 1))
+	r = take_quickly(h, c, w, message);
+	if (likely(r <= QUICK_DONE))
 		return r;
 	if (!w->nowait && spin_for(c->thread, h, w)) {
-		r = take_at_once(h, c, w, message);
-		if (r != 1)
+		r = take_quickly(h, c, w, message);
+		if (r <= QUICK_DONE)
 			return r;
 	}
 	r = txn_init(&t, h, c, 0);

@@ -70,21 +70,25 @@ static uint32_t make_sender(struct handle *h, uint32_t message, uint64_t size, i
 }
 
 /* Appends a message where no receiver waits and it fits, without the lock. */
-static bool send_at_once(struct handle *h, struct call *c, uint32_t message)
+static int send_at_once(struct handle *h, struct call *c, uint32_t message)
 {
 	struct abi_control_header *head = header_of(h);
 	struct abi_message_cell *m = message_at(h, message);
 	struct quick q;
 
 	/* In this order: see queue_lock. */
-	if (c->nested || !quick_begin(&q, h, c->thread) || !handle_valid(h))
-		return false;
+	if (c->nested)
+		return QUICK_LOCK;
+	if (!quick_begin(&q, h, c->thread))
+		return quick_not_begun(&q);
+	if (!handle_valid(h))
+		return QUICK_LOCK;
 	uint64_t sent = load64(&head->sent), last_send = load64(&head->last_send);
 	uint64_t first = load64(&head->msg_head), tail = load64(&head->msg_tail);
 	struct abi_message_cell *last = message_at(h, link_cell(tail));
 
 	if (!counters_fit(sent, load64(&head->taken), m->size, h->size))
-		return false;
+		return QUICK_LOCK;
 	if (link_cell(m->next) != 0)
 		quick_put(&q, off_of(h, &m->next), m->next, link_next(m->next, 0));
 	if (link_cell(first) == 0 || last == NULL)
@@ -95,9 +99,9 @@ static bool send_at_once(struct handle *h, struct call *c, uint32_t message)
 	quick_put(&q, HEADER_OFF(sent), sent, counter_add(sent, m->size));
 	quick_put(&q, off_of(h, m), m->state, cell_turn(m->state, ABI_CELL_QUEUED, 0));
 	if (!quick_commit(&q))
-		return false;
+		return QUICK_LOST;
 	last_touch(&head->last_send, last_send, session.number);
-	return true;
+	return QUICK_DONE;
 }
 
 static int send_direct(struct handle *h, struct call *c, int64_t type, const void *text,
@@ -111,8 +115,14 @@ static int send_direct(struct handle *h, struct call *c, int64_t type, const voi
 
 	if (message == 0)
 		return r;
-	if (likely(send_at_once(h, c, message)))
-		return 0;
+	for (unsigned tries = 0;; tries++) {
+		int outcome = send_at_once(h, c, message);
+
+		if (likely(outcome == QUICK_DONE))
+			return 0;
+		if (!quick_step_aside(outcome, tries))
+			break;
+	}
 	r = txn_init(&t, h, c, 0);
 	if (r < 0) {
 		message_free(h, message);
