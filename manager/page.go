@@ -17,10 +17,11 @@ import (
 // page is a session page as the manager sees it. Its process can write all of
 // it, and where files are not sealed even cut it short: faults are caught.
 type page struct {
-	mem  []byte
-	ino  uint64
-	dev  uint64
-	file *file
+	mem   []byte
+	ino   uint64
+	dev   uint64
+	file  *file
+	fresh *os.File // of a new one, for the first who is given it; nil: open it
 }
 
 // use is a copy of an abi.Use.
@@ -30,35 +31,48 @@ type use struct {
 	atime, dtime int64
 }
 
-// newPage makes the file of a session's page, with memory for it.
-func (s *storage) newPage(number, parent uint32, cookie [16]byte) (*page, error) {
-	path := s.path(pageName(number))
-	// A file that is there already somebody may hold: never that one.
-	if err := s.removePage(number); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, err
-	}
+// newPage makes the next page of a session's number, with memory for it: a file
+// of a new name, for whoever has the one before may keep it.
+func (s *storage) newPage(number, parent uint32, st *sessionState) (*page, error) {
+	st.Page++
+	path := s.path(pageName(number, st.Page))
 	f, err := openFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
 	buf := make([]byte, abi.PageSize)
-	p := (*abi.SessionPage)(unsafe.Pointer(&buf[0]))
-	p.Cookie, p.Session, p.Parent = cookie, number, parent
-	if _, err := f.WriteAt(buf, 0); err != nil {
+	v := (*abi.SessionPage)(unsafe.Pointer(&buf[0]))
+	v.Cookie, v.Session, v.Parent = st.Cookie, number, parent
+	_, err = f.WriteAt(buf, 0)
+	var p *page
+	if err == nil {
+		p, err = s.mapPage(f)
+	}
+	if err != nil {
+		_ = f.Close()
 		_ = os.Remove(path)
 		return nil, err
 	}
-	return s.mapPage(f)
+	p.fresh = f
+	return p, nil
 }
 
-func (s *storage) openPage(number uint32) (*page, error) {
-	f, err := openFile(s.path(pageName(number)), os.O_RDWR, 0)
+func (s *storage) openPage(number uint32, st *sessionState) (*page, error) {
+	f, err := openFile(s.path(pageName(number, st.Page)), os.O_RDWR, 0)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
 	return s.mapPage(f)
+}
+
+// open is a descriptor to be given away.
+func (p *page) open() (*os.File, error) {
+	if f := p.fresh; f != nil {
+		p.fresh = nil
+		return f, nil
+	}
+	return openFile(p.file.path, os.O_RDWR, 0)
 }
 
 func (s *storage) mapPage(f *os.File) (*page, error) {
@@ -79,18 +93,21 @@ func (p *page) close() {
 	if p != nil && p.mem != nil {
 		_ = unix.Munmap(p.mem)
 		p.mem = nil
+		if p.fresh != nil {
+			_ = p.fresh.Close()
+		}
 		p.file.storage.growth.forget(p.file)
 		p.file.close()
 	}
 }
 
-// removePage unlinks a session's page; its process may hold it.
-func (s *storage) removePage(number uint32) error {
-	path := s.path(pageName(number))
-	if _, err := os.Lstat(path); err != nil {
-		return err
+// remove ends the page. Its process may hold it.
+func (p *page) remove() {
+	if p == nil {
+		return
 	}
-	return s.jams.try(func() error { return os.Remove(path) })
+	p.close()
+	p.file.storage.discard(p.file.path)
 }
 
 func (p *page) view() *abi.SessionPage { return (*abi.SessionPage)(unsafe.Pointer(&p.mem[0])) }

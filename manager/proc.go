@@ -334,15 +334,11 @@ func pidAlive(pidfd int) bool {
 	return err == nil && n == 0
 }
 
-// pidOutside translates a pid of the pid namespace in which the process member
-// is to the manager's (ioctl_nsfs(2), Linux 6.11). ESRCH: nobody has it.
-func pidOutside(member, pid int) (int, error) {
+// pidOutside translates a pid of the pid namespace ns to the manager's
+// (ioctl_nsfs(2), Linux 6.11). ESRCH: nobody has it. ENOTTY: the kernel cannot
+// tell.
+func pidOutside(ns *os.File, pid int) (int, error) {
 	const nsGetTgidFromPidns = 0x8004b707 // NS_GET_TGID_FROM_PIDNS
-	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/pid", member))
-	if err != nil {
-		return 0, unix.ENOTTY // whoever is gone is not the one asked about
-	}
-	defer ns.Close()
 	p, _, errno := unix.Syscall(unix.SYS_IOCTL, ns.Fd(), nsGetTgidFromPidns, uintptr(pid))
 	if errno != 0 {
 		return 0, errno

@@ -36,11 +36,15 @@ func (p *pulse) close() {
 }
 
 // prepare gives a session's page memory and clears it. By stores, for a
-// write(2) would wait for every member who writes.
+// write(2) would wait for every member who writes; where something stands, for
+// a store takes as long as many loads.
 func (p *pulse) prepare(session uint32) error {
 	return guarded(func() {
-		for off := 0; off < abi.PageSize; off += 8 {
-			atomic.StoreUint64(p.word64(session, off), 0)
+		atomic.StoreUint64(p.word64(session, 0), 0)
+		for off := 8; off < abi.PageSize; off += 8 {
+			if word := p.word64(session, off); atomic.LoadUint64(word) != 0 {
+				atomic.StoreUint64(word, 0)
+			}
 		}
 	})
 }

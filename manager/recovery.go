@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -285,12 +286,13 @@ func (s *space) readSessions() error {
 			space: s, number: n, state: st, public: public, pidfd: -1, since: time.Now(), everything: true,
 			channels: map[*channel]struct{}{}, opened: map[*object]struct{}{}, calls: map[uint32]call{},
 		}
-		x.page, err = s.storage.openPage(n)
+		x.page, err = s.storage.openPage(n, st)
 		if errors.Is(err, os.ErrNotExist) || err == nil && x.page.short() {
 			// Cut between the page's end and the session's, or before the
 			// page was whole: nobody has it.
 			x.page.close()
-			if x.page, err = s.storage.newPage(n, 0, newCookie()); err != nil {
+			st.Cookie = newCookie()
+			if x.page, err = s.storage.newPage(n, 0, st); err != nil {
 				return err
 			}
 		} else if err != nil {
@@ -311,9 +313,12 @@ func (s *space) readSessions() error {
 	if err != nil {
 		return err
 	}
+	pages := map[string]bool{}
+	for _, x := range s.sessions {
+		pages[filepath.Base(x.page.file.path)] = true
+	}
 	for _, e := range entries {
-		var n uint32
-		if c, _ := fmt.Sscanf(e.Name(), "page-%d", &n); c == 1 && s.sessions[n] == nil {
+		if strings.HasPrefix(e.Name(), "page-") && !pages[e.Name()] {
 			_ = os.Remove(s.storage.path(e.Name()))
 		}
 	}

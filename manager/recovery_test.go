@@ -301,8 +301,11 @@ func TestKilledInFork(t *testing.T) {
 		d.kill()
 		d.start("")
 		p.resume(t)
-		if pages, _ := filepath.Glob(filepath.Join(d.root, "private/a/page-*")); len(pages) != 1 {
-			t.Errorf("pages of spares that nobody got: %v", pages)
+		var pages []string
+		for begun := time.Now(); len(pages) != 1; time.Sleep(time.Millisecond) {
+			if pages, _ = filepath.Glob(filepath.Join(d.root, "private/a/page-*")); time.Since(begun) > 5*time.Second {
+				t.Fatalf("pages of spares that nobody got: %v", pages)
+			}
 		}
 		for _, kill := range []string{"spare: given up", "death: begun", "death: folded"} {
 			d.kill()

@@ -2,7 +2,6 @@ package manager
 
 import (
 	"crypto/subtle"
-	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -27,6 +26,7 @@ type session struct {
 
 	id    processID // zero while nobody claimed the spare
 	pidfd int       // -1: none
+	pids  *os.File  // its pid namespace, from the first look for a child; nil: none yet
 	pidns uint64
 	since time.Time
 	// container is the name of the process's container, "": none.
@@ -101,7 +101,7 @@ func (s *space) hello(c *channel, req *request) reply {
 	if len(x.channels) >= maxChannels {
 		return reply{errno: unix.EMFILE, hangUp: true}
 	}
-	page, err := openFile(s.storage.path(pageName(x.number)), os.O_RDWR, 0)
+	page, err := x.page.open()
 	if err != nil {
 		s.log.Error("session page unreadable", keySession, x.number, keyError, err)
 		return reply{errno: unix.EIO, hangUp: true}
@@ -223,8 +223,8 @@ func (s *space) newSession(parent uint32) (*session, error) {
 		return nil, unix.ENOSPC
 	}
 	step("session: pulse made")
-	*st = sessionState{Parent: parent, Cookie: newCookie()}
-	pg, err := s.storage.newPage(number, parent, st.Cookie)
+	*st = sessionState{Parent: parent, Cookie: newCookie(), Page: st.Page}
+	pg, err := s.storage.newPage(number, parent, st)
 	if err != nil {
 		s.log.Warn("no session page", keyError, err)
 		return nil, unix.ENOSPC
@@ -305,17 +305,13 @@ func (x *session) inherit(parent *session) {
 // renew gives a session whose process called exec a fresh page.
 func (s *space) renew(x *session) error {
 	s.foldPage(x, x.executed(), true)
-	cookie := newCookie()
-	if err := s.storage.removePage(x.number); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("old page: %w", unix.EIO)
-	}
-	pg, err := s.storage.newPage(x.number, 0, cookie)
+	x.state.Cookie = newCookie()
+	pg, err := s.storage.newPage(x.number, 0, x.state)
 	if err != nil {
 		return unix.ENOSPC
 	}
-	x.page.close()
+	x.page.remove()
 	x.page = pg
-	x.state.Cookie = cookie
 	x.state.Results = [keptResults]result{}
 	if err := s.pulse.prepare(x.number); err != nil {
 		return unix.ENOSPC
@@ -385,7 +381,7 @@ func (s *space) dropSession(x *session) {
 		}
 	}
 	x.unmap()
-	_ = s.storage.removePage(x.number)
+	x.page.remove()
 	x.state.PID = 0
 	if x.dead {
 		atomic.StoreUint32(&x.public.State, abi.SessionDead)
@@ -412,6 +408,23 @@ func (x *session) unmap() {
 		_ = unix.Close(x.pidfd)
 		x.pidfd = -1
 	}
+	if x.pids != nil {
+		_ = x.pids.Close()
+		x.pids = nil
+	}
+}
+
+// outside translates a pid of the session's pid namespace. The errors are
+// pidOutside's.
+func (x *session) outside(pid int) (int, error) {
+	if x.pids == nil {
+		f, err := openFile(fmt.Sprintf("/proc/%d/ns/pid", x.id.pid), os.O_RDONLY, 0)
+		if err != nil {
+			return 0, unix.ENOTTY // whoever is gone is not the one asked about
+		}
+		x.pids = f
+	}
+	return pidOutside(x.pids, pid)
 }
 
 // leave ends a channel. When a live process has none left it may have called

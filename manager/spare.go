@@ -66,7 +66,7 @@ func (s *space) spare(x *session, req *request) reply {
 }
 
 func (s *space) spareReply(y *session) reply {
-	f, err := openFile(s.storage.path(pageName(y.number)), os.O_RDWR, 0)
+	f, err := y.page.open()
 	if err != nil {
 		return failed(unix.EIO)
 	}
@@ -176,7 +176,7 @@ func (s *space) findChild(y, parent *session, pid uint32) (id processID, pidfd i
 	if parent != nil {
 		// The kernel itself translates, mostly; and a pid that it does not
 		// know is nobody's any more.
-		p, err := pidOutside(parent.id.pid, int(pid))
+		p, err := parent.outside(int(pid))
 		if errors.Is(err, unix.ESRCH) {
 			return id, 0, levels, false
 		}

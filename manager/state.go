@@ -51,7 +51,8 @@ type sessionState struct {
 	// Container is the tag of the process's container. It outlives the process
 	// as long as an object names the session.
 	Container uint64
-	_         [2]uint64
+	Page      uint64 // how many pages the number has had: a part of the file's name
+	_         uint64
 }
 
 // What a space was made with, in stateHeader.Flags.

@@ -44,6 +44,7 @@ type storage struct {
 
 	mu     *sync.Mutex // the space's
 	jams   jams
+	litter litter
 	growth *growth
 
 	open     map[*file]struct{} // those that have descriptors
@@ -371,7 +372,9 @@ func segmentName(key uint32, serial uint64) string { return fmt.Sprintf("SYSV%08
 func setName(serial uint64) string                 { return fmt.Sprintf("sem-%d", serial) }
 func queueName(serial uint64) string               { return fmt.Sprintf("msg-%d", serial) }
 func dataName(serial uint64) string                { return fmt.Sprintf("msg-%d.data", serial) }
-func pageName(session uint32) string               { return fmt.Sprintf("page-%d", session) }
+
+// pageName is of the nth page that a session number has.
+func pageName(session uint32, nth uint64) string { return fmt.Sprintf("page-%d-%d", session, nth) }
 
 // objectFile matches the names of all files and folders of objects.
 var objectFile = regexp.MustCompile(`^(?:SYSV[0-9a-f]{8}|sem|msg)-(\d+)(?:\.data)?$`)

@@ -19,7 +19,7 @@ import (
 // weak is all that the library may take from the process's libc, if it has it.
 var weak = []string{
 	"__errno_location", "__register_atfork", "pthread_atfork", "environ", "getenv", "getauxval",
-	"clock_gettime", "time", "gnu_get_libc_version", "dlsym", "pthread_setcanceltype", "pthread_testcancel",
+	"__clone", "clock_gettime", "time", "gnu_get_libc_version", "dlsym", "pthread_setcanceltype", "pthread_testcancel",
 }
 
 func readelf(t *testing.T, args ...string) string {

@@ -1,0 +1,51 @@
+package manager
+
+import (
+	"errors"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// litter are the files that nobody needs any more, though clients may hold
+// them. They are unlinked soon, many at a time, since a thread has to be ready
+// to wait for each (jams). Their names never come again, so whatever comes
+// between is harmless: what is left at the manager's end the next one removes.
+type litter struct {
+	mu    sync.Mutex
+	paths []string
+}
+
+const litterPause = 20 * time.Millisecond
+
+// discard has a file removed.
+func (s *storage) discard(path string) {
+	s.litter.mu.Lock()
+	defer s.litter.mu.Unlock()
+	s.litter.paths = append(s.litter.paths, path)
+	if len(s.litter.paths) == 1 {
+		time.AfterFunc(litterPause, s.clearLitter)
+	}
+}
+
+func (s *storage) clearLitter() {
+	s.litter.mu.Lock()
+	paths := s.litter.paths
+	s.litter.paths = nil
+	s.litter.mu.Unlock()
+	for len(paths) > 0 {
+		batch, gone := paths, new(atomic.Int64)
+		err := s.jams.try(func() error {
+			for _, path := range batch {
+				_ = os.Remove(path)
+				gone.Add(1)
+			}
+			return nil
+		})
+		if !errors.Is(err, errJammed) {
+			return
+		}
+		paths = paths[min(int(gone.Load())+1, len(paths)):] // one is busy
+	}
+}
