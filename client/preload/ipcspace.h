@@ -41,6 +41,8 @@ struct thread {
 	uint32_t session; /* whose cells the log cache has */
 	uint32_t spin;	       /* how long spinning paid off lately, in rounds */
 	uint32_t spin_skipped; /* sleeps since spinning was last tried */
+	bool sends;	       /* it last sent a message, and did not receive one */
+	uint32_t streak;       /* so many in a row */
 	struct {
 		struct handle *handle;
 		uint64_t serial;

@@ -15,6 +15,12 @@ static inline void cancellation_point(void)
 		pthread_testcancel();
 }
 
+static inline void streak_goes_on(struct thread *t, bool sends)
+{
+	t->streak = t->sends == sends ? t->streak + 1 : 0;
+	t->sends = sends;
+}
+
 /* Counter words: bytes 40 | messages 24. */
 static inline uint64_t counter_add(uint64_t w, uint64_t bytes)
 {

@@ -62,15 +62,26 @@ static inline int quick_not_begun(const struct quick *q)
 	return lock_state(q->lock) == ABI_LOCK_FREE ? QUICK_LOCK : QUICK_LOST;
 }
 
-/* Who lost a race steps aside, so long that the other does some ten more alone:
- * two that race with each hand the cache lines to and fro with each. */
-#define QUICK_ASIDE 24
-static inline bool quick_step_aside(int outcome, unsigned tries)
+/* So many messages that a thread sent, or received, in a row are a stream, in
+ * which one message more or less at once does not matter to anybody: no answer
+ * is waited for. */
+#define STREAM 4
+
+/* Steps aside for so long that the other end of a stream sends or takes some
+ * tens of messages alone, some microseconds: two that race for each hand the
+ * object's cache lines to and fro with each. */
+static inline void quick_step_aside(const struct thread *t)
+{
+	for (int i = t->streak >= STREAM ? 150 : 8; i > 0; i--)
+		cpu_relax();
+}
+
+/* Whether to try once more, after a while. */
+static inline bool quick_again(const struct thread *t, int outcome, unsigned tries)
 {
 	if (outcome != QUICK_LOST || tries >= QUICK_TRIES || session.cpus < 2)
 		return false;
-	for (int i = 0; i < QUICK_ASIDE; i++)
-		cpu_relax();
+	quick_step_aside(t);
 	return true;
 }
 

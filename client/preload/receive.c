@@ -123,6 +123,8 @@ static bool spin_for(struct thread *t, struct handle *h, const struct wanted *w)
 
 		if (sent != seen && queue_find(h, w->mode, w->type, &prev) != 0) {
 			spin_over(t, rounds, true);
+			if (t->streak >= STREAM)
+				quick_step_aside(t);
 			return true;
 		}
 		seen = sent;
@@ -180,7 +182,7 @@ static int take_quickly(struct handle *h, struct call *c, const struct wanted *w
 	for (unsigned tries = 0;; tries++) {
 		int r = take_at_once(h, c, w, message);
 
-		if (!quick_step_aside(r, tries))
+		if (!quick_again(c->thread, r, tries))
 			return r;
 	}
 }
@@ -323,6 +325,7 @@ static int64_t deliver(struct handle *h, struct call *c, uint32_t message, size_
 		r = (int64_t)size;
 	}
 	message_free(h, message);
+	streak_goes_on(c->thread, false);
 	return r;
 }
 

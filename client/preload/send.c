@@ -120,7 +120,7 @@ static int send_direct(struct handle *h, struct call *c, int64_t type, const voi
 
 		if (likely(outcome == QUICK_DONE))
 			return 0;
-		if (!quick_step_aside(outcome, tries))
+		if (!quick_again(c->thread, outcome, tries))
 			break;
 	}
 	r = txn_init(&t, h, c, 0);
@@ -192,6 +192,7 @@ static int do_msgsnd(struct call *c, int id, const struct user_message *msg, siz
 	if (!user_readable(c->thread, msg->text, size))
 		return -EFAULT;
 	call_calm(c);
+	streak_goes_on(c->thread, true);
 	for (;;) {
 		int r = 0;
 		struct handle *h = handle_get(ABI_MSG, id, &r);
