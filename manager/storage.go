@@ -488,7 +488,11 @@ func (s *storage) destroy() error {
 
 func (s *storage) destroyEntry(path string, dir bool) error {
 	if !dir {
-		return s.remove(path)
+		err := s.remove(path)
+		if errors.Is(err, os.ErrNotExist) {
+			err = nil // it was litter
+		}
+		return err
 	}
 	entries, err := os.ReadDir(path)
 	if err != nil {
