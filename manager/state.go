@@ -107,7 +107,7 @@ type segmentState struct {
 
 const (
 	stateMagic    = 0x5453504349 // "ICPST"
-	stateLayout   = 1
+	stateLayout   = 2
 	stateSessions = abi.PageSize
 	stateSegments = stateSessions + abi.MaxSessions*int(unsafe.Sizeof(sessionState{}))
 	stateSize     = stateSegments + abi.MaxObjects*int(unsafe.Sizeof(segmentState{}))
