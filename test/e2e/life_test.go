@@ -6,7 +6,9 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -126,30 +128,81 @@ func TestRetained(t *testing.T) {
 	awaitGone(t, namespace, "orders", made.Metadata.UID)
 }
 
-// An uninstall is refused while pods have spaces, and harms none; then it leaves nothing.
+// refusedUninstall is an error unless an uninstall fails and the drain's log says all of these.
+func refusedUninstall(parts ...string) error {
+	output, err := runCommand(helm("uninstall", release, "--wait", "--timeout", "2m"))
+	if err == nil {
+		return fmt.Errorf("it was not refused: %s", output)
+	}
+	logs, err := kubectl("-n", chartSpace, "logs", "job/"+release+"-drain")
+	for _, part := range parts {
+		if err == nil && !strings.Contains(logs, part) {
+			err = fmt.Errorf("the refusal does not say %q:\n%s", part, logs)
+		}
+	}
+	return err
+}
+
+// revision is the release's last one.
+func revision() (string, error) {
+	text, err := runCommand(helm("status", release, "-o", "json"))
+	if err != nil {
+		return "", err
+	}
+	var status struct{ Version int }
+	err = json.Unmarshal([]byte(text), &status)
+	return strconv.Itoa(status.Version), err
+}
+
+// An uninstall is refused while pods have spaces, while spaces are retained, and while a node does not
+// let go of its own. A refusal harms nobody and takes nothing away: pods come and go, the uninstall can
+// be tried again, or the release be kept. The last one leaves nothing.
 func TestUninstall(t *testing.T) {
 	needWhole(t)
 	needChart(t)
 	chart.Lock()
 	defer chart.Unlock()
 	namespace := newNamespace(t)
+	newIPCSpace(t, namespace, "stock", "retain: true")
+	keeper := sleeper(t, namespace, "keeper", "stock", imageGlibc)
+	keeper.run(t, "glibc", "ipc", "put", "7", "kept")
 	s := newStorm(t, namespace, "orders")
 	s.during("an uninstall that is refused", func() error {
-		output, err := runCommand(helm("uninstall", release, "--wait", "--timeout", "2m"))
-		if err == nil {
-			return fmt.Errorf("it was not refused: %s", output)
-		}
-		logs, err := kubectl("-n", chartSpace, "logs", "job/"+release+"-drain")
-		if err == nil && !strings.Contains(logs, namespace+"/storm-1") {
-			err = fmt.Errorf("the refusal does not name the pod:\n%s", logs)
-		}
-		return err
+		return refusedUninstall("these pods have spaces", namespace+"/storm-1 on node "+nodeName, namespace+"/keeper", "then uninstall again")
 	})
 	late := sleeper(t, namespace, "late", "orders", imageGlibc)
-	for _, p := range append(s.pods, late) {
+	s.during("going back on it, and an upgrade", func() error {
+		// Until then Helm takes the release for one that is going.
+		revision, err := revision()
+		if err == nil {
+			_, err = runCommand(helm("rollback", release, revision, "--wait", "--timeout", startTimeout.String()))
+		}
+		if err != nil {
+			return err
+		}
+		return installChart("1", "drain.timeout=10s")
+	})
+	for _, p := range append(s.pods, late, keeper) {
 		p.delete(t)
 	}
-	_, err := runCommand(helm("uninstall", release, "--wait", "--timeout", startTimeout.String()))
+	must(t, refusedUninstall("these spaces are retained", namespace+"/stock", "then uninstall again"))
+	keeper = sleeper(t, namespace, "keeper", "stock", imageGlibc)
+	wants(t, keeper.run(t, "glibc", "ipc", "get", "7"), "kept")
+	keeper.delete(t)
+
+	// What is in it may be lost now, but its node does nothing for a while.
+	managers := processes("/bin/ipcspace-manager")
+	if len(managers) != 1 {
+		t.Fatalf("managers: %v", managers)
+	}
+	must(t, syscall.Kill(managers[0], syscall.SIGSTOP))
+	_, err := kubectl("-n", namespace, "annotate", "ipcspace", "stock", "ipcspace.io/drain=yes")
+	must(t, err)
+	err = refusedUninstall("have not let go of their spaces in time", "node "+nodeName+": "+namespace+"/stock", "then uninstall again")
+	must(t, syscall.Kill(managers[0], syscall.SIGCONT))
+	must(t, err)
+	must(t, rollout())
+	_, err = runCommand(helm("uninstall", release, "--wait", "--timeout", startTimeout.String()))
 	if err != nil {
 		t.Fatalf("%v\n%s", err, chartLogs())
 	}
@@ -162,6 +215,10 @@ func TestUninstall(t *testing.T) {
 		}
 		return err
 	}))
+	// The node has let go of the space; the object, which its author made, stays.
+	if o, err := getIPCSpace(namespace, "stock"); err != nil || o.Status.Node != "" {
+		t.Errorf("the retained space is on node %q: %v", o.Status.Node, err)
+	}
 	left, err := kubectl("get", "csidrivers,mutatingwebhookconfigurations,clusterroles,clusterrolebindings", "-o", "name")
 	must(t, err)
 	if strings.Contains(left, "ipcspace") {
@@ -175,7 +232,7 @@ func TestUninstall(t *testing.T) {
 		must(t, eventually(patience, func() error { return notMounted(part) }))
 	}
 	// The root's own folders stay, empty, with the lock by which two managers would know of each other.
-	for _, pattern := range []string{nodeRoot + "/spaces/*", nodeRoot + "/proc/*", nodeRoot + "/private/[^l]*", nodeRoot + "/*.sock", "/var/lib/kubelet/plugins/csi.ipcspace.io", "/var/lib/kubelet/plugins_registry/*ipcspace*"} {
+	for _, pattern := range []string{nodeRoot + "/spaces/*", nodeRoot + "/proc/*", nodeRoot + "/private/[^l]*", nodeRoot + "/*.sock", "/var/lib/kubelet/plugins/csi.ipcspace.io", "/var/lib/kubelet/plugins_registry/*ipcspace*", filepath.Dir(hookPath) + "/*"} {
 		if files, _ := filepath.Glob(pattern); len(files) > 0 {
 			t.Errorf("left on the node: %v", files)
 		}

@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// reboot is what a machine's boot is to its pods: no process, no mount, nothing in /run. Its disk
+// reboot is what a machine's boot is to its pods: no process, no cgroup, no mount, nothing in /run. Its disk
 // stays; the control plane is another machine, here. The kernel's number of the boot cannot change,
 // so the claims are made to be of an earlier one.
 func reboot() error {
@@ -24,6 +24,19 @@ func reboot() error {
 	}
 	if err := eventually(patience, killPods); err != nil {
 		return err
+	}
+	// Their cgroups, too: the kubelet would spend seconds on each in vain, before it starts any pod.
+	for _, root := range cgroupRoots(filepath.Base(scratch)) {
+		err := eventually(patience, func() error {
+			err := removeTree(filepath.Join(root, "kubepods"))
+			if errors.Is(err, os.ErrNotExist) {
+				err = nil
+			}
+			return err
+		})
+		if err != nil {
+			return fmt.Errorf("the pods' cgroups: %w", err)
+		}
 	}
 	text, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {

@@ -98,11 +98,18 @@ func TestScale(t *testing.T) {
 			return err
 		}))
 	})
+	warnings, err := kubectl("-n", namespace, "get", "events", "--field-selector", "type=Warning,source=ipcspace", "-o",
+		`jsonpath={range .items[*]}{.involvedObject.name}{": "}{.message}{"\n"}{end}`)
+	must(t, err)
+	if warnings != "" {
+		t.Errorf("pods that nothing was wrong with were told of:\n%s", warnings)
+	}
 	spaces, err := nodeSpaces()
 	must(t, err)
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	must(t, err)
-	t.Logf("%d spaces, %d mounts in the node's namespace", len(spaces), strings.Count(string(mounts), "\n"))
+	t.Logf("%d spaces; mounts in the node's namespace: %d, of which %d are the spaces' own and %d their pods'", len(spaces),
+		strings.Count(string(mounts), "\n"), strings.Count(string(mounts), " "+nodeRoot+"/"), strings.Count(string(mounts), "kubernetes.io~csi"))
 	phase("idle", func() { time.Sleep(idleFor) })
 	phase("they end", func() {
 		_, err := kubectl("-n", namespace, "delete", "pod", "--all", "--wait=false")
