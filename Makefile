@@ -191,12 +191,12 @@ sanitize: build $(UNDEFINED)/libipcspace.so ## conformance with a library that t
 	@ln -sf $(addprefix ../,$(COMMANDS)) $(UNDEFINED)/
 	IPCSPACE_TEST_BIN=$(CURDIR)/$(UNDEFINED) $(GO) test -count=1 -timeout 40m -run TestSpace $(TEST_FLAGS) ./test/conformance
 
-# Each for FUZZ=30s: messages, lines, /proc, hostile sets and queues, adoption of spoilt spaces.
+# Each for FUZZ=30s: messages, lines, /proc, hostile sets and queues, tables, adoption of spoilt spaces.
 FUZZ ?= 30s
 .PHONY: fuzz
 fuzz: ## go test -fuzz of everything that reads what others wrote
 	@for target in manager:FuzzRegistration manager:FuzzRequest manager:FuzzControlMessage manager:FuzzStat \
-		manager:FuzzRecovery client/plane:FuzzSet client/plane:FuzzQueue; do \
+		manager:FuzzRecovery manager:FuzzState client:FuzzReply client:FuzzTable client/plane:FuzzSet client/plane:FuzzQueue; do \
 		echo "== $$target"; \
 		$(GO) test -run '^$$' -fuzz "^$${target#*:}$$" -fuzztime $(FUZZ) -fuzzminimizetime 5s -parallel 2 ./$${target%%:*} || exit 1; \
 	done

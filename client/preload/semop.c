@@ -211,7 +211,7 @@ static bool spin_for(struct thread *t, struct handle *h, const struct want *want
 static int with_lock(struct handle *h, struct call *c, const struct want *want)
 {
 	uint32_t cell = 0, spare = 0;
-	int r, interrupted = 0;
+	int r, interrupted = 0, tries = 0;
 	struct txn t;
 	bool again;
 
@@ -230,8 +230,9 @@ static int with_lock(struct handle *h, struct call *c, const struct want *want)
 		r = attempt(&t, want, &cell, spare, &again);
 		if (again)
 			continue;
-		if (r == -ENXIO && want->undoes) {
-			r = undo_reserve(h, c, want->ops, want->count);
+		if (r == -ENXIO) { /* the word that it knew is on no list any more */
+			h->undo = 0;
+			r = tries++ < 3 ? undo_reserve(h, c, want->ops, want->count) : -ENOMEM;
 			if (r == 0)
 				continue;
 		}

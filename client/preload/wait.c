@@ -138,6 +138,8 @@ uint64_t sleep_on(struct handle *h, struct call *c, uint32_t cell, int64_t deadl
 	FAIL_POINT("sleep: looked at");
 	if (cell_state(w) == ABI_CELL_DONE)
 		*interrupted = 0;
+	else if (*interrupted == 0 && !cell_sleeps(w))
+		*interrupted = -EIDRM; /* taken from it by one who writes nonsense */
 	return w;
 }
 

@@ -4,8 +4,8 @@
 set -eu
 program=$(realpath "$1")
 shift
-here=$(cd "$(dirname "$0")" && pwd)
-preload=$here/../../client/preload
+here=$(cd "$(dirname "$0")" && pwd)/testdata
+preload=$here/../../../client/preload
 objects=$(mktemp -d)
 trap 'rm -rf "$objects"' EXIT
 flags="-std=gnu11 -O1 -g -fno-omit-frame-pointer -Wall -Wextra -Werror -fsanitize=address,undefined -fno-sanitize-recover=all -I$preload -include $here/renamed.h"
