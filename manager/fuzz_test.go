@@ -3,6 +3,7 @@ package manager
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -58,6 +59,48 @@ func FuzzRecovery(f *testing.F) {
 	})
 }
 
+// FuzzState writes anything into the manager's own state file, which no member
+// can: a disk, or another version, may have. The space is adopted or refused,
+// and nothing crashes. Five bytes are one store, as in FuzzRecovery.
+func FuzzState(f *testing.F) {
+	f.Add([]byte{})
+	f.Add([]byte{0, 0, 0, 1, 1})                                                   // magic
+	f.Add([]byte{0, 0, 8, 0xff, 0xff, 0, 0, 9, 5, 5, 0, 0, 13, 2, 0})              // sessions, intents
+	f.Add([]byte{0, 2, 0, 3, 1, 0, 2, 4, 0xff, 9, 0, 2, 50, 1, 0, 0, 0, 20, 7, 7}) // a session
+	f.Fuzz(func(t *testing.T, stores []byte) {
+		root := tempRoot(t)
+		m, info := forFuzzing(t, root, true)
+		p := mustPeer(t, info.Dir)
+		for family := range Family(abi.Families) {
+			_, err := p.get(family, 5, ipcCreat|0o600, 4)
+			check(t, err)
+		}
+		check(t, m.Close())
+		spoilFiles(t, []string{filepath.Join(root, "private", "a", "state")}, stores)
+
+		m, err := New(Config{Root: root, Unprivileged: true, Ephemeral: true})
+		if err != nil {
+			if !errors.Is(err, ErrVersion) && !errors.Is(err, ErrInvalid) {
+				t.Fatal(err)
+			}
+			return
+		}
+		defer func() { _ = m.Close() }()
+		if len(m.Spaces()) == 0 {
+			return // out of service
+		}
+		again, err := newPeer(info.Dir)
+		if err != nil {
+			return // full, it says, or of none of these processes
+		}
+		defer again.close()
+		if id, err := again.get(Shm, 0, 0o600, 1); err == nil {
+			_, err = again.ctl(Shm, id, ipcRmid)
+			check(t, err)
+		}
+	})
+}
+
 func isErrno(err error) bool {
 	_, ok := err.(unix.Errno) //nolint:errorlint // what the peer returns
 	return ok
@@ -93,6 +136,11 @@ func spoil(t *testing.T, private string, stores []byte) {
 			files = append(files, filepath.Join(private, n))
 		}
 	}
+	spoilFiles(t, files, stores)
+}
+
+func spoilFiles(t *testing.T, files []string, stores []byte) {
+	t.Helper()
 	for ; len(stores) >= 5; stores = stores[5:] {
 		f, err := os.OpenFile(files[int(stores[0])%len(files)], os.O_RDWR, 0)
 		check(t, err)

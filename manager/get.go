@@ -190,7 +190,7 @@ func machineMemory() uint64 {
 	if unix.Sysinfo(&i) != nil {
 		return math.MaxUint64
 	}
-	return (uint64(i.Totalram) + uint64(i.Totalswap)) * uint64(i.Unit)
+	return (i.Totalram + i.Totalswap) * uint64(i.Unit)
 }
 
 // checkHuge decides about SHM_HUGETLB. Huge pages come from the segment's own

@@ -313,7 +313,9 @@ func (s *space) end() {
 
 // within waits until what is asked with space.mu held is so, or the time is over.
 func (s *space) within(d time.Duration, so func() bool) {
-	for deadline := time.Now().Add(d); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+	look := time.NewTicker(time.Millisecond)
+	defer look.Stop()
+	for deadline := time.Now().Add(d); time.Now().Before(deadline); <-look.C {
 		s.mu.Lock()
 		is := so()
 		s.mu.Unlock()

@@ -143,6 +143,9 @@ func (s *state) check() error {
 	if s.header.Magic != stateMagic || s.header.Layout != stateLayout {
 		return fmt.Errorf("state file has magic %#x, layout %d: %w", s.header.Magic, s.header.Layout, ErrVersion)
 	}
+	if s.header.Top < abi.ManagerSession || s.header.Top >= abi.MaxSessions {
+		return fmt.Errorf("state file is damaged: %d session numbers", s.header.Top)
+	}
 	return nil
 }
 

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/ipcspace/ipcspace/client/abi"
+	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 )
 
@@ -37,7 +38,7 @@ func TestMain(m *testing.M) {
 		n, _ := strconv.Atoi(session)
 		live(uint32(n))
 	}
-	os.Exit(m.Run())
+	goleak.VerifyTestMain(m)
 }
 
 // live is a process that uses a set (descriptor 3) and a queue (4, 5) until it

@@ -40,7 +40,7 @@ func copySelf(path string) error {
 	if err != nil {
 		return err
 	}
-	defer os.Remove(fresh.Name()) // not there if all went well
+	defer func() { _ = os.Remove(fresh.Name()) }() // not there if all went well
 	_, err = io.Copy(fresh, self)
 	if err := errors.Join(err, fresh.Chmod(0o755), fresh.Close()); err != nil {
 		return err
