@@ -162,6 +162,10 @@ func (o *object) ready(ctx context.Context, rights uint32, restarts int) (*handl
 // moved says whether a call that ended so is to begin again: its object is
 // there, in a fresh file or with other rights.
 func (o *object) moved(err error, restarts int) bool {
+	return err != nil && o.movedBy(err, restarts)
+}
+
+func (o *object) movedBy(err error, restarts int) bool {
 	if !errors.Is(err, plane.ErrStale) && !errors.Is(err, unix.EIDRM) || restarts >= maxRestarts {
 		return false
 	}

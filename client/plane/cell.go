@@ -89,7 +89,7 @@ func (o *object) alloc(kind uint64) (off int, ok bool) {
 		if st.phase() != abi.CellFree {
 			continue
 		}
-		if o.shift(off, st, st.owned(abi.CellOwned, kind, o.host.Session())) {
+		if o.shift(off, st, st.owned(abi.CellOwned, kind, o.me)) {
 			if i > 0 {
 				o.store(offHint, uint64(at+1))
 			}

@@ -162,6 +162,7 @@ var scenarios = []scenario{
 	{name: "planted", planted: "the commit is not fenced", left: times(2, 0, 1), begin: twoSenders},
 	{name: "planted", planted: "who is awake is served, too", left: times(1, 1, 0), begin: handOver},
 	{name: "planted", planted: "nothing is ever Pending", left: times(1, 0, 0), begin: twoWaitForRoom},
+	{name: "planted", planted: "a move leaves a free lock as it is", left: times(2, 0, 0), begin: movedQueue},
 	{name: "planted", planted: blind, left: times(2, 0, 0), begin: removedQueue},
 }
 

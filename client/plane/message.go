@@ -213,7 +213,7 @@ func (q *Queue) text(cell, size int, buf []byte) int {
 // and the message is parted from them in between: so while it leads to them
 // they are all its own, and afterwards they are found by our session.
 func (q *Queue) freeMessage(cell int) {
-	if st := q.state(cell); st.kind() != abi.KindMessage || st.phase() != abi.CellOwned || st.session() != q.host.Session() {
+	if st := q.state(cell); st.kind() != abi.KindMessage || st.phase() != abi.CellOwned || st.session() != q.me {
 		return
 	}
 	q.releaseText(cell)
@@ -225,7 +225,7 @@ func (q *Queue) releaseText(cell int) {
 	for _, number := range chunks {
 		q.freeChunk(number, cell)
 	}
-	me := q.host.Session()
+	me := q.me
 	for _, off := range index {
 		st := q.state(off)
 		if st.session() != me && !q.shift(off, st, st.owned(abi.CellOwned, abi.KindIndex, me)) {

@@ -49,12 +49,14 @@ func (s *Set) kill() {
 }
 
 // still ends what is under way on a marked object. Who takes the lock later
-// sees the mark; who had it before can not commit.
+// sees the mark; who had it before, or saw it free (plain), can not commit: its
+// epoch is over.
 func (o *object) still() error {
 	for range patienceSteps {
 		w := o.load(offLock)
-		o.settle(w)
-		if lockState(w) == abi.LockFree || o.load(offLock) == released(w) {
+		if lockState(w) != abi.LockFree {
+			o.settle(w)
+		} else if o.cas(offLock, w, released(w)) {
 			return nil
 		}
 	}

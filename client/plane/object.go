@@ -34,12 +34,13 @@ const (
 type object struct {
 	memory
 	host     Host
-	sems     int // 0 for a queue
+	me       uint32 // host.Session(), which does not change
+	sems     int    // 0 for a queue
 	cellsOff int
 }
 
 func (o *object) open(control []byte, sems int, h Host) error {
-	o.mem, o.host, o.sems, o.cellsOff = control, h, sems, abi.CellsOff(sems)
+	o.mem, o.host, o.me, o.sems, o.cellsOff = control, h, h.Session(), sems, abi.CellsOff(sems)
 	if sems < 0 || !aligned(control) || len(control) < o.cellsOff {
 		return unix.EINVAL
 	}

@@ -7,52 +7,41 @@ import (
 )
 
 // plain is a transaction of a few words that serves nobody: a message into a
-// queue or out of it while nobody waits, which is what most calls are. It is
-// the protocol that transaction has, step by step, without the books for
-// changes that build on each other: each word is put once.
+// queue or out of it while nobody waits, which is what most calls are. Each
+// word is put once, and the lock is not taken: it goes from FREE to COMMITTED
+// when all was read and recorded. If it still is as begin saw it, nobody has
+// committed since, for every transaction takes an epoch, and so all that was
+// read holds at one moment, which is this one. The C library does the same, and
+// its quick.h says at length why that is as good as holding the lock.
 //
 // It gives up where anything is out of the ordinary, with nothing done, and
 // the caller begins a transaction.
 type plain struct {
-	o       *object
-	log     int
-	held    uint64
-	n       int
-	entries [8]abi.LogEntry
+	o    *object
+	cell int    // of the log
+	free uint64 // the lock word
+	log  *abi.LogCell
+	n    int
 }
 
-// begin takes a log cell and the lock, if both are free.
-func (p *plain) begin(o *object) bool {
-	w := o.load(offLock)
-	if lockState(w) != abi.LockFree || o.load(offPending)&1 != 0 {
+// begin sees the lock free, and takes a log cell.
+func (p *plain) begin(o *object) (ok bool) {
+	p.o, p.free = o, o.load(offLock)
+	if lockState(p.free) != abi.LockFree || o.load(offPending)&1 != 0 || o.ended() {
 		return false
 	}
-	log, ok := o.alloc(abi.KindLog)
-	if !ok {
-		return false
+	if p.cell, ok = o.alloc(abi.KindLog); ok {
+		p.log = (*abi.LogCell)(unsafe.Pointer(o.word(p.cell)))
 	}
-	p.o, p.log, p.held = o, log, lockWord(lockEpoch(w), o.number(log), abi.LockHeld)
-	if !o.cas(offLock, w, p.held) {
-		o.free(log)
-		return false
-	}
-	fail(o.host, "locked")
-	if o.ended() || o.load(offPending)&1 != 0 {
-		p.giveUp()
-		return false
-	}
-	return true
+	return ok
 }
 
 // giveUp ends it: nothing happened.
-func (p *plain) giveUp() {
-	p.o.cas(offLock, p.held, released(p.held))
-	p.o.free(p.log)
-}
+func (p *plain) giveUp() { p.o.free(p.cell) }
 
 // put changes a word. States of cells come last, as in every log.
 func (p *plain) put(off int, old, new uint64) {
-	p.entries[p.n] = abi.LogEntry{Off: uint64(off), Old: old, New: new}
+	p.log.Entries[p.n] = abi.LogEntry{Off: uint64(off), Old: old, New: new}
 	p.n++
 }
 
@@ -69,24 +58,22 @@ func (p *plain) stamp(off int, session uint32) {
 	}
 }
 
-// commit makes everything happen, or nothing: then the lock was lost.
+// commit makes everything happen, or nothing: then others were faster.
 func (p *plain) commit() bool {
-	o, entries := p.o, p.entries[:p.n]
-	log := (*abi.LogCell)(unsafe.Pointer(o.word(p.log)))
-	copy(log.Entries[:], entries)
-	log.Count = uint64(p.n)
-	o.setNext(p.log, 0)
+	o := p.o
+	p.log.Count = uint64(p.n)
+	o.setNext(p.cell, 0)
 	fail(o.host, "recorded")
-	committed := p.held&^abi.LockStateMask | abi.LockCommitted
-	if !o.cas(offLock, p.held, committed) {
-		o.free(p.log)
+	committed := lockWord(lockEpoch(p.free), o.number(p.cell), abi.LockCommitted)
+	if !o.cas(offLock, p.free, committed) {
+		o.free(p.cell)
 		return false
 	}
 	fail(o.host, "committed")
-	o.apply(entries)
+	o.apply(p.log.Entries[:p.n])
 	fail(o.host, "applied")
 	o.cas(offLock, committed, released(committed))
-	o.free(p.log)
+	o.free(p.cell)
 	return true
 }
 
@@ -101,7 +88,7 @@ func (q *Queue) sendPlain(message, size int) (done bool) {
 		p.giveUp()
 		return false
 	}
-	p.stamp(offLastSend, q.host.Session())
+	p.stamp(offLastSend, q.me)
 	number := q.number(message)
 	last, ok := q.cell(q.load(offMsgTail))
 	if _, some := q.cell(q.load(offMsgHead)); ok && some {
@@ -129,7 +116,7 @@ func (q *Queue) receivePlain(mode uint32, asked int64, room uint64) (message int
 		p.giveUp()
 		return 0, false
 	}
-	me := q.host.Session()
+	me := q.me
 	p.setLink(offMsgHead, uint64(uint32(q.load(message+offNext))))
 	if uint64(uint32(q.load(offMsgTail))) == q.number(message) {
 		p.setLink(offMsgTail, 0)

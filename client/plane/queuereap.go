@@ -41,7 +41,7 @@ func (q *Queue) Abandon(session uint32) error { return q.ReapSession(session) }
 // Recover is for the start of a manager, see Set.Recover.
 func (q *Queue) Recover() error {
 	q.settle(q.load(offLock))
-	return q.ReapSession(q.host.Session())
+	return q.ReapSession(q.me)
 }
 
 // recall has the senders that are to be refused start their calls again.

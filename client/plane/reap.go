@@ -25,7 +25,7 @@ func (s *Set) Abandon(session uint32) error { return s.reap(session, sleepers) }
 // session and goes on with a pending scan.
 func (s *Set) Recover() error {
 	s.settle(s.load(offLock))
-	return s.reap(s.host.Session(), sleepers)
+	return s.reap(s.me, sleepers)
 }
 
 // What of a session reap ends.

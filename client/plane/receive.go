@@ -131,7 +131,7 @@ func (q *Queue) pick(t *transaction, mode uint32, asked int64, room uint64) (mes
 		return 0, unix.E2BIG
 	case found:
 		message = m.cell
-		q.take(t, &m, q.host.Session())
+		q.take(t, &m, q.me)
 		q.admit(t)
 		return message, q.commitOn(t)
 	case !t.holds():
@@ -173,7 +173,7 @@ func (q *Queue) receiveWaiting(ctx context.Context, mode uint32, asked int64, ro
 
 // unpack reads a message that is ours and frees it.
 func (q *Queue) unpack(message int, buf []byte) (n int, mtype int64, err error) {
-	if st := q.state(message); message == 0 || st.kind() != abi.KindMessage || st.session() != q.host.Session() {
+	if st := q.state(message); message == 0 || st.kind() != abi.KindMessage || st.session() != q.me {
 		return 0, 0, unix.EIO // a hostile member took it
 	}
 	mtype = q.msgType(message)
@@ -210,7 +210,7 @@ func (q *Queue) serveReceiver(cell int, mode uint32, asked int64, room uint64, g
 		}
 		return 0, func() {
 			t.setLink(cell+offRecvMessage, q.number(m.cell))
-			q.take(t, &m, q.host.Session())
+			q.take(t, &m, q.me)
 			q.admit(t)
 		}
 	})

@@ -77,7 +77,7 @@ func (s *Set) fast(op abi.SemOp) (done bool, err error) {
 		case result > abi.SemVMX:
 			return true, unix.ERANGE
 		default:
-			if s.cas(off, w, semWord(w, result, s.host.Session())) {
+			if s.cas(off, w, semWord(w, result, s.me)) {
 				s.setTime(offOTime)
 				return true, nil
 			}
@@ -126,7 +126,7 @@ var trials = sync.Pool{New: func() any { return &trial{} }}
 // attempt carries the operations out, or makes the sleeper of c WAITING.
 // Without c that is errCell; EAGAIN if they are not to wait.
 func (s *Set) attempt(tr *trial, ops []abi.SemOp, noWait bool, asked map[uint32]bool, c *sleeper) error {
-	me := s.host.Session()
+	me := s.me
 	return s.locked(func(t *transaction) error {
 		if dead, ok := s.deadHolder(asked, func(n int) bool { return names(ops, n) }); ok {
 			t.unlock()
@@ -212,7 +212,7 @@ func (s *Set) carryOut(t *transaction, tr *trial, session uint32) error {
 // serveSelf tries the operations of a call that sleeps, and was found awake.
 // It ends it, or makes it WAITING again.
 func (s *Set) serveSelf(cell int, ops []abi.SemOp, giveUp unix.Errno) error {
-	me := s.host.Session()
+	me := s.me
 	var tr trial
 	return s.locked(func(t *transaction) error {
 		claimed, ok := t.claim(cell)

@@ -47,7 +47,7 @@ func (q *Queue) Refuse(ctx context.Context, size int) error {
 
 // sendNow sends a message that fits. errCell: it has to wait.
 func (q *Queue) sendNow(message, size int, noWait bool) error {
-	me := q.host.Session()
+	me := q.me
 	return q.locked(func(t *transaction) error {
 		switch {
 		case q.fits(t, size):
@@ -63,7 +63,7 @@ func (q *Queue) sendNow(message, size int, noWait bool) error {
 // sendWaiting sends when the message fits. 0 is the message of a call that is
 // refused then.
 func (q *Queue) sendWaiting(ctx context.Context, message, size int) error {
-	c, me, waits := q.newCall(senders), q.host.Session(), false
+	c, me, waits := q.newCall(senders), q.me, false
 	defer c.close()
 	flags := c.flags()
 	if message == 0 {
@@ -132,7 +132,7 @@ func (q *Queue) serveSender(cell, message, size int, giveUp unix.Errno) error {
 		case message == 0:
 			return unix.EACCES, func() {}
 		}
-		return 0, func() { q.deliver(t, message, q.host.Session()) }
+		return 0, func() { q.deliver(t, message, q.me) }
 	})
 }
 

@@ -244,7 +244,7 @@ func (s *Set) assign(t *transaction, num, value int) error {
 	if err != nil {
 		return err
 	}
-	t.put(semOff(num), w, semWord(w, value, s.host.Session()))
+	t.put(semOff(num), w, semWord(w, value, s.me))
 	return nil
 }
 

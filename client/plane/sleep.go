@@ -123,7 +123,7 @@ func (c *call) sleep(ctx context.Context) error {
 	defer c.watch(ctx)()
 	for claims := 0; ; {
 		st := c.o.state(c.cell)
-		if st.session() != c.o.host.Session() || !st.waits() {
+		if st.session() != c.o.me || !st.waits() {
 			return unix.EIDRM // taken from us: the session counts as dead
 		}
 		switch st.phase() {

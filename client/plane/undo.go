@@ -96,7 +96,7 @@ func (t *transaction) makeUndo(session uint32, num int) (off int, err error) {
 			}
 		}
 	}
-	if session != t.o.host.Session() {
+	if session != t.o.me {
 		return 0, errNoUndo
 	}
 	cell, err := t.spareUndo()
@@ -148,7 +148,7 @@ func (t *transaction) clearUndo(which func(num int) bool) {
 // reserve sees to it that a sleeper has a word for each adjustment that others
 // will make on its behalf.
 func (s *Set) reserve(t *transaction, cell int, ops []abi.SemOp) error {
-	me := s.host.Session()
+	me := s.me
 	first := uint64(0)
 	for i := range ops {
 		if ops[i].Flag&semUndo == 0 || ops[i].Op == 0 {
@@ -172,7 +172,7 @@ func (s *Set) reserve(t *transaction, cell int, ops []abi.SemOp) error {
 // deadHolder finds a session that perhaps died with an adjustment of some
 // semaphores, not counting those that were asked for already.
 func (s *Set) deadHolder(asked map[uint32]bool, which func(num int) bool) (session uint32, found bool) {
-	me := s.host.Session()
+	me := s.me
 	number := s.load(offUndoHead)
 	for range s.present() {
 		cell, ok := s.cell(number)
