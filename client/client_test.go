@@ -2,6 +2,7 @@ package client_test
 
 import (
 	"context"
+	"errors"
 	"io/fs"
 	"os"
 	"runtime"
@@ -79,6 +80,66 @@ func TestSetContext(t *testing.T) {
 	if v, _ := set.Value(0); v != 1 {
 		t.Fatal(v)
 	}
+}
+
+// Row 113: more operations than SEMOPM.
+func TestTooManyOperations(t *testing.T) {
+	s := open(t)
+	set := newSet(t, s, 1)
+	ops := make([]client.Op, s.Limits().SemOpm+1)
+	for i := range ops {
+		ops[i] = client.Add(0, 1)
+	}
+	err := set.Op(bg, ops...)
+	want(t, err, client.ErrTooBig)
+	want(t, err, unix.E2BIG)
+	check(t, set.Op(bg, ops[1:]...))
+	if v, _ := set.Value(0); v != len(ops)-1 {
+		t.Fatal(v)
+	}
+}
+
+// Calls whose context ends while they wait at a queue leave no waiter: what
+// comes later is not handed to them, and does not take their places.
+func TestQueueContext(t *testing.T) {
+	s := open(t)
+	q := newQueue(t, s)
+	buf := make([]byte, 8192)
+	var calls sync.WaitGroup
+	cancelled := func(err error) {
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("%v instead of %v", err, context.Canceled)
+		}
+	}
+	for range 20 {
+		ctx, cancel := context.WithCancel(bg)
+		calls.Go(func() {
+			_, _, err := q.Receive(ctx, 0, make([]byte, 10))
+			cancelled(err)
+		})
+		time.AfterFunc(20*time.Millisecond, cancel)
+	}
+	calls.Wait()
+	check(t, q.Send(bg, 1, []byte("kept")))
+	if n, _, err := q.Receive(bg, 0, buf, client.NoWait); err != nil || string(buf[:n]) != "kept" {
+		t.Fatal(n, err)
+	}
+	for range 2 {
+		check(t, q.Send(bg, 1, buf))
+	}
+	for range 20 {
+		ctx, cancel := context.WithCancel(bg)
+		calls.Go(func() { cancelled(q.Send(ctx, 2, []byte("never"))) })
+		time.AfterFunc(20*time.Millisecond, cancel)
+	}
+	calls.Wait()
+	for range 2 {
+		if _, typ, err := q.Receive(bg, 0, buf, client.NoWait); err != nil || typ != 1 {
+			t.Fatal(typ, err)
+		}
+	}
+	_, _, err := q.Receive(bg, 0, buf, client.NoWait)
+	want(t, err, client.ErrNoMessage)
 }
 
 func TestQueue(t *testing.T) {
