@@ -86,6 +86,13 @@ static size_t length_of(const struct handle *h)
 	return (h->size + PAGE - 1) & ~(PAGE - 1);
 }
 
+static uint64_t next_attach(void)
+{
+	static uint64_t attaches;
+
+	return __atomic_add_fetch(&attaches, 1, __ATOMIC_RELAXED);
+}
+
 /* For reading and writing, at any place. 0: not this way. */
 static long attach_again(struct handle *h)
 {
@@ -107,7 +114,7 @@ static long attach_again(struct handle *h)
 	}
 	use->atime = now_real();
 	*new = (struct piece){PIECE_TAKEN, h->id, (uintptr_t)p, length, 0, h->serial, h->size,
-			      PROT_READ | PROT_WRITE, false};
+			      next_attach(), PROT_READ | PROT_WRITE, 0};
 	piece_publish(new);
 	FAIL_POINT("attach: noted");
 	return p;
@@ -180,7 +187,7 @@ static long map_segment(struct handle *h, int fd, uintptr_t addr, bool fixed, in
 	}
 	use->atime = now_real();
 	*new = (struct piece){PIECE_TAKEN, h->id, (uintptr_t)p, length, 0, h->serial, h->size,
-			      prot, false};
+			      next_attach(), prot, 0};
 	piece_publish(new);
 	FAIL_POINT("attach: noted");
 	h->use = (uint32_t)(use - session.page->uses);
@@ -262,25 +269,36 @@ static long do_shmat(int id, uintptr_t addr, int flags)
 	return likely(r != 0) ? r : attach_locked(id, addr, flags);
 }
 
-/* Takes out every piece of the attach that began at addr, as ksys_shmdt():
- * the lowest piece says which segment it is. What else was mapped into holes
- * since then stays. */
+static void detach_piece(struct piece *p)
+{
+	SYS2(__NR_munmap, p->addr, p->length);
+	FAIL_POINT("detach: unmapped");
+	piece_gone(p);
+}
+
+/* Takes out the pieces of the attach that began at addr, as ksys_shmdt(): the lowest
+ * says which attach it is, whatever became of it; the others go as far as they end
+ * where the segment would. What else was mapped into holes since then stays. */
 static bool detach_locked(uintptr_t addr)
 {
-	const struct piece *lowest = NULL;
+	struct piece *lowest = NULL;
 
 	control_lock();
 	attach_exclude();
 	for (struct piece *p = piece_next(NULL); p != NULL; p = piece_next(p))
-		if (p->addr - p->offset == addr && (lowest == NULL || p->addr < lowest->addr))
+		if (p->addr - p->offset == addr && p->addr >= addr &&
+		    (lowest == NULL || p->addr < lowest->addr))
 			lowest = p;
-	uint64_t serial = lowest ? lowest->serial : 0;
-	for (struct piece *p = piece_next(NULL); p != NULL; p = piece_next(p))
-		if (p->addr - p->offset == addr && p->serial == serial) {
-			SYS2(__NR_munmap, p->addr, p->length);
-			FAIL_POINT("detach: unmapped");
-			piece_gone(p);
-		}
+	if (lowest != NULL) {
+		uint64_t attach = lowest->attach;
+		size_t whole = whole_pages(lowest->size);
+
+		detach_piece(lowest);
+		for (struct piece *p = piece_next(NULL); p != NULL; p = piece_next(p))
+			if (p->addr - p->offset == addr && p->addr >= addr && p->attach == attach &&
+			    p->addr + p->length - addr <= whole)
+				detach_piece(p);
+	}
 	attach_include();
 	control_unlock();
 	return lowest != NULL;

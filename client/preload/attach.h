@@ -1,4 +1,4 @@
-/* What attach.c, piece.c, mapping.c and fork.c share: the pieces of segments
+/* What attach.c, piece.c, mapping.c, marks.c and fork.c share: the pieces of segments
  * that are mapped. */
 #ifndef IPCSPACE_ATTACH_H
 #define IPCSPACE_ATTACH_H
@@ -23,9 +23,27 @@ struct piece {
 	size_t offset; /* into the segment */
 	uint64_t serial;
 	uint64_t size; /* of the segment */
+	uint64_t attach; /* which call of shmat made it, or what it was cut from or copied from */
 	int prot;
-	bool not_forked; /* MADV_DONTFORK */
+	uint32_t marks;
 };
+
+/* What else the kernel keeps of a mapping, and cuts it for. */
+enum {
+	MARK_NOT_FORKED = 1 << 0,
+	MARK_LOCKED = 1 << 1,
+	MARK_ON_FAULT = 1 << 2,
+	MARK_NOT_DUMPED = 1 << 3,
+	MARK_RANDOM = 1 << 4,
+	MARK_SEQUENTIAL = 1 << 5,
+	MARK_HUGE = 1 << 6,
+	MARK_NOT_HUGE = 1 << 7,
+};
+
+static inline size_t whole_pages(size_t length)
+{
+	return (length + PAGE - 1) & ~(PAGE - 1);
+}
 
 /* How many there are: where it is 0, nothing has to be looked at. */
 extern uint32_t pieces_live;
@@ -58,6 +76,24 @@ void attach_exclude(void);
 void attach_include(void);
 /* In a child: there are no other threads. */
 void attach_alone(void);
+
+bool piece_overlaps(const struct piece *p, uintptr_t addr, size_t length);
+bool piece_inside(const struct piece *p, uintptr_t addr, size_t length);
+/* The piece at addr; or NULL, and *next is where the next one begins, if it does
+ * before that. */
+const struct piece *piece_at(uintptr_t addr, uintptr_t *next);
+/* Cuts p at addr if that lies inside: two mappings from here on. */
+void piece_cut(struct piece *p, uintptr_t addr);
+
+/* How much of a range is mapped, from its beginning. */
+size_t mapped_part(uintptr_t addr, size_t length);
+
+/* Whether a call on a range concerns a segment at all. A look without the
+ * lock: who maps and unmaps one range at once has no order to keep. */
+bool concerns_pieces(uintptr_t addr, size_t length);
+/* The lock under which a call follows what it does to segments. */
+void pieces_follow(void);
+void pieces_followed(void);
 
 /* The program unmapped, or mapped something else over, a range. */
 void pieces_unmapped(uintptr_t addr, size_t length);

@@ -1,26 +1,23 @@
 /*
- * munmap, mmap, mremap, mprotect and madvise of the program: a segment that
- * they unmap, move or cut is counted as the kernel counts it.
+ * munmap, mmap and mremap of the program: a segment that they unmap, move or cut
+ * is counted as the kernel counts it. (marks.c has what changes a mapping where
+ * it stands.)
  *
  * The calls themselves are the kernel's, unchanged; what follows happens only
  * where they touched a segment.
  */
 #include "attach.h"
 
+#define MREMAP_MAYMOVE 1
 #define MREMAP_FIXED 2
 #define MREMAP_DONTUNMAP 4
-#define MADV_REMOVE 9
-#define MADV_DONTFORK 10
-#define MADV_DOFORK 11
 
-static bool overlaps(const struct piece *p, uintptr_t addr, size_t length)
+bool piece_overlaps(const struct piece *p, uintptr_t addr, size_t length)
 {
 	return p->addr < addr + length && addr < p->addr + p->length;
 }
 
-/* The piece at addr; or NULL, and *next is where the next one begins, if it does
- * before that. */
-static const struct piece *piece_at(uintptr_t addr, uintptr_t *next)
+const struct piece *piece_at(uintptr_t addr, uintptr_t *next)
 {
 	for (struct piece *p = piece_next(NULL); p != NULL; p = piece_next(p)) {
 		if (addr - p->addr < p->length)
@@ -33,32 +30,27 @@ static const struct piece *piece_at(uintptr_t addr, uintptr_t *next)
 
 /* Whether a call on a range concerns a segment at all. A look without the
  * lock: who maps and unmaps one range at once has no order to keep. */
-static bool concerns(uintptr_t addr, size_t length)
+bool concerns_pieces(uintptr_t addr, size_t length)
 {
 	if (likely(__atomic_load_n(&pieces_live, __ATOMIC_ACQUIRE) == 0) || length == 0)
 		return false;
 	for (struct piece *p = piece_next(NULL); p != NULL; p = piece_next(p))
-		if (overlaps(p, addr, length))
+		if (piece_overlaps(p, addr, length))
 			return true;
 	return false;
 }
 
 /* The lock under which a call follows what it does to segments. */
-static void follow(void)
+void pieces_follow(void)
 {
 	control_lock();
 	attach_exclude();
 }
 
-static void followed(void)
+void pieces_followed(void)
 {
 	attach_include();
 	control_unlock();
-}
-
-static size_t pages(size_t length)
-{
-	return (length + PAGE - 1) & ~(PAGE - 1);
 }
 
 /* One mapping of the segment more, as shm_open() counts it. */
@@ -73,7 +65,7 @@ static void count_in(uint64_t serial)
 }
 
 /* Cuts p at addr if that lies inside: two mappings from here on. */
-static void cut(struct piece *p, uintptr_t addr)
+void piece_cut(struct piece *p, uintptr_t addr)
 {
 	if (addr <= p->addr || addr >= p->addr + p->length)
 		return;
@@ -95,13 +87,13 @@ static void cut(struct piece *p, uintptr_t addr)
 static void cut_range(uintptr_t addr, size_t length)
 {
 	for (struct piece *p = piece_next(NULL); p != NULL; p = piece_next(p))
-		if (overlaps(p, addr, length)) {
-			cut(p, addr + length);
-			cut(p, addr);
+		if (piece_overlaps(p, addr, length)) {
+			piece_cut(p, addr + length);
+			piece_cut(p, addr);
 		}
 }
 
-static bool inside(const struct piece *p, uintptr_t addr, size_t length)
+bool piece_inside(const struct piece *p, uintptr_t addr, size_t length)
 {
 	return p->addr >= addr && p->addr + p->length <= addr + length;
 }
@@ -110,14 +102,14 @@ void pieces_unmapped(uintptr_t addr, size_t length)
 {
 	cut_range(addr, length);
 	for (struct piece *p = piece_next(NULL); p != NULL; p = piece_next(p))
-		if (inside(p, addr, length))
+		if (piece_inside(p, addr, length))
 			piece_gone(p);
 }
 
 void pieces_left_out(struct abi_session_page *page)
 {
 	for (struct piece *p = piece_next(NULL); p != NULL; p = piece_next(p))
-		for (int i = 0; p->not_forked && i < ABI_PAGE_USES; i++)
+		for (int i = 0; (p->marks & MARK_NOT_FORKED) && i < ABI_PAGE_USES; i++)
 			if (page->uses[i].serial == p->serial && page->uses[i].count > 0)
 				page->uses[i].count--;
 }
@@ -125,7 +117,9 @@ void pieces_left_out(struct abi_session_page *page)
 void pieces_forked(void)
 {
 	for (struct piece *p = piece_next(NULL); p != NULL; p = piece_next(p))
-		if (p->not_forked && cas32(&p->state, PIECE_LIVE, PIECE_FREE))
+		if (!(p->marks & MARK_NOT_FORKED))
+			p->marks &= ~(MARK_LOCKED | MARK_ON_FAULT);
+		else if (cas32(&p->state, PIECE_LIVE, PIECE_FREE))
 			pieces_live--;
 }
 
@@ -136,13 +130,13 @@ EXPORT int munmap(void *at, size_t length)
 	uintptr_t addr = (uintptr_t)at;
 	long r;
 
-	if (likely(!concerns(addr, pages(length))))
+	if (likely(!concerns_pieces(addr, whole_pages(length))))
 		return (int)finish(SYS2(__NR_munmap, at, length));
-	follow();
+	pieces_follow();
 	r = SYS2(__NR_munmap, at, length);
 	if (r == 0)
-		pieces_unmapped(addr, pages(length));
-	followed();
+		pieces_unmapped(addr, whole_pages(length));
+	pieces_followed();
 	return (int)finish(r);
 }
 
@@ -151,14 +145,14 @@ static void *map(void *at, size_t length, int prot, int flags, int fd, int64_t o
 	uintptr_t addr = (uintptr_t)at;
 	long r;
 
-	if (likely(!(flags & MAP_FIXED) || !concerns(addr, pages(length)))) {
+	if (likely(!(flags & MAP_FIXED) || !concerns_pieces(addr, whole_pages(length)))) {
 		r = SYS6(__NR_mmap, at, length, prot, flags, fd, offset);
 	} else {
-		follow();
+		pieces_follow();
 		r = SYS6(__NR_mmap, at, length, prot, flags, fd, offset);
 		if (!is_error(r))
-			pieces_unmapped(addr, pages(length));
-		followed();
+			pieces_unmapped(addr, whole_pages(length));
+		pieces_followed();
 	}
 	return is_error(r) ? (void *)finish(r) : (void *)r;
 }
@@ -173,6 +167,32 @@ EXPORT void *mmap64(void *at, size_t length, int prot, int flags, int fd, int64_
 	return map(at, length, prot, flags, fd, offset);
 }
 
+/* Whether what p stands for has become part of a mapping next to it: the kernel
+ * grows one of the same attach, if all is alike. (It joins no two that are there,
+ * for each counts: vma_merge_new_range in mm/vma.c.) */
+static bool joins(const struct piece *p)
+{
+	struct piece *right = NULL;
+
+	for (struct piece *q = piece_next(NULL); q != NULL; q = piece_next(q)) {
+		if (q == p || q->attach != p->attach || q->prot != p->prot || q->marks != p->marks ||
+		    q->addr - q->offset != p->addr - p->offset)
+			continue;
+		if (q->addr + q->length == p->addr) {
+			q->length += p->length;
+			return true;
+		}
+		if (p->addr + p->length == q->addr)
+			right = q;
+	}
+	if (right == NULL)
+		return false;
+	right->addr -= p->length;
+	right->offset -= p->length;
+	right->length += p->length;
+	return true;
+}
+
 /* What stood at [from, from + length) stands at to, as long as grown says. The
  * kernel cuts off what is too much, and moves by a second mapping for a moment. */
 static void pieces_moved(uintptr_t from, size_t length, uintptr_t to, size_t grown)
@@ -181,200 +201,211 @@ static void pieces_moved(uintptr_t from, size_t length, uintptr_t to, size_t gro
 		pieces_unmapped(to, grown);
 	if (grown < length)
 		pieces_unmapped(from + grown, length - grown);
+	if (to == from) {
+		for (struct piece *p = piece_next(NULL); p != NULL && grown > length; p = piece_next(p))
+			if (p->addr + p->length == from + length)
+				p->length += grown - length;
+		return;
+	}
 	cut_range(from, length);
 	for (struct piece *p = piece_next(NULL); p != NULL; p = piece_next(p)) {
-		if (!inside(p, from, length))
+		if (!piece_inside(p, from, length))
 			continue;
 		size_t begin = p->addr - from, end = begin + p->length;
-		struct abi_use *use = to != from ? use_of(p->serial) : NULL;
+		struct abi_use *use = use_of(p->serial);
 
 		p->addr = to + begin;
 		if (end == length && grown > length)
 			p->length = grown - begin;
 		if (use != NULL)
 			use->atime = use->dtime = now_real();
+		if (joins(p))
+			piece_count_out(p);
 	}
+}
+
+/* Counts one that the kernel has made, unless it has grown one instead. */
+static void piece_new(const struct piece *made)
+{
+	struct piece *p = joins(made) ? NULL : piece_take();
+
+	if (p == NULL)
+		return;
+	*p = *made;
+	p->state = PIECE_TAKEN;
+	piece_publish(p);
+	count_in(made->serial);
 }
 
 /* A second mapping of what stands at from. */
 static void pieces_copied(uintptr_t from, uintptr_t to, size_t length)
 {
+	pieces_unmapped(to, length);
 	for (struct piece *p = piece_next(NULL); p != NULL; p = piece_next(p)) {
 		if (from < p->addr || from >= p->addr + p->length)
 			continue;
-		struct piece *copy = piece_take();
+		struct piece copy = *p;
 
-		if (copy == NULL)
-			return;
-		*copy = *p;
-		copy->state = PIECE_TAKEN;
-		copy->offset += from - p->addr;
-		copy->addr = to;
-		copy->length = length;
-		piece_publish(copy);
-		count_in(p->serial);
+		copy.offset += from - p->addr;
+		copy.addr = to;
+		copy.length = length;
+		piece_new(&copy);
 		return;
 	}
 }
 
-/* Whether the kernel's mremap would refuse (EFAULT) to grow or move what is not
- * one mapping. A segment's pieces may be one here: they have become alike again.
- * Several may be moved, if all else stays (check_prep_vma in mm/mremap.c). */
+/* Whether mremap refuses its arguments before it looks at what is mapped
+ * (check_mremap_params in mm/mremap.c). */
+static bool malformed(uintptr_t addr, size_t old, size_t new, int flags, uintptr_t to)
+{
+	bool fixed = flags & MREMAP_FIXED, keeps = flags & MREMAP_DONTUNMAP;
+
+	return addr % PAGE != 0 || new == 0 ||
+	       (flags & ~(MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP)) ||
+	       ((fixed || keeps) && !(flags & MREMAP_MAYMOVE)) || (keeps && old != new) ||
+	       (fixed && (to % PAGE != 0 || (addr < to + new && to < addr + old)));
+}
+
+/* The kernel's mremap grows or moves no more than one mapping of a segment. A
+ * segment's pieces may be one here: they have become alike again. */
 static bool crosses(uintptr_t addr, size_t old, size_t new, int flags)
 {
 	uintptr_t next = UINTPTR_MAX;
-	bool moves_many = old == new && (flags & MREMAP_FIXED) && !(flags & MREMAP_DONTUNMAP);
 	const struct piece *p = piece_at(addr, &next);
 
-	if (p == NULL || moves_many || (new <= old && !(flags & (MREMAP_FIXED | MREMAP_DONTUNMAP))))
+	if (p == NULL || (new <= old && !(flags & (MREMAP_FIXED | MREMAP_DONTUNMAP))))
 		return false;
 	return (old < new ? old : new) > p->addr + p->length - addr;
+}
+
+/* Moves what is not a segment onto one: what is mapped of it, up to the first
+ * segment, and the holes leave what they come to lie on (remap_move in mm/mremap.c). */
+static long move_onto(uintptr_t addr, size_t length, int flags, uintptr_t to)
+{
+	uintptr_t limit = addr + length;
+
+	piece_at(addr, &limit);
+	for (uintptr_t at = addr; at < limit;) {
+		size_t n = mapped_part(at, limit - at);
+		long r;
+
+		if (n == 0 && at > addr) {
+			at += PAGE;
+			continue;
+		}
+		if (n == 0)
+			return -EFAULT;
+		r = SYS5(__NR_mremap, at, n, n, flags, to + (at - addr));
+		if (is_error(r))
+			return r;
+		pieces_unmapped(to + (at - addr), n);
+		at += n;
+	}
+	return limit < addr + length ? -EFAULT : (long)to;
+}
+
+static long followed_mremap(uintptr_t addr, size_t old, size_t new, int flags, uintptr_t to)
+{
+	uintptr_t next = UINTPTR_MAX;
+	long r;
+
+	if (malformed(addr, old, new, flags, to))
+		return -EINVAL;
+	if ((flags & MREMAP_FIXED) && old == new && piece_at(addr, &next) == NULL)
+		return move_onto(addr, old, flags, to);
+	if (crosses(addr, old, new, flags))
+		return -EFAULT;
+	r = SYS5(__NR_mremap, addr, old, new, flags, to);
+	if (is_error(r))
+		return r;
+	if (old == 0 || (flags & MREMAP_DONTUNMAP))
+		pieces_copied(addr, (uintptr_t)r, new);
+	else
+		pieces_moved(addr, old, (uintptr_t)r, new);
+	return r;
 }
 
 EXPORT void *mremap(void *at, size_t length, size_t wanted, int flags, ...)
 {
 	__builtin_va_list ap;
 	uintptr_t addr = (uintptr_t)at;
-	size_t old = pages(length), new = pages(wanted);
+	size_t old = whole_pages(length), new = whole_pages(wanted);
 	void *to;
 	long r;
 
 	__builtin_va_start(ap, flags);
 	to = __builtin_va_arg(ap, void *);
 	__builtin_va_end(ap);
-	if (likely(!concerns(addr, old ? old : PAGE))) {
+	if (likely(!concerns_pieces(addr, old ? old : PAGE) &&
+		   !((flags & MREMAP_FIXED) && concerns_pieces((uintptr_t)to, new)))) {
 		r = SYS5(__NR_mremap, at, length, wanted, flags, to);
 	} else {
-		follow();
-		r = crosses(addr, old, new, flags) ? -EFAULT
-						   : SYS5(__NR_mremap, at, length, wanted, flags, to);
-		if (!is_error(r) && (old == 0 || (flags & MREMAP_DONTUNMAP)))
-			pieces_copied(addr, (uintptr_t)r, new);
-		else if (!is_error(r))
-			pieces_moved(addr, old, (uintptr_t)r, new);
-		followed();
+		pieces_follow();
+		r = followed_mremap(addr, old, new, flags, (uintptr_t)to);
+		pieces_followed();
 	}
 	return is_error(r) ? (void *)finish(r) : (void *)r;
 }
 
-EXPORT int mprotect(void *at, size_t length, int prot)
+/* Whether the range is in mappings of one attach that are alike, without a hole,
+ * as the kernel wants it. (Here they may be one mapping again, or two attaches one
+ * file.) */
+static bool alike(uintptr_t addr, size_t length, const struct piece *first)
 {
-	uintptr_t addr = (uintptr_t)at;
-	size_t n = pages(length);
-	long r;
+	uintptr_t next;
 
-	if (likely(!concerns(addr, n)))
-		return (int)finish(SYS3(__NR_mprotect, at, length, prot));
-	follow();
-	r = SYS3(__NR_mprotect, at, length, prot);
-	if (r == 0)
-		for (struct piece *p = piece_next(NULL); p != NULL; p = piece_next(p))
-			if (overlaps(p, addr, n) && p->prot != prot) {
-				cut(p, addr + n);
-				cut(p, addr);
-			}
-	for (struct piece *p = r == 0 ? piece_next(NULL) : NULL; p != NULL; p = piece_next(p))
-		if (inside(p, addr, n))
-			p->prot = prot;
-	followed();
-	return (int)finish(r);
-}
+	for (uintptr_t at = addr; at < addr + length; at = next) {
+		next = UINTPTR_MAX;
+		const struct piece *p = piece_at(at, &next);
 
-/* MADV_REMOVE where there are segments, whose files are sealed against it: the
- * manager frees their pages. As madvise does, one mapping after the other. */
-static long remove_pages(uintptr_t addr, size_t length)
-{
-	uintptr_t end = addr + length, next;
-	long unmapped = 0, r = 0;
-
-	follow();
-	for (; r == 0 && addr < end; addr = next) {
-		next = end;
-		const struct piece *p = piece_at(addr, &next);
-
-		if (p != NULL && p->addr + p->length < end)
-			next = p->addr + p->length;
-		r = SYS3(__NR_madvise, addr, next - addr, MADV_REMOVE);
-		if (r == -EPERM && p != NULL)
-			r = channel_simple(ABI_MSG_PUNCH, p->id, (int64_t)(p->offset + (addr - p->addr)),
-					   (int64_t)(next - addr), 0, NULL);
-		if (r == -ENOMEM) { /* for a hole, when all else is done */
-			unmapped = r;
-			r = 0;
-		}
+		if (p == NULL || p->attach != first->attach || p->prot != first->prot ||
+		    p->marks != first->marks)
+			return false;
+		next = p->addr + p->length;
 	}
-	followed();
-	return r < 0 ? r : unmapped;
+	return true;
 }
 
-EXPORT int madvise(void *at, size_t length, int advice)
-{
-	uintptr_t addr = (uintptr_t)at;
-	size_t n = pages(length);
-	bool not_forked = advice == MADV_DONTFORK;
-	long r = SYS3(__NR_madvise, at, length, advice);
-
-	if (unlikely(r == -EPERM && advice == MADV_REMOVE && concerns(addr, n)))
-		r = remove_pages(addr, n);
-	if (r == 0 && (not_forked || advice == MADV_DOFORK) && concerns(addr, n)) {
-		follow();
-		for (struct piece *p = piece_next(NULL); p != NULL; p = piece_next(p))
-			if (overlaps(p, addr, n) && p->not_forked != not_forked) {
-				cut(p, addr + n);
-				cut(p, addr);
-			}
-		for (struct piece *p = piece_next(NULL); p != NULL; p = piece_next(p))
-			if (inside(p, addr, n))
-				p->not_forked = not_forked;
-		followed();
-	}
-	return (int)finish(r);
-}
-
-/* The kernel takes the old mapping away before it makes the new one: a segment
- * that is marked for destruction may go in between, and the memory with it. */
+/* One mapping in place of those that were there. The kernel takes them away before
+ * it makes the new one: a segment that is marked for destruction may go in between,
+ * and the memory with it. */
 static long pieces_renewed(uintptr_t addr, size_t length, size_t offset)
 {
 	struct abi_record r;
 	uint64_t slot;
-	long result = 0;
+	uintptr_t next = UINTPTR_MAX;
+	struct piece seen = *piece_at(addr, &next);
 
-	cut_range(addr, length);
-	for (struct piece *p = piece_next(NULL); p != NULL; p = piece_next(p)) {
-		struct piece seen = *p;
-
-		if (!inside(p, addr, length) || !piece_count_out(p))
-			continue;
-		tell_if_doomed(seen.id, seen.serial);
-		struct piece *renewed = NULL;
-		if (table_record(ABI_SHM, seen.id, &r, &slot) && r.serial == seen.serial)
-			renewed = piece_take();
-		if (renewed == NULL) {
-			SYS2(__NR_munmap, seen.addr, seen.length);
-			result = -EIDRM;
-			continue;
-		}
-		*renewed = seen;
-		renewed->state = PIECE_TAKEN;
-		renewed->offset = offset + (seen.addr - addr);
-		piece_publish(renewed);
-		count_in(seen.serial);
-		break;
+	pieces_unmapped(addr, length);
+	if (!table_record(ABI_SHM, seen.id, &r, &slot) || r.serial != seen.serial) {
+		SYS2(__NR_munmap, addr, length);
+		return -EIDRM;
 	}
-	return result;
+	seen.addr = addr;
+	seen.length = length;
+	seen.offset = offset;
+	seen.marks &= MARK_LOCKED;
+	piece_new(&seen);
+	return 0;
 }
 
 EXPORT int remap_file_pages(void *at, size_t length, int prot, size_t offset, int flags)
 {
-	uintptr_t addr = (uintptr_t)at;
+	uintptr_t addr = (uintptr_t)at & ~(PAGE - 1), next = UINTPTR_MAX;
+	size_t n = length & ~(PAGE - 1);
+	const struct piece *p;
 	long r;
 
-	if (likely(!concerns(addr, pages(length))))
+	if (likely(!concerns_pieces(addr, n)))
 		return (int)finish(SYS5(__NR_remap_file_pages, at, length, prot, offset, flags));
-	follow();
-	r = SYS5(__NR_remap_file_pages, at, length, prot, offset, flags);
-	if (r == 0)
-		r = pieces_renewed(addr, pages(length), offset * PAGE);
-	followed();
+	pieces_follow();
+	p = piece_at(addr, &next);
+	if (p != NULL && !alike(addr, n, p))
+		r = -EINVAL;
+	else
+		r = SYS5(__NR_remap_file_pages, at, length, prot, offset, flags);
+	if (r == 0 && p != NULL)
+		r = pieces_renewed(addr, n, offset * PAGE);
+	pieces_followed();
 	return (int)finish(r);
 }

@@ -24,6 +24,9 @@ EXPORT void *mremap(void *, size_t, size_t, int, ...);
 EXPORT int munmap(void *, size_t);
 EXPORT int mprotect(void *, size_t, int);
 EXPORT int madvise(void *, size_t, int);
+EXPORT int mlock(const void *, size_t);
+EXPORT int mlock2(const void *, size_t, unsigned);
+EXPORT int munlock(const void *, size_t);
 EXPORT int unshare(int);
 EXPORT int setns(int, int);
 EXPORT int chroot(const char *);
@@ -112,6 +115,12 @@ EXPORT long syscall(long number, ...)
 		return mprotect((void *)a[0], (size_t)a[1], (int)a[2]);
 	case __NR_madvise:
 		return madvise((void *)a[0], (size_t)a[1], (int)a[2]);
+	case __NR_mlock:
+		return mlock((const void *)a[0], (size_t)a[1]);
+	case __NR_mlock2:
+		return mlock2((const void *)a[0], (size_t)a[1], (unsigned)a[2]);
+	case __NR_munlock:
+		return munlock((const void *)a[0], (size_t)a[1]);
 	case __NR_unshare:
 		return unshare((int)a[0]);
 	case __NR_setns:
