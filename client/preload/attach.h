@@ -81,9 +81,14 @@ bool piece_overlaps(const struct piece *p, uintptr_t addr, size_t length);
 bool piece_inside(const struct piece *p, uintptr_t addr, size_t length);
 /* The piece at addr; or NULL, and *next is where the next one begins, if it does
  * before that. */
-const struct piece *piece_at(uintptr_t addr, uintptr_t *next);
+struct piece *piece_at(uintptr_t addr, uintptr_t *next);
 /* Cuts p at addr if that lies inside: two mappings from here on. */
 void piece_cut(struct piece *p, uintptr_t addr);
+
+/* Whether what p stands for has become part of a mapping next to it: the kernel
+ * grows one of the same attach, if all is alike. (It joins no two that are there,
+ * for each counts: vma_merge_new_range and vma_merge_existing_range in mm/vma.c.) */
+bool piece_joins(const struct piece *p);
 
 /* How much of a range is mapped, from its beginning. */
 size_t mapped_part(uintptr_t addr, size_t length);

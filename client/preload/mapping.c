@@ -17,7 +17,7 @@ bool piece_overlaps(const struct piece *p, uintptr_t addr, size_t length)
 	return p->addr < addr + length && addr < p->addr + p->length;
 }
 
-const struct piece *piece_at(uintptr_t addr, uintptr_t *next)
+struct piece *piece_at(uintptr_t addr, uintptr_t *next)
 {
 	for (struct piece *p = piece_next(NULL); p != NULL; p = piece_next(p)) {
 		if (addr - p->addr < p->length)
@@ -167,10 +167,7 @@ EXPORT void *mmap64(void *at, size_t length, int prot, int flags, int fd, int64_
 	return map(at, length, prot, flags, fd, offset);
 }
 
-/* Whether what p stands for has become part of a mapping next to it: the kernel
- * grows one of the same attach, if all is alike. (It joins no two that are there,
- * for each counts: vma_merge_new_range in mm/vma.c.) */
-static bool joins(const struct piece *p)
+bool piece_joins(const struct piece *p)
 {
 	struct piece *right = NULL;
 
@@ -219,7 +216,7 @@ static void pieces_moved(uintptr_t from, size_t length, uintptr_t to, size_t gro
 			p->length = grown - begin;
 		if (use != NULL)
 			use->atime = use->dtime = now_real();
-		if (joins(p))
+		if (piece_joins(p))
 			piece_count_out(p);
 	}
 }
@@ -227,7 +224,7 @@ static void pieces_moved(uintptr_t from, size_t length, uintptr_t to, size_t gro
 /* Counts one that the kernel has made, unless it has grown one instead. */
 static void piece_new(const struct piece *made)
 {
-	struct piece *p = joins(made) ? NULL : piece_take();
+	struct piece *p = piece_joins(made) ? NULL : piece_take();
 
 	if (p == NULL)
 		return;
@@ -304,6 +301,16 @@ static long move_onto(uintptr_t addr, size_t length, int flags, uintptr_t to)
 	return limit < addr + length ? -EFAULT : (long)to;
 }
 
+/* Whether an mremap that failed has unmapped where it was to go before that. */
+static bool made_room(uintptr_t to, size_t length)
+{
+	uintptr_t at = to, next = to + length;
+
+	if (piece_at(to, &next) == NULL)
+		at = next;
+	return at < to + length && mapped_part(at, PAGE) == 0;
+}
+
 static long followed_mremap(uintptr_t addr, size_t old, size_t new, int flags, uintptr_t to)
 {
 	uintptr_t next = UINTPTR_MAX;
@@ -316,8 +323,11 @@ static long followed_mremap(uintptr_t addr, size_t old, size_t new, int flags, u
 	if (crosses(addr, old, new, flags))
 		return -EFAULT;
 	r = SYS5(__NR_mremap, addr, old, new, flags, to);
-	if (is_error(r))
+	if (is_error(r)) {
+		if ((flags & MREMAP_FIXED) && made_room(to, new))
+			pieces_unmapped(to, new);
 		return r;
+	}
 	if (old == 0 || (flags & MREMAP_DONTUNMAP))
 		pieces_copied(addr, (uintptr_t)r, new);
 	else

@@ -29,21 +29,46 @@ static bool differs(const struct piece *p, const struct change *c)
 	return (c->prot >= 0 && p->prot != c->prot) || (p->marks & c->mask) != c->bits;
 }
 
+/* Of p, [from, to): a part at an edge may go over to a neighbour that is so already. */
+static void change_part(struct piece *p, uintptr_t from, uintptr_t to, const struct change *c)
+{
+	struct piece part = *p;
+	bool at_begin = from == p->addr, at_end = to == p->addr + p->length;
+	uintptr_t next = UINTPTR_MAX;
+
+	part.addr = from;
+	part.length = to - from;
+	part.offset += from - p->addr;
+	part.marks = (p->marks & ~c->mask) | c->bits;
+	part.prot = c->prot >= 0 ? c->prot : p->prot;
+	if (at_begin != at_end && piece_joins(&part)) {
+		p->length -= part.length;
+		p->addr += at_begin ? part.length : 0;
+		p->offset += at_begin ? part.length : 0;
+		return;
+	}
+	piece_cut(p, to);
+	piece_cut(p, from);
+	p = piece_at(from, &next);
+	p->marks = part.marks;
+	p->prot = part.prot;
+}
+
 static void mark(uintptr_t addr, size_t length, const struct change *c)
 {
-	if (length == 0)
-		return;
-	for (struct piece *p = piece_next(NULL); p != NULL; p = piece_next(p))
-		if (piece_overlaps(p, addr, length) && differs(p, c)) {
-			piece_cut(p, addr + length);
-			piece_cut(p, addr);
-		}
-	for (struct piece *p = piece_next(NULL); p != NULL; p = piece_next(p))
-		if (piece_inside(p, addr, length)) {
-			p->marks = (p->marks & ~c->mask) | c->bits;
-			if (c->prot >= 0)
-				p->prot = c->prot;
-		}
+	uintptr_t end = addr + length, next;
+
+	for (uintptr_t at = addr; at < end; at = next) {
+		next = end;
+		struct piece *p = piece_at(at, &next);
+
+		if (p == NULL)
+			continue;
+		if (p->addr + p->length < end)
+			next = p->addr + p->length;
+		if (differs(p, c))
+			change_part(p, at, next, c);
+	}
 }
 
 /* How much of the range, from its beginning, a call takes without an error. */

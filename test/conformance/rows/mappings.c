@@ -80,6 +80,27 @@ ROWS("75,82", "advice for a part that stays cuts an attach, beyond holes too; pa
 	}
 }
 
+ROWS("75,82", "a part at the edge of a piece goes over to a neighbour that is so already")
+{
+	size_t page = page_size();
+	int id = new_segment(6 * page);
+	char *m = MUST(shmat(id, NULL, 0));
+	EXPECT_OK(mprotect(m + 2 * page, 2 * page, PROT_READ));
+	EXPECT_EQ(nattch(id), 3);
+	EXPECT_OK(mprotect(m + 4 * page, page, PROT_READ));
+	EXPECT_OK(mprotect(m + page, page, PROT_READ));
+	EXPECT_EQ(nattch(id), 3);
+	EXPECT_OK(mprotect(m + page, 4 * page, PROT_READ | PROT_WRITE));	/* whole ones stay what they are */
+	EXPECT_EQ(nattch(id), 3);
+	EXPECT_OK(mprotect(m, 6 * page, PROT_READ));
+	EXPECT_OK(mlock(m + 2 * page, page));
+	EXPECT_EQ(nattch(id), 5);
+	EXPECT_OK(mlock(m + page, 3 * page));
+	EXPECT_EQ(nattch(id), 5);
+	EXPECT_OK(shmdt(m));
+	EXPECT_EQ(nattch(id), 0);
+}
+
 ROWS("69,75", "mprotect that fails has changed what comes before, and cut it")
 {
 	size_t page = page_size();
@@ -113,6 +134,9 @@ ROWS("76,82", "mremap of other memory onto an attach detaches what it covers")
 	EXPECT((char *)mremap(s, page, page, MREMAP_MAYMOVE | MREMAP_FIXED, m + 4 * page) == m + 4 * page);
 	EXPECT_EQ(nattch(id), 1);
 	EXPECT_EQ(nattch(second), 2);
+	s = attach_at(second, at + 40 * page);
+	EXPECT_ERR((long)mremap(s, 0, page, MREMAP_MAYMOVE | MREMAP_FIXED, s), EFAULT);
+	EXPECT_EQ(nattch(second), 2);	/* it was its own place */
 }
 
 ROWS("75,82", "mremap of a part in place cuts nothing: it grows or shrinks the mapping")
