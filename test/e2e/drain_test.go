@@ -64,6 +64,9 @@ spec:
 	must(t, err)
 	_, err = kubectl("-n", chartSpace, "rollout", "status", "deployment/"+release+"-webhook", "--timeout", patience.String())
 	must(t, err)
+	// The only node had the webhook, too: the ReplicaSet was refused, and would wait long by now.
+	_, err = kubectl("-n", namespace, "scale", "deployment/tills", "--replicas", "4")
+	must(t, err)
 	tills()
 	again, err := getIPCSpace(namespace, "orders")
 	must(t, err)
