@@ -173,6 +173,10 @@ chaos: build $(FAIL_POINTS) ## minutes of random deaths of clients and the manag
 attacks: build ## the table: what a hostile member does, what must come of it, what came of it
 	$(GO) test -v -run TestAttacks -count=1 -timeout 20m $(TEST_FLAGS) ./test/attacks
 
+.PHONY: limits
+limits: build ## the table: each limit of a space, how much there was, and the errno of more
+	$(GO) test -v -run TestLimits -count=1 -timeout 10m $(TEST_FLAGS) ./test/limits
+
 # EXPLORE=-explore.deep has one preemption more, which takes an hour.
 .PHONY: model
 model: ## the protocol, exhaustively: C's of a set by spin, Go's of sets and queues by running it in every order; planted bugs must be found (minutes)
