@@ -8,6 +8,7 @@
 package limits_test
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"os/exec"
@@ -43,6 +44,7 @@ var spaces = []struct {
 		[]string{"shmmni", "shmmax", "shmall", "semmni", "semmns", "semmsl", "semopm", "semvmx", "msgmni", "msgmax", "msgmnb", "descriptors"},
 	},
 	{"bytes", []string{"--size", "2m"}, []string{"bytes, by segments", "bytes, by sets", "bytes, by messages"}},
+	{"inodes", []string{"--size", "64m", "--inodes", "60"}, []string{"inodes", "inodes"}},
 	{"sessions", []string{"--sessions", "12"}, []string{"sessions"}},
 }
 
@@ -57,8 +59,9 @@ func TestLimits(t *testing.T) {
 		t.Fatalf("compile: %v\n%s", err, out)
 	}
 	// With so few descriptors of its own that it cannot keep every object open.
-	manager := exec.Command("sh", "-c", `ulimit -n 256; exec "$@"`, "sh", filepath.Join(dir, "ipcspace-manager"), "--root", root, "--ephemeral", "--log-level", "error")
-	manager.Stderr = os.Stderr
+	manager := exec.Command("sh", "-c", `ulimit -n 256; exec "$@"`, "sh", filepath.Join(dir, "ipcspace-manager"), "--root", root, "--ephemeral")
+	var log bytes.Buffer
+	manager.Stderr = &log
 	if err := manager.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -66,6 +69,9 @@ func TestLimits(t *testing.T) {
 		_ = manager.Process.Signal(syscall.SIGTERM)
 		if err := manager.Wait(); err != nil {
 			t.Errorf("the manager: %v", err)
+		}
+		if t.Failed() {
+			t.Logf("its log:\n%s", log.String())
 		}
 	}()
 	ipcspace := func(args ...string) ([]byte, error) {
@@ -79,6 +85,7 @@ func TestLimits(t *testing.T) {
 		}
 	}
 	var table strings.Builder
+	had := map[string]string{}
 	for _, s := range spaces {
 		if out, err := ipcspace(append([]string{"space", "create", s.name}, s.options...)...); err != nil {
 			t.Fatalf("%v\n%s", err, out)
@@ -93,6 +100,10 @@ func TestLimits(t *testing.T) {
 				result += fmt.Sprintf(" (%v)", err)
 				t.Errorf("%s: %s", row, result)
 			}
+			if before, again := had[row]; again && before != result {
+				t.Errorf("%s: at first %s, then %s", row, before, result)
+			}
+			had[row] = result
 			fmt.Fprintf(&table, "%-20s %s\n", row, result)
 		}
 		out, err := ipcspace("doctor", "--space", s.name)

@@ -35,6 +35,11 @@ static void refused(const char *what, int r, int errno_)
 	then = strerrorname_np(errno_);
 }
 
+static struct {
+	long type;
+	char text[4097];
+} m = {.type = 1};
+
 /* --- objects --------------------------------------------------------------- */
 
 static int new_segment(int size) { return shmget(IPC_PRIVATE, (size_t)size, 0600); }
@@ -99,6 +104,21 @@ static int set_all(int id, int size)
 }
 static void bytes_of_sets(void) { objects(new_set, 1000, set_all, remove_set, ENOMEM); }
 
+/* Files are made at an object's first use. They are gone when no process has them mapped any more:
+ * for the second time the test starts another. */
+static void inodes(void)
+{
+	for (n = 0; n < MOST && (ids[n] = new_queue(0)) >= 0; n++)
+		if (msgsnd(ids[n], &m, 1, IPC_NOWAIT) < 0)
+			break;
+	refused("one more", -1, ENOMEM);
+	for (int i = 0; i <= n; i++)
+		if (remove_queue(ids[i]) < 0)
+			fail("IPC_RMID");
+	if (n == 0)
+		fail("the first");
+}
+
 static void shmmax(void)
 {
 	refused("shmmax + 1", new_segment((1 << 20) + 1), EINVAL);
@@ -142,11 +162,6 @@ static void semvmx(void)
 }
 
 /* --- messages -------------------------------------------------------------- */
-
-static struct {
-	long type;
-	char text[4097];
-} m = {.type = 1};
 
 static void msgmax(void)
 {
@@ -283,7 +298,7 @@ static const struct row {
 	{"semopm", semopm}, {"semvmx", semvmx}, {"msgmni", msgmni},
 	{"msgmax", msgmax}, {"msgmnb", msgmnb}, {"bytes, by segments", bytes_of_segments},
 	{"bytes, by sets", bytes_of_sets}, {"bytes, by messages", bytes_of_messages},
-	{"descriptors", descriptors}, {"sessions", sessions},
+	{"inodes", inodes}, {"descriptors", descriptors}, {"sessions", sessions},
 };
 
 int main(int argc, char **argv)
