@@ -336,3 +336,25 @@ func TestRecover(t *testing.T) {
 		t.Errorf("%d cells are left", n)
 	}
 }
+
+// A sleeper makes those words SLOW that it looked at, and a set with one is whole.
+func TestVerifySleeperOfTwo(t *testing.T) {
+	f := newFile(t, 2, 16, 0)
+	s := f.set(2, 7)
+	ok(t, s.SetValue(1, 5))
+	done := s.asleep(t, bg, -1, op(0, -1), op(1, -1))
+	s.casSlow(t, 1)
+	ok(t, s.Verify())
+	ok(t, s.Op(bg, []abi.SemOp{op(0, 1)}, -1))
+	ok(t, <-done)
+	s.check(t, 0, 4)
+}
+
+// casSlow takes SLOW from a word, as it is where C's evaluation did not come to it.
+func (s *Set) casSlow(t *testing.T, num int) {
+	t.Helper()
+	w := s.load(semOff(num))
+	if !s.cas(semOff(num), w, w&^abi.SemSlow) {
+		t.Fatal("the word changed")
+	}
+}

@@ -26,8 +26,20 @@ func (s *Set) Verify() error {
 	t := &transaction{o: &s.object, work: maxWork, limit: roomy}
 	slow := map[int]string{}
 	for cell := range listed {
+		// Those that were looked at, up to the one for which it waits.
+		values := map[int]int{}
 		for _, op := range s.sleeperOps(t, cell) {
-			slow[int(op.Num)] = "a sleeper"
+			n := int(op.Num)
+			if n >= s.sems {
+				break
+			}
+			slow[n] = "a sleeper"
+			if _, known := values[n]; !known {
+				values[n] = int(s.load(semOff(n)) & abi.SemValueMask)
+			}
+			if values[n] += int(op.Op); values[n] < 0 || op.Op == 0 && values[n] != 0 {
+				break
+			}
 		}
 	}
 	seen := map[[2]int]bool{}
