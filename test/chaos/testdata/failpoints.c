@@ -379,11 +379,15 @@ static void after_stopped(bool h, bool c)
 }
 static void after_give_two(bool h, bool c)
 {
-	if (!(c && h) && !shared->went_on && TIMED(op(2, 2, 0)) != 0)
+	bool given = !(c && h) && !shared->went_on;
+
+	if (given && TIMED(op(2, 2, 0)) != 0)
 		wrong("semop: %m");
 	SOON("wake-up of both", shared->helped != 0);
-	if (shared->helped != 1 || value(2) != 0)
-		wrong("helper %d, value %d", shared->helped - 1, value(2));
+	int v = value(2);
+	/* They may have been about to go on, on a busy machine. */
+	if (shared->helped != 1 || (v != 0 && !(given && !c && v == 2)))
+		wrong("helper %d, value %d, given %d", shared->helped - 1, v, given);
 }
 static void after_give_look(bool h, bool c)
 {
