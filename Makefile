@@ -88,10 +88,10 @@ image-files: build
 
 # ---- test ----
 
-# The library with fail points, for test/chaos.
+# The library with fail points, which checks objects after each transaction, for test/chaos.
 $(BIN)/test/libipcspace-fail.so: $(PRELOAD_SOURCES)
 	@mkdir -p $(@D)
-	$(CC) $(PRELOAD_CFLAGS) -DIPCSPACE_FAIL_POINTS $(PRELOAD_LDFLAGS) -o $@.new $(PRELOAD) $(PRELOAD_LIBS)
+	$(CC) $(PRELOAD_CFLAGS) -DIPCSPACE_FAIL_POINTS -DIPCSPACE_VERIFY $(PRELOAD_LDFLAGS) -o $@.new $(PRELOAD) $(PRELOAD_LIBS)
 	@mv $@.new $@
 
 # The manager that kills itself where it is told to, for test/chaos.
@@ -183,15 +183,16 @@ model: ## the protocol, exhaustively: C's of a set by spin, Go's of sets and que
 	@test/model/run.sh
 	$(GO) test -tags explore -v -count=1 -timeout 60m -run TestExplore $(TEST_FLAGS) ./client/plane $(EXPLORE)
 
-# A freestanding library can have no sanitizer's runtime: undefined behaviour traps (SIGILL).
+# A freestanding library can have no sanitizer's runtime: undefined behaviour traps (SIGILL), and so
+# does an object whose invariants do not hold after a transaction.
 UNDEFINED := $(BIN)/undefined
 $(UNDEFINED)/libipcspace.so: $(PRELOAD_SOURCES)
 	@mkdir -p $(@D)
-	$(CC) $(PRELOAD_CFLAGS) -fsanitize=undefined -fsanitize-undefined-trap-on-error $(PRELOAD_LDFLAGS) -o $@.new $(PRELOAD) $(PRELOAD_LIBS)
+	$(CC) $(PRELOAD_CFLAGS) -DIPCSPACE_VERIFY -fsanitize=undefined -fsanitize-undefined-trap-on-error $(PRELOAD_LDFLAGS) -o $@.new $(PRELOAD) $(PRELOAD_LIBS)
 	@mv $@.new $@
 
 .PHONY: sanitize
-sanitize: build $(UNDEFINED)/libipcspace.so ## conformance with a library that traps undefined behaviour
+sanitize: build $(UNDEFINED)/libipcspace.so ## conformance with a library that traps undefined behaviour and broken invariants
 	@ln -sf $(addprefix ../,$(COMMANDS)) $(UNDEFINED)/
 	IPCSPACE_TEST_BIN=$(CURDIR)/$(UNDEFINED) $(GO) test -count=1 -timeout 40m -run TestSpace $(TEST_FLAGS) ./test/conformance
 

@@ -6,6 +6,7 @@
 #define IPCSPACE_OBJECT_H
 
 #include "ipcspace.h"
+#include "verify.h"
 
 /* linux/ipc.h, linux/sem.h */
 #define IPC_CREAT 01000

@@ -145,6 +145,7 @@ static inline bool quick_commit(struct quick *q)
 		if (unlikely(!cas64((uint64_t *)(h->mem + e->off), e->old, e->new)))
 			entries_apply(h, e, 1); /* it is DEAD, or a helper was here */
 	}
+	VERIFY(h, committed);
 	FAIL_POINT("quick: applied");
 	cas64(lock, committed, lock_word(epoch + 1, 0, ABI_LOCK_FREE));
 	FAIL_POINT("quick: released");

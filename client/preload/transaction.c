@@ -222,6 +222,7 @@ int txn_commit(struct txn *t, bool keep)
 	 * entries are applied, not the log: a handler may have reused that. */
 	uint64_t committed = lock_of(t, ABI_LOCK_COMMITTED);
 	entries_apply(h, t->entries, t->n);
+	VERIFY(h, committed);
 	FAIL_POINT("commit: applied");
 	if (keep) {
 		t->held = cas64(lock, committed, lock_word(t->epoch + 1, t->log, ABI_LOCK_HELD));
