@@ -12,9 +12,13 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// settling is how long a container runs before it is looked at: its runtime may not have executed
-// the program yet.
-const settling = 2 * time.Second
+// A container is looked at when it has run for settling, and again after doubt if the library was not
+// there: until its runtime has executed the program, which takes seconds on a busy node, what is seen is
+// the runtime's own process.
+const (
+	settling = 2 * time.Second
+	doubt    = 20 * time.Second
+)
 
 // podChanged looks into each container that has started with a space mounted, once, and settles the
 // spaces of a pod that is over.
@@ -62,6 +66,11 @@ func (n *Node) lookInside(t task) {
 	_, id, _ := strings.Cut(t.container, "://")
 	pid := firstProcess(id)
 	if pod == nil || pid == 0 || loadsLibrary(pid) {
+		return
+	}
+	if !t.again {
+		t.again = true
+		n.queue.AddAfter(t, doubt)
 		return
 	}
 	name := ""

@@ -91,6 +91,7 @@ type task struct {
 	space     string
 	pod       types.UID
 	container string
+	again     bool // it was looked at before
 }
 
 // byUID is the index of pods and objects.
