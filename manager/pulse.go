@@ -49,6 +49,15 @@ func (p *pulse) prepare(session uint32) error {
 	})
 }
 
+// executed is prepare for a process that called exec: its word is gone, but not
+// what it adjusted, so it must be asked for until it links a fresh one.
+func (p *pulse) executed(session uint32) error {
+	return guarded(func() {
+		atomic.StoreUint64(p.word64(session, abi.PulseAsk), 1)
+		atomic.StoreUint64(p.word64(session, abi.PulseAlive), 0)
+	})
+}
+
 func (p *pulse) word64(session uint32, off int) *uint64 {
 	return (*uint64)(unsafe.Pointer(&p.mem[int(session)*abi.PageSize+off]))
 }

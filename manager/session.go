@@ -313,7 +313,7 @@ func (s *space) renew(x *session) error {
 	x.page.remove()
 	x.page = pg
 	x.state.Results = [keptResults]result{}
-	if err := s.pulse.prepare(x.number); err != nil {
+	if err := s.pulse.executed(x.number); err != nil {
 		return unix.ENOSPC
 	}
 	s.destroyOrphans()

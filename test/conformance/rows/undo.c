@@ -113,6 +113,22 @@ ROW(142, "exec keeps what is to be undone, until the new program ends")
 	EXPECT_EQ(value(set, 0), 0);
 }
 
+ROWS("140,142", "and before wait returns, though the new program made calls without SEM_UNDO only")
+{
+	int set = new_set(1);
+	char text[16];
+	snprintf(text, sizeof text, "%d", set);
+	for (int i = 0; i < 200; i++) {
+		pid_t p;
+		CHILD(p) {
+			EXPECT_OK(op1(set, 0, 3, SEM_UNDO));
+			EXEC_ACT("value_is", text, "3");
+		}
+		JOIN(p);
+		EXPECT_EQ(value(set, 0), 0);
+	}
+}
+
 ROW(142, "also when the parent of the process ends before it")
 {
 	int set = new_set(1), seg = new_segment(4096);
