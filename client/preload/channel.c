@@ -178,7 +178,8 @@ static int64_t patience(void)
 	return control.forking ? FORK_PATIENCE : MANAGER_PATIENCE;
 }
 
-/* A connected socket, or -errno. */
+/* A connected socket, or -errno: ECONNREFUSED, no manager came in time; EIDRM, the
+ * space is gone. */
 static long rendezvous(void)
 {
 	int64_t begun = now_monotonic();
@@ -207,7 +208,7 @@ static long rendezvous(void)
 			announced = r == 0;
 			if (r == -ENOENT) { /* the space is gone */
 				SYS1(__NR_close, fd);
-				return r;
+				return -EIDRM;
 			}
 		}
 		r = connect_to((int)fd, nonce);
@@ -219,7 +220,7 @@ static long rendezvous(void)
 			return fd;
 		if (now_monotonic() - begun > patience()) {
 			SYS1(__NR_close, fd);
-			return r;
+			return -ECONNREFUSED; /* not what connect said, which may be ENOENT */
 		}
 		if (round % 16 == 15)
 			announced = false; /* a manager that came back knows no old line */
