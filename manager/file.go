@@ -55,7 +55,7 @@ func (f *file) make() (err error) {
 	if f.made {
 		return nil
 	}
-	if f.own, err = openFile(f.path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600); err != nil {
+	if f.own, err = f.storage.createFresh(f.path); err != nil {
 		return err
 	}
 	if err := f.own.Truncate(f.size); err != nil {

@@ -6,6 +6,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // litter are the files that nobody needs any more, though clients may hold
@@ -27,6 +29,18 @@ func (s *storage) discard(path string) {
 	if len(s.litter.paths) == 1 {
 		time.AfterFunc(litterPause, s.clearLitter)
 	}
+}
+
+// createFresh makes a file of a new name. If there is no room for it, what is to be
+// removed goes first.
+func (s *storage) createFresh(path string) (*os.File, error) {
+	const flags = os.O_RDWR | os.O_CREATE | os.O_EXCL
+	f, err := openFile(path, flags, 0o600)
+	if errors.Is(err, unix.ENOSPC) {
+		s.clearLitter()
+		f, err = openFile(path, flags, 0o600)
+	}
+	return f, err
 }
 
 func (s *storage) clearLitter() {

@@ -36,7 +36,7 @@ type use struct {
 func (s *storage) newPage(number, parent uint32, st *sessionState) (*page, error) {
 	st.Page++
 	path := s.path(pageName(number, st.Page))
-	f, err := openFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := s.createFresh(path)
 	if err != nil {
 		return nil, err
 	}
