@@ -3,6 +3,7 @@ package plane
 import (
 	"context"
 	"encoding/binary"
+	"slices"
 	"sync"
 	"time"
 	"unsafe"
@@ -40,13 +41,14 @@ func (s *Set) Op(ctx context.Context, ops []abi.SemOp, timeout time.Duration) er
 	if len(ops) > maxOps {
 		return unix.E2BIG
 	}
-	for i := range ops {
-		if int(ops[i].Num) >= s.sems {
-			return unix.EFBIG
-		}
-	}
 	if err := s.usable(); err != nil {
 		return err
+	}
+	for i := range ops {
+		if int(ops[i].Num) >= s.sems {
+			s.refused(ops)
+			return unix.EFBIG
+		}
 	}
 	if len(ops) == 1 && ops[0].Flag&semUndo == 0 {
 		if done, err := s.fast(ops[0]); done {
@@ -58,7 +60,34 @@ func (s *Set) Op(ctx context.Context, ops []abi.SemOp, timeout time.Duration) er
 			}
 		}
 	}
-	return s.slow(ctx, ops, timeout)
+	err := s.slow(ctx, ops, timeout)
+	if err == unix.EAGAIN || err == unix.ERANGE {
+		s.refused(ops)
+	}
+	return err
+}
+
+// refused sees to it that operations that did not happen leave what they leave
+// in the kernel: it has made the process's list of adjustments for the set before
+// it looks at values (find_alloc_undo in ipc/sem.c), and a process that has one
+// sets otime when it ends.
+func (s *Set) refused(ops []abi.SemOp) {
+	if !slices.ContainsFunc(ops, func(op abi.SemOp) bool { return op.Flag&semUndo != 0 }) {
+		return
+	}
+	_ = s.locked(func(t *transaction) error { // for want of room: otime stays as it is
+		for _, c := range t.loadUndo() {
+			for i := range abi.UndoWords {
+				if c.session == s.me && undoUsed(t.get(c.off+offUndoWords+8*i)) {
+					return nil
+				}
+			}
+		}
+		if _, err := t.makeUndo(s.me, 0); err != nil {
+			return err
+		}
+		return s.commit(t, false)
+	})
 }
 
 // fast is one compare-and-swap on a word that is neither SLOW nor DEAD, or the

@@ -257,6 +257,33 @@ func TestUndo(t *testing.T) {
 	a.check(t, 1, 4)
 }
 
+// A process whose operations with SEM_UNDO were refused has a list of adjustments
+// all the same: its end sets otime.
+func TestUndoOfTheRefused(t *testing.T) {
+	for _, c := range []struct {
+		ops []abi.SemOp
+		err error
+	}{
+		{[]abi.SemOp{op(1, -1, semUndo, ipcNoWait)}, unix.EAGAIN},
+		{[]abi.SemOp{op(0, 20000, semUndo), op(0, 20000)}, unix.ERANGE},
+		{[]abi.SemOp{op(2, 1, semUndo)}, unix.EFBIG},
+	} {
+		f := newFile(t, 2, 16, 0)
+		a, m := f.set(2, 8), f.set(2, abi.ManagerSession)
+		want(t, a.Op(bg, c.ops, -1), c.err)
+		if a.OTime() != 0 {
+			t.Errorf("%v sets otime", c.err)
+		}
+		ok(t, m.ReapSession(8))
+		if a.OTime() == 0 {
+			t.Errorf("%v: the end of the process does not set otime", c.err)
+		}
+		if n := a.inUse(); n != 0 {
+			t.Errorf("%v: %d cells are left", c.err, n)
+		}
+	}
+}
+
 func TestAskedOncePerCall(t *testing.T) {
 	f := newFile(t, 1, 16, 0)
 	a, b := f.set(1, 7), f.set(1, 8)
