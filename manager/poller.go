@@ -32,9 +32,16 @@ type poller struct {
 }
 
 // lookout is how long the poller looks for the next request without sleeping,
-// if the one before came as soon. A program that makes and removes objects, or
-// begins with several, has its answers at once then; a quiet one costs nothing.
-const lookout = 50 * time.Microsecond
+// if the one before came nearly as soon. A program that makes and removes
+// objects, or begins with several, has its answers at once then; a quiet one
+// costs nothing. Nearly: where waking up takes long, each request of such a
+// program is late as long as the poller sleeps. A look in vain has it sleep
+// without looking some times, twice as often with each, up to mostBlind.
+const (
+	lookout   = 50 * time.Microsecond
+	nearly    = 4 * lookout
+	mostBlind = 63
+)
 
 // looksPerPoll is how often the poller looks for the next request of the same
 // client, which takes no system call, before it looks for others' again.
@@ -94,12 +101,14 @@ func (p *poller) watch(c *channel, op int) error {
 func (p *poller) run() {
 	events := make([]unix.EpollEvent, 64)
 	spins := runtime.NumCPU() > 1
-	soon := false // the last request came within the lookout
+	soon := false          // the last request came nearly within the lookout
+	blind, penalty := 0, 0 // sleeps that are left without a look, and so many after the next in vain
 	for last := time.Now(); ; last = time.Now() {
 		n := 0
+		looks := spins && soon && blind == 0
 		err := p.raw.Read(func(fd uintptr) bool {
 			for {
-				if n = ready(int(fd), events); n > 0 || !spins || !soon || time.Since(last) > lookout {
+				if n = ready(int(fd), events); n > 0 || !looks || time.Since(last) > lookout {
 					return n > 0
 				}
 				for range looksPerPoll {
@@ -112,7 +121,16 @@ func (p *poller) run() {
 		if err != nil {
 			break // closed
 		}
-		soon = time.Since(last) <= lookout
+		gap := time.Since(last)
+		switch soon = gap <= nearly; {
+		case looks && gap <= lookout:
+			penalty = 0
+		case looks:
+			penalty = min(2*penalty+1, mostBlind)
+			blind = penalty
+		case blind > 0:
+			blind--
+		}
 		for _, ev := range events[:n] {
 			p.mu.Lock()
 			c := p.channels[ev.Fd]

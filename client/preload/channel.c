@@ -58,8 +58,8 @@ struct sockaddr_un {
  * calls leave the CPU to those who have a use for it. */
 #define AWAKE INT64_C(250000000)
 
-/* Rounds of a look for a short answer: some 30 us. */
-#define SHORT_ANSWER_SPINS 1000
+/* Rounds of a look for a short answer: some 60 us. */
+#define SHORT_ANSWER_SPINS 2500
 
 struct control control = {.channel = -1, .pulse = -1};
 
