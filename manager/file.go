@@ -213,6 +213,11 @@ func (f *file) grow(size int64) error {
 	return err
 }
 
+// punchTries is how often a range is freed that has pages still. The kernel does
+// not split a huge page that anybody holds at that moment: it clears the part of
+// the range, and keeps its memory (truncate_inode_partial_folio in mm/truncate.c).
+const punchTries = 4
+
 // punch frees the pages of a range.
 func (f *file) punch(offset, length int64) error {
 	if !f.made {
@@ -222,8 +227,18 @@ func (f *file) punch(offset, length int64) error {
 		return err
 	}
 	own := f.own
-	free := func() error {
-		return unix.Fallocate(int(own.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, offset, length)
+	free := func() (err error) {
+		for tries := range punchTries {
+			time.Sleep(time.Duration(tries) * time.Millisecond)
+			err = unix.Fallocate(int(own.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, offset, length)
+			if err != nil {
+				break
+			}
+			if data, err := unix.Seek(int(own.Fd()), offset, unix.SEEK_DATA); err != nil || data >= offset+length {
+				break // ENXIO: none at all
+			}
+		}
+		return err
 	}
 	if !f.sealed {
 		return free()
