@@ -83,7 +83,7 @@ static bool stands(const struct handle *h)
 
 static size_t length_of(const struct handle *h)
 {
-	return (h->size + PAGE - 1) & ~(PAGE - 1);
+	return whole_pages(h->size);
 }
 
 static uint64_t next_attach(void)

@@ -58,7 +58,8 @@ struct sockaddr_un {
  * calls leave the CPU to those who have a use for it. */
 #define AWAKE INT64_C(250000000)
 
-/* Rounds of a look for a short answer: some 60 us. */
+/* Rounds of a look for a short answer: some 60 us, as long as a sleep and a wake-up
+ * take on a virtual machine. */
 #define SHORT_ANSWER_SPINS 2500
 
 struct control control = {.channel = -1, .pulse = -1};

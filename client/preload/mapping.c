@@ -28,8 +28,6 @@ struct piece *piece_at(uintptr_t addr, uintptr_t *next)
 	return NULL;
 }
 
-/* Whether a call on a range concerns a segment at all. A look without the
- * lock: who maps and unmaps one range at once has no order to keep. */
 bool concerns_pieces(uintptr_t addr, size_t length)
 {
 	if (likely(__atomic_load_n(&pieces_live, __ATOMIC_ACQUIRE) == 0) || length == 0)
@@ -40,7 +38,6 @@ bool concerns_pieces(uintptr_t addr, size_t length)
 	return false;
 }
 
-/* The lock under which a call follows what it does to segments. */
 void pieces_follow(void)
 {
 	control_lock();
@@ -64,7 +61,6 @@ static void count_in(uint64_t serial)
 	}
 }
 
-/* Cuts p at addr if that lies inside: two mappings from here on. */
 void piece_cut(struct piece *p, uintptr_t addr)
 {
 	if (addr <= p->addr || addr >= p->addr + p->length)
