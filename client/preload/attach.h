@@ -79,11 +79,15 @@ void attach_alone(void);
 
 bool piece_overlaps(const struct piece *p, uintptr_t addr, size_t length);
 bool piece_inside(const struct piece *p, uintptr_t addr, size_t length);
+/* One mapping of the segment more, as shm_open() counts it. */
+void count_in(uint64_t serial);
 /* The piece at addr; or NULL, and *next is where the next one begins, if it does
  * before that. */
 struct piece *piece_at(uintptr_t addr, uintptr_t *next);
 /* Cuts p at addr if that lies inside: two mappings from here on. */
 void piece_cut(struct piece *p, uintptr_t addr);
+/* Cuts those that lie across an end of a range. */
+void pieces_cut(uintptr_t addr, size_t length);
 
 /* Whether what p stands for has become part of a mapping next to it: the kernel
  * grows one of the same attach, if all is alike. (It joins no two that are there,

@@ -7,39 +7,12 @@
 #define SOL_SOCKET 1
 #define SO_RCVTIMEO_NEW 66
 #define SO_SNDTIMEO_NEW 67
-#define SCM_RIGHTS 1
-#define SCM_CREDENTIALS 2
-#define MSG_CTRUNC 8
-#define MSG_DONTWAIT 0x40
-#define MSG_NOSIGNAL 0x4000
-#define MSG_CMSG_CLOEXEC 0x40000000
 #define O_WRONLY 1
 #define O_NONBLOCK 04000
 #define O_CLOEXEC 02000000
 #define AT_FDCWD (-100)
 #define F_DUPFD_CLOEXEC 1030
 
-struct iovec {
-	const void *base;
-	size_t len;
-};
-struct msghdr {
-	void *name;
-	int namelen;
-	struct iovec *iov;
-	size_t iovlen;
-	void *control;
-	size_t controllen;
-	unsigned flags;
-};
-struct cmsghdr {
-	size_t len;
-	int level;
-	int type;
-};
-struct ucred {
-	uint32_t pid, uid, gid;
-};
 struct sockaddr_un {
 	uint16_t family;
 	char path[108];
@@ -50,17 +23,6 @@ struct sockaddr_un {
 #define MANAGER_PATIENCE INT64_C(30000000000)
 /* The same for a fork, which can do without: the child counts late then. */
 #define FORK_PATIENCE INT64_C(1000000000)
-
-/* How long a wait for the manager does not sleep, in ns. It answers long before,
- * but tens of milliseconds late where others keep the CPUs busy.
- * A process that sleeps is taken to be blocked in semop, msgsnd or msgrcv: programs
- * and debuggers look at its state, then send the signal or remove the object. Other
- * calls leave the CPU to those who have a use for it. */
-#define AWAKE INT64_C(250000000)
-
-/* Rounds of a look for a short answer: some 60 us, as long as a sleep and a wake-up
- * take on a virtual machine. */
-#define SHORT_ANSWER_SPINS 2500
 
 struct control control = {.channel = -1, .pulse = -1};
 
@@ -233,145 +195,6 @@ static long rendezvous(void)
 	}
 }
 
-static long send_request(int fd, const struct abi_request *req, const void *data)
-{
-	struct iovec iov[2] = {{req, sizeof *req}, {data, req->len}};
-	struct {
-		struct cmsghdr head;
-		struct ucred creds;
-		uint32_t pad;
-	} c = {.head = {sizeof(struct cmsghdr) + sizeof(struct ucred), SOL_SOCKET,
-			SCM_CREDENTIALS}};
-	struct msghdr m = {.iov = iov, .iovlen = req->len ? 2 : 1};
-	long r;
-
-	/* What the kernel puts by itself are the real ids. */
-	if (!creds_plain()) {
-		c.creds = (struct ucred){(uint32_t)SYS0(__NR_getpid), creds_uid(), creds_gid()};
-		m.control = &c;
-		m.controllen = sizeof c;
-	}
-	do
-		r = SYS3(__NR_sendmsg, fd, &m, MSG_NOSIGNAL);
-	while (r == -EINTR);
-	if (m.control != NULL && (r == -EINVAL || r == -EPERM)) {
-		/* Ids that the user namespace does not map cannot be named. */
-		m.control = NULL;
-		m.controllen = 0;
-		r = SYS3(__NR_sendmsg, fd, &m, MSG_NOSIGNAL);
-	}
-	return r < 0 ? r : 0;
-}
-
-static void close_fds(struct exchange *x)
-{
-	for (int i = 0; i < x->nfds; i++)
-		if (x->fds[i] >= 0)
-			SYS1(__NR_close, x->fds[i]);
-	x->nfds = 0;
-}
-
-/* One packet. Returns its length, 0 at the end of the connection. */
-static long receive_packet(int fd, struct exchange *x, int flags)
-{
-	struct iovec iov[2] = {{&x->reply, sizeof x->reply}, {x->reply_data, x->reply_room}};
-	struct {
-		struct cmsghdr head;
-		int fds[4];
-	} c;
-	struct msghdr m = {NULL, 0, iov, x->reply_room ? 2 : 1, &c, sizeof c, 0};
-	long r = SYS3(__NR_recvmsg, fd, &m, MSG_CMSG_CLOEXEC | flags);
-
-	x->nfds = 0;
-	if (r < 0)
-		return r;
-	if (m.controllen >= sizeof(struct cmsghdr) && c.head.level == SOL_SOCKET &&
-	    c.head.type == SCM_RIGHTS) {
-		size_t n = (c.head.len - sizeof(struct cmsghdr)) / sizeof(int);
-
-		for (size_t i = 0; i < n && i < 4; i++) {
-			if (i < sizeof x->fds / sizeof *x->fds)
-				x->fds[x->nfds++] = c.fds[i];
-			else
-				SYS1(__NR_close, c.fds[i]);
-		}
-	}
-	if (r < (long)sizeof x->reply) {
-		close_fds(x);
-		return 0;
-	}
-	if (m.flags & MSG_CTRUNC) /* there was no room for descriptors */
-		x->reply.errno = EMFILE;
-	return r;
-}
-
-/* Waits for a packet, the first while without sleeping: a manager that is
- * awake on another CPU answers within microseconds. */
-static long await_packet(int fd, struct exchange *x)
-{
-	int64_t begun = now_monotonic();
-
-	for (unsigned tries = 0; now_monotonic() - begun < AWAKE; tries++) {
-		bool spins = tries < 8 && session.cpus > 1;
-
-		if (!spins && control.may_sleep)
-			break;
-		long r = receive_packet(fd, x, MSG_DONTWAIT);
-
-		if (r != -EAGAIN)
-			return r;
-		if (!spins)
-			SYS0(__NR_sched_yield);
-		else
-			for (int i = 0; i < 20; i++)
-				cpu_relax();
-	}
-	return receive_packet(fd, x, 0);
-}
-
-/* Waits for the reply to x's request. One to another is nobody's: a vfork child
- * that was killed as it waited has left it. */
-static long receive_reply(int fd, struct exchange *x)
-{
-	for (;;) {
-		long r = await_packet(fd, x);
-
-		if (r == -EINTR)
-			continue;
-		if (r <= 0 || x->reply.seq == x->request.seq)
-			return r;
-		close_fds(x);
-	}
-}
-
-static uint64_t answer_awaited(uint32_t seq)
-{
-	return (uint64_t)seq << ABI_ANSWER_SEQ_SHIFT | ABI_ANSWER_AWAITED;
-}
-
-/* Whether the answer has nothing but an errno and a value. */
-static bool is_short(const struct exchange *x)
-{
-	return session.cpus > 1 && x->reply_room == 0 && x->request.kind != ABI_MSG_OPEN;
-}
-
-/* Waits for a short answer, no longer than a sleep and a wake-up would cost. A
- * packet is what the manager sends else, and to those who do not look here. */
-static bool short_answer(struct exchange *x)
-{
-	uint64_t *answer = &session.page->answer;
-	uint64_t awaited = answer_awaited(x->request.seq);
-
-	for (unsigned i = 0; i < SHORT_ANSWER_SPINS && load64(answer) == awaited; i++)
-		cpu_relax();
-	if (cas64(answer, awaited, ABI_ANSWER_NONE))
-		return false;
-	x->reply.errno = load64(answer) >> ABI_ANSWER_ERRNO_SHIFT & ABI_ANSWER_ERRNO_MASK;
-	x->reply.val[0] = session.page->value;
-	x->nfds = 0;
-	return true;
-}
-
 /* Maps a page of its own file. It is written to at once. */
 static struct abi_session_page *map_page(int fd)
 {
@@ -391,9 +214,9 @@ static long hello(int fd, struct exchange *x)
 		x->data = page->cookie;
 	}
 	x->request.tid = thread_id();
-	long r = send_request(fd, &x->request, x->data);
+	long r = packet_send(fd, &x->request, x->data);
 	if (r == 0) {
-		r = receive_reply(fd, x);
+		r = packet_reply(fd, x);
 		r = r < 0 ? r : r == 0 ? -ECONNRESET : -(long)x->reply.errno;
 	}
 	return r;
@@ -411,7 +234,7 @@ static long greeted(struct exchange *x)
 		long r = hello((int)fd, x);
 		if (r == 0)
 			return fd;
-		close_fds(x);
+		packet_close(x);
 		SYS1(__NR_close, fd);
 		/* The manager went away while we talked to it. */
 		if ((r != -ECONNRESET && r != -EPIPE) || now_monotonic() - begun >= patience())
@@ -439,7 +262,7 @@ int channel_open(void)
 
 	struct abi_session_page *page = x.nfds == 3 ? map_page(x.fds[2]) : NULL;
 	if (page == NULL) {
-		close_fds(&x);
+		packet_close(&x);
 		SYS1(__NR_close, fd);
 		return -ENOMEM;
 	}
@@ -462,7 +285,7 @@ int channel_open(void)
 		x.fds[1] = -1;
 	}
 	control.spare_asked = 0;
-	close_fds(&x);
+	packet_close(&x);
 	return 0;
 }
 
@@ -474,7 +297,7 @@ static void take_spare(struct exchange *x)
 		if (control.spare != NULL)
 			store64(&control.spare->address, (uintptr_t)control.spare);
 	}
-	close_fds(x);
+	packet_close(x);
 }
 
 void channel_settle(void)
@@ -482,7 +305,7 @@ void channel_settle(void)
 	struct exchange x = {.request = {.seq = control.spare_asked}};
 
 	if (control.spare_asked != 0 && fd_is(control.channel, control.channel_inode) &&
-	    receive_reply(control.channel, &x) > 0)
+	    packet_reply(control.channel, &x) > 0)
 		take_spare(&x);
 	control.spare_asked = 0;
 }
@@ -502,7 +325,7 @@ void channel_ask_spare(uint32_t used)
 	if (control.spare_asked != 0 || !fd_is(control.channel, control.channel_inode))
 		return;
 	req.seq = next_seq();
-	if (send_request(control.channel, &req, NULL) == 0)
+	if (packet_send(control.channel, &req, NULL) == 0)
 		control.spare_asked = req.seq;
 }
 
@@ -530,18 +353,10 @@ static long call(void *exchange)
 			if (r < 0)
 				break;
 		}
-		if (is_short(x))
-			store64(&session.page->answer, answer_awaited(x->request.seq));
-		r = send_request(control.channel, &x->request, x->data);
-		if (r == 0) {
-			if (is_short(x) && short_answer(x))
-				r = 1;
-			else
-				r = receive_reply(control.channel, x);
-			if (r > 0 && x->reply.errno != ECONNRESET) {
-				r = -(long)x->reply.errno;
-				break;
-			}
+		r = packet_exchange(control.channel, x);
+		if (r > 0 && x->reply.errno != ECONNRESET) {
+			r = -(long)x->reply.errno;
+			break;
 		}
 		if (r < 0 && r != -ECONNRESET && r != -EPIPE && r != -ENOTCONN)
 			break;
@@ -553,7 +368,7 @@ static long call(void *exchange)
 	for (int i = 0; r == 0 && i < x->nfds; i++)
 		x->fds[i] = fd_move(x->fds[i]);
 	if (r < 0 || x->request.kind != ABI_MSG_OPEN) /* nothing else is answered with any */
-		close_fds(x);
+		packet_close(x);
 	control.may_sleep = false;
 	control_unlock();
 	return r;
@@ -576,7 +391,7 @@ int channel_simple(uint32_t kind, int64_t a0, int64_t a1, int64_t a2, int64_t a3
 
 	if (r == 0 && val != NULL)
 		*val = x.reply.val[0];
-	close_fds(&x);
+	packet_close(&x);
 	return r;
 }
 
@@ -591,7 +406,7 @@ static long brokered(struct exchange *x, int64_t deadline)
 	control_lock();
 	long fd = greeted(&greeting);
 	if (fd >= 0) {
-		close_fds(&greeting);
+		packet_close(&greeting);
 		fd = fd_move((int)fd);
 	}
 	x->request.seq = next_seq();
@@ -612,27 +427,27 @@ static long brokered(struct exchange *x, int64_t deadline)
 	 * (signal(7)), which is what semop and msgrcv do. */
 	struct timespec64 hour = {3600, 0};
 	SYS5(__NR_setsockopt, fd, SOL_SOCKET, SO_RCVTIMEO_NEW, &hour, sizeof hour);
-	r = send_request((int)fd, &x->request, x->data);
+	r = packet_send((int)fd, &x->request, x->data);
 	if (r == -EPIPE || r == -ECONNRESET || r == -ENOTCONN)
 		r = -ERESTART; /* it did not come there */
 	/* Should a cancel not come there, the answer or the end is on its way. */
 	if (r == 0 && call_disturbed()) {
-		send_request((int)fd, &cancel, NULL);
+		packet_send((int)fd, &cancel, NULL);
 		cancelled = true;
 	}
 	while (r == 0) {
-		long got = receive_packet((int)fd, x, 0);
+		long got = packet_receive((int)fd, x, 0);
 
 		if (got == -EAGAIN)
 			continue;
 		if (got == -EINTR) {
 			if (!cancelled)
-				send_request((int)fd, &cancel, NULL);
+				packet_send((int)fd, &cancel, NULL);
 			cancelled = true;
 			continue;
 		}
 		if (got > 0 && x->reply.seq != x->request.seq) {
-			close_fds(x);
+			packet_close(x);
 			continue;
 		}
 		r = got > 0 ? -(long)x->reply.errno : got == 0 ? -ECONNRESET : got;

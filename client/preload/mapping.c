@@ -12,115 +12,6 @@
 #define MREMAP_FIXED 2
 #define MREMAP_DONTUNMAP 4
 
-bool piece_overlaps(const struct piece *p, uintptr_t addr, size_t length)
-{
-	return p->addr < addr + length && addr < p->addr + p->length;
-}
-
-struct piece *piece_at(uintptr_t addr, uintptr_t *next)
-{
-	for (struct piece *p = piece_next(NULL); p != NULL; p = piece_next(p)) {
-		if (addr - p->addr < p->length)
-			return p;
-		if (p->addr > addr && p->addr < *next)
-			*next = p->addr;
-	}
-	return NULL;
-}
-
-bool concerns_pieces(uintptr_t addr, size_t length)
-{
-	if (likely(__atomic_load_n(&pieces_live, __ATOMIC_ACQUIRE) == 0) || length == 0)
-		return false;
-	for (struct piece *p = piece_next(NULL); p != NULL; p = piece_next(p))
-		if (piece_overlaps(p, addr, length))
-			return true;
-	return false;
-}
-
-void pieces_follow(void)
-{
-	control_lock();
-	attach_exclude();
-}
-
-void pieces_followed(void)
-{
-	attach_include();
-	control_unlock();
-}
-
-/* One mapping of the segment more, as shm_open() counts it. */
-static void count_in(uint64_t serial)
-{
-	struct abi_use *use = use_of(serial);
-
-	if (use != NULL) {
-		use->atime = now_real();
-		use_add(use, 1);
-	}
-}
-
-void piece_cut(struct piece *p, uintptr_t addr)
-{
-	if (addr <= p->addr || addr >= p->addr + p->length)
-		return;
-	struct piece *rest = piece_take();
-	if (rest == NULL)
-		return;
-	size_t head = addr - p->addr;
-
-	*rest = *p;
-	rest->state = PIECE_TAKEN;
-	rest->addr = addr;
-	rest->offset += head;
-	rest->length -= head;
-	p->length = head;
-	piece_publish(rest);
-	count_in(p->serial);
-}
-
-static void cut_range(uintptr_t addr, size_t length)
-{
-	for (struct piece *p = piece_next(NULL); p != NULL; p = piece_next(p))
-		if (piece_overlaps(p, addr, length)) {
-			piece_cut(p, addr + length);
-			piece_cut(p, addr);
-		}
-}
-
-bool piece_inside(const struct piece *p, uintptr_t addr, size_t length)
-{
-	return p->addr >= addr && p->addr + p->length <= addr + length;
-}
-
-void pieces_unmapped(uintptr_t addr, size_t length)
-{
-	cut_range(addr, length);
-	for (struct piece *p = piece_next(NULL); p != NULL; p = piece_next(p))
-		if (piece_inside(p, addr, length))
-			piece_gone(p);
-}
-
-void pieces_left_out(struct abi_session_page *page)
-{
-	for (struct piece *p = piece_next(NULL); p != NULL; p = piece_next(p))
-		for (int i = 0; (p->marks & MARK_NOT_FORKED) && i < ABI_PAGE_USES; i++)
-			if (page->uses[i].serial == p->serial && page->uses[i].count > 0)
-				page->uses[i].count--;
-}
-
-void pieces_forked(void)
-{
-	for (struct piece *p = piece_next(NULL); p != NULL; p = piece_next(p))
-		if (!(p->marks & MARK_NOT_FORKED))
-			p->marks &= ~(MARK_LOCKED | MARK_ON_FAULT);
-		else if (cas32(&p->state, PIECE_LIVE, PIECE_FREE))
-			pieces_live--;
-}
-
-/* --- the calls --------------------------------------------------------- */
-
 EXPORT int munmap(void *at, size_t length)
 {
 	uintptr_t addr = (uintptr_t)at;
@@ -163,29 +54,6 @@ EXPORT void *mmap64(void *at, size_t length, int prot, int flags, int fd, int64_
 	return map(at, length, prot, flags, fd, offset);
 }
 
-bool piece_joins(const struct piece *p)
-{
-	struct piece *right = NULL;
-
-	for (struct piece *q = piece_next(NULL); q != NULL; q = piece_next(q)) {
-		if (q == p || q->attach != p->attach || q->prot != p->prot || q->marks != p->marks ||
-		    q->addr - q->offset != p->addr - p->offset)
-			continue;
-		if (q->addr + q->length == p->addr) {
-			q->length += p->length;
-			return true;
-		}
-		if (p->addr + p->length == q->addr)
-			right = q;
-	}
-	if (right == NULL)
-		return false;
-	right->addr -= p->length;
-	right->offset -= p->length;
-	right->length += p->length;
-	return true;
-}
-
 /* What stood at [from, from + length) stands at to, as long as grown says. The
  * kernel cuts off what is too much, and moves by a second mapping for a moment. */
 static void pieces_moved(uintptr_t from, size_t length, uintptr_t to, size_t grown)
@@ -200,7 +68,7 @@ static void pieces_moved(uintptr_t from, size_t length, uintptr_t to, size_t gro
 				p->length += grown - length;
 		return;
 	}
-	cut_range(from, length);
+	pieces_cut(from, length);
 	for (struct piece *p = piece_next(NULL); p != NULL; p = piece_next(p)) {
 		if (!piece_inside(p, from, length))
 			continue;

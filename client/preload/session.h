@@ -1,4 +1,4 @@
-/* What session.c, channel.c and fork.c share. */
+/* What session.c, channel.c, packet.c and fork.c share. */
 #ifndef IPCSPACE_SESSION_H
 #define IPCSPACE_SESSION_H
 
@@ -39,6 +39,27 @@ int channel_open(void);
 void channel_settle(void);
 /* Asks for the next spare without waiting for the answer. */
 void channel_ask_spare(uint32_t used);
+
+/* How long a wait for the manager does not sleep, in ns. It answers long before,
+ * but tens of milliseconds late where others keep the CPUs busy.
+ * A process that sleeps is taken to be blocked in semop, msgsnd or msgrcv: programs
+ * and debuggers look at its state, then send the signal or remove the object. Other
+ * calls leave the CPU to those who have a use for it. */
+#define AWAKE INT64_C(250000000)
+
+/* --- packet.c ---------------------------------------------------------- */
+
+/* 0 or -errno. */
+long packet_send(int fd, const struct abi_request *req, const void *data);
+/* One packet. Returns its length, 0 at the end of the connection, or -errno. */
+long packet_receive(int fd, struct exchange *x, int flags);
+/* Waits for the reply to x's request, as packet_receive. One to another is nobody's:
+ * a vfork child that was killed as it waited has left it. */
+long packet_reply(int fd, struct exchange *x);
+/* Sends x's request and waits for its answer: as packet_reply, but for the length. */
+long packet_exchange(int fd, struct exchange *x);
+/* Closes the descriptors that came. */
+void packet_close(struct exchange *x);
 
 /* A descriptor of that inode, or none. */
 bool fd_is(int fd, uint64_t inode);
