@@ -59,6 +59,14 @@ static int touch(int id, int size)
 	return shmdt(p);
 }
 
+static void as_many_as(int first)
+{
+	if (n == first)
+		return;
+	printf("%d at first, %d after IPC_RMID\n", first, n);
+	exit(1);
+}
+
 /* As many as there are to be had, twice. */
 static void objects(int (*make)(int), int size, int (*use)(int, int), int (*away)(int), int errno_)
 {
@@ -77,10 +85,8 @@ static void objects(int (*make)(int), int size, int (*use)(int, int), int (*away
 		for (int i = 0; i < n; i++)
 			if (away(ids[i]) < 0)
 				fail("IPC_RMID");
-		if (round == 1 && n != first) {
-			printf("%d at first, %d after IPC_RMID\n", first, n);
-			exit(1);
-		}
+		if (round == 1)
+			as_many_as(first);
 		first = n;
 	}
 	if (n == 0)
@@ -222,10 +228,8 @@ static void bytes_of_messages(void)
 			if (remove_queue(ids[i]) < 0)
 				fail("IPC_RMID");
 		}
-		if (round == 1 && n != first) {
-			printf("%d at first, %d after IPC_RMID\n", first, n);
-			exit(1);
-		}
+		if (round == 1)
+			as_many_as(first);
 		first = n;
 	}
 	if (n == 0)
