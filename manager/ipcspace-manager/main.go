@@ -46,6 +46,7 @@ type options struct {
 	nodeName        string
 	kubeconfig      string
 	foreignRuntimes string
+	userRole        string
 }
 
 func parse(args []string, out io.Writer) (options, error) {
@@ -65,6 +66,7 @@ func parse(args []string, out io.Writer) (options, error) {
 	flags.StringVar(&o.nodeName, "node-name", os.Getenv("NODE_NAME"), "with --kubernetes: `name` of this node; default $NODE_NAME")
 	flags.StringVar(&o.kubeconfig, "kubeconfig", "", "with --kubernetes: `file` that leads to the API server; default the pod's service account")
 	flags.StringVar(&o.foreignRuntimes, "foreign-runtimes", strings.Join(kube.DefaultForeignRuntimes, ","), "with --kubernetes: `patterns` of RuntimeClasses, or their handlers, whose pods have a kernel of their own")
+	flags.StringVar(&o.userRole, "user-role", kube.DefaultUserRole, "with --kubernetes: `name` of the ClusterRole that lets service accounts use spaces, for events")
 	flags.TextVar(&level, "log-level", slog.LevelInfo, "debug, info, warn or error")
 	if err := flags.Parse(args); err != nil {
 		return o, err
@@ -157,6 +159,6 @@ func newNode(o options, m *manager.Manager) (*kube.Node, error) {
 	}
 	return kube.New(kube.Config{
 		Client: client, NodeName: o.nodeName, BootID: boot,
-		ForeignRuntimes: strings.FieldsFunc(o.foreignRuntimes, func(r rune) bool { return r == ',' }), Log: o.config.Log,
+		ForeignRuntimes: strings.FieldsFunc(o.foreignRuntimes, func(r rune) bool { return r == ',' }), UserRole: o.userRole, Log: o.config.Log,
 	}, m)
 }

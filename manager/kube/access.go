@@ -87,8 +87,8 @@ func (n *Node) mayUse(ctx context.Context, pod *corev1.Pod, ref reference, objec
 	}
 	if !allowed {
 		return refuse(codes.PermissionDenied, reasonAccess,
-			"service account %s/%s may not use ipcspaces.ipcspace.io %s; grant it by the chart's role: kubectl -n %s create rolebinding use-%s --clusterrole=ipcspace-user --serviceaccount=%s:%s",
-			q.namespace, q.account, ref, ref.namespace, ref.name, q.namespace, q.account)
+			"service account %s/%s may not use ipcspaces.ipcspace.io %s; grant it by the chart's role: kubectl -n %s create rolebinding use-%s --clusterrole=%s --serviceaccount=%s:%s",
+			q.namespace, q.account, ref, ref.namespace, ref.name, n.cfg.UserRole, q.namespace, q.account)
 	}
 	return nil
 }

@@ -42,11 +42,16 @@ type Config struct {
 	// ForeignRuntimes are patterns (path.Match) of names and handlers of RuntimeClasses whose pods
 	// do not share the node's kernel.
 	ForeignRuntimes []string
-	Log             *slog.Logger
+	// UserRole is the ClusterRole that lets a service account use spaces, for who is refused to be told.
+	UserRole string
+	Log      *slog.Logger
 }
 
 // DefaultForeignRuntimes are Kata's and gVisor's usual names.
 var DefaultForeignRuntimes = []string{"kata*", "gvisor*", "runsc*"}
+
+// DefaultUserRole is the chart's, of a release with the chart's name.
+const DefaultUserRole = "ipcspace-user"
 
 // BootID reads the kernel's.
 func BootID() (string, error) {
@@ -101,6 +106,9 @@ const byUID = "uid"
 func New(cfg Config, spaces Spaces) (*Node, error) {
 	if cfg.NodeName == "" || cfg.BootID == "" {
 		return nil, errors.New("the node's name or boot id is not known; give --node-name")
+	}
+	if cfg.UserRole == "" {
+		cfg.UserRole = DefaultUserRole
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)

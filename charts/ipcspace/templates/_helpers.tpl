@@ -74,6 +74,9 @@ seccompProfile: {type: RuntimeDefault}
 {{- if hasPrefix (printf "%s/" .Values.kubeletDir) (printf "%s/" .Values.root) }}
 {{- fail "root lies in kubeletDir: the spaces need a folder of their own, such as /run/ipcspace" }}
 {{- end }}
+{{- if hasPrefix (printf "%s/" .Values.root) (printf "%s/" .Values.kubeletDir) }}
+{{- fail "kubeletDir lies in root: the spaces need a folder of their own, such as /run/ipcspace" }}
+{{- end }}
 {{- if and .Values.nri.hook (not .Values.nri.enabled) }}
 {{- fail "nri.hook is set and nri.enabled is false: the hook is the plugin's; set nri.enabled=true or drop nri.hook" }}
 {{- end }}
