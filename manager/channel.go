@@ -109,6 +109,25 @@ func (c *channel) alive() bool {
 	return alive
 }
 
+// connected tells whether the client has its end still open.
+func (c *channel) connected() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	open := false
+	look := func(fd uintptr) {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd)}}, 0)
+		open = err == nil && n == 0
+	}
+	if c.fd >= 0 {
+		look(uintptr(c.fd))
+	} else if c.conn != nil {
+		if raw, err := c.conn.SyscallConn(); err == nil {
+			_ = raw.Control(look)
+		}
+	}
+	return open
+}
+
 // close ends the connection, and whoever serves it then cleans up (drop).
 func (c *channel) close() {
 	c.mu.Lock()

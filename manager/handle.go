@@ -219,11 +219,14 @@ func (s *space) punch(x *session, c *caller, req *request) reply {
 	return reply{}
 }
 
+// mostSmaps is mostMaps of /proc/<pid>/smaps.
+const mostSmaps = 8 * mostMaps
+
 // mayWrite tells whether the process has a mapping of the segment in which it
 // may write, now or after mprotect.
 func (x *session) mayWrite(o *object) bool {
 	var st unix.Stat_t
-	b, err := readProc(fmt.Sprintf("/proc/%d/smaps", x.id.pid))
+	b, err := readProcAtMost(fmt.Sprintf("/proc/%d/smaps", x.id.pid), mostSmaps)
 	if err != nil || unix.Stat(o.control.path, &st) != nil || !pidAlive(x.pidfd) {
 		return false
 	}

@@ -129,20 +129,24 @@ func (p *page) claimed() (t uint64) {
 
 // mappedBy tells whether a process has the page mapped: not so after exec, nor
 // when its memory is gone. An error: that cannot be said, or the process ended.
-func (p *page) mappedBy(pid int) (bool, error) {
-	var at uint64
-	_ = guarded(func() { at = atomic.LoadUint64(&p.view().Address) })
-	if at != 0 {
-		mapped, err := mapsAt(pid, at, p.dev, p.ino)
+func (p *page) mappedBy(pid int) (bool, error) { return p.mappedIn(&mappings{pid: pid}) }
+
+// mappedIn is mappedBy for who asks about many pages of a process.
+func (p *page) mappedIn(m *mappings) (bool, error) {
+	if at := p.address(); at != 0 {
+		mapped, err := mapsAt(m.pid, at, p.dev, p.ino)
 		if !errors.Is(err, unix.ENOTTY) {
 			return mapped, err
 		}
 	}
-	b, err := readProc(fmt.Sprintf("/proc/%d/maps", pid))
-	if err == nil && len(b) == 0 {
-		err = unix.ESRCH
-	}
-	return err == nil && countMaps(string(b), p.dev, p.ino) > 0, err
+	text, err := m.read()
+	return err == nil && countMaps(text, p.dev, p.ino) > 0, err
+}
+
+// address is where its process says that it has the page; 0: nowhere yet.
+func (p *page) address() (at uint64) {
+	_ = guarded(func() { at = atomic.LoadUint64(&p.view().Address) })
+	return at
 }
 
 // awaits tells whether the session looks for a short answer.

@@ -18,7 +18,10 @@ import (
 
 // readProc reads a file of /proc, in a third of the system calls of os.ReadFile,
 // which tries each file with Go's poller.
-func readProc(path string) ([]byte, error) {
+func readProc(path string) ([]byte, error) { return readProcAtMost(path, 1<<30) }
+
+// readProcAtMost refuses what is longer: "EFBIG: File too large".
+func readProcAtMost(path string, most int) ([]byte, error) {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: path, Err: err}
@@ -37,10 +40,46 @@ func readProc(path string) ([]byte, error) {
 		if n == 0 {
 			return b, nil
 		}
-		if b = b[:len(b)+n]; len(b) == cap(b) {
+		if b = b[:len(b)+n]; len(b) > most {
+			return nil, &os.PathError{Op: "read", Path: path, Err: unix.EFBIG}
+		}
+		if len(b) == cap(b) {
 			b = slices.Grow(b, cap(b))
 		}
 	}
+}
+
+// mappings are those of a process, read when they are first asked for.
+type mappings struct {
+	pid  int
+	text string
+	err  error
+}
+
+// mostMaps bounds how long a look at a process's mappings takes: it may have
+// made 65,530 of them, which the kernel writes down in a tenth of a second.
+// Whoever has so many did not just call exec.
+const mostMaps = 128 << 10
+
+func (m *mappings) read() (string, error) {
+	if m.text == "" && m.err == nil {
+		b, err := readProcAtMost(fmt.Sprintf("/proc/%d/maps", m.pid), mostMaps)
+		if err == nil && len(b) == 0 {
+			err = unix.ESRCH
+		}
+		m.text, m.err = string(b), err
+	}
+	return m.text, m.err
+}
+
+// countMaps counts the mappings of a file in the text of /proc/<pid>/maps.
+func countMaps(maps string, dev, ino uint64) int {
+	return strings.Count(maps, fmt.Sprintf("%s%d ", devText(dev), ino))
+}
+
+// devText is how /proc/<pid>/maps shows a device.
+func devText(dev uint64) string {
+	return fmt.Sprintf(" %02x:%02x ", unix.Major(dev), unix.Minor(dev))
 }
 
 // procmapQuery is struct procmap_query (linux/fs.h).

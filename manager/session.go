@@ -125,8 +125,9 @@ func (s *space) hello(c *channel, req *request) reply {
 // A process whose page is still mapped has another copy of the library, which
 // is a session of its own.
 func (s *space) sessionOf(id processID) (*session, error) {
+	maps := &mappings{pid: id.pid}
 	for _, x := range s.process[id] {
-		if mapped, err := x.page.mappedBy(id.pid); err == nil && !mapped && !x.dead && pidAlive(x.pidfd) {
+		if !x.dead && x.replaced(maps) {
 			return x, s.renew(x)
 		}
 	}
@@ -142,15 +143,36 @@ func (s *space) sessionOf(id processID) (*session, error) {
 		s.dropSession(x)
 		return nil, err
 	}
-	s.inheritUnasked(x)
+	s.inheritUnasked(x, maps)
 	return x, nil
+}
+
+// replaced tells whether the session's program called exec since it got its
+// page. Another thread of it, or another copy of the library, may just have
+// been given a page, and not have it mapped yet; its channel is still there,
+// which exec would have closed.
+func (x *session) replaced(maps *mappings) bool {
+	mapped, err := x.page.mappedIn(maps)
+	if err != nil || mapped || !pidAlive(x.pidfd) {
+		return false
+	}
+	return x.page.address() != 0 || !x.connected()
+}
+
+// connected tells whether a channel is open at its other end.
+func (x *session) connected() bool {
+	for c := range x.channels {
+		if c.connected() {
+			return true
+		}
+	}
+	return false
 }
 
 // inheritUnasked is for a process that was forked without a spare: what its
 // parent had mapped it has too, unless it called exec since.
-func (s *space) inheritUnasked(x *session) {
-	maps, err := readProc(fmt.Sprintf("/proc/%d/maps", x.id.pid))
-	if err == nil && !strings.Contains(string(maps), s.storage.devText()) {
+func (s *space) inheritUnasked(x *session, maps *mappings) {
+	if text, err := maps.read(); err == nil && !strings.Contains(text, s.storage.devText()) {
 		return
 	}
 	if st, err := readStat(fmt.Sprintf("/proc/%d/stat", x.id.pid)); err == nil {
@@ -458,16 +480,6 @@ func (s *space) leave(c *channel) {
 func (x *session) pageMapped() bool {
 	mapped, err := x.page.mappedBy(x.id.pid)
 	return mapped || err != nil || !pidAlive(x.pidfd)
-}
-
-// countMaps counts the mappings of a file in the text of /proc/<pid>/maps.
-func countMaps(maps string, dev, ino uint64) int {
-	return strings.Count(maps, fmt.Sprintf("%s%d ", devText(dev), ino))
-}
-
-// devText is how /proc/<pid>/maps shows a device.
-func devText(dev uint64) string {
-	return fmt.Sprintf(" %02x:%02x ", unix.Major(dev), unix.Minor(dev))
 }
 
 // pidLevelsOf lists a process's pids in its own pid namespace and outwards.

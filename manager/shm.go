@@ -32,6 +32,7 @@ func (a *attachment) event(t int64, session uint32) {
 func (s *space) attaches(o *object) (attachment, error) {
 	var a attachment
 	holders := s.holders(o.rec.Serial)
+	maps := map[int]*mappings{}
 	for _, x := range holders {
 		if x.id == (processID{}) && !s.settle(x) {
 			s.settleLater(settlePause)
@@ -40,7 +41,10 @@ func (s *space) attaches(o *object) (attachment, error) {
 			continue
 		}
 		// The kernel detaches as the memory goes, which is before the end of the process.
-		switch mapped, err := x.page.mappedBy(x.id.pid); {
+		if maps[x.id.pid] == nil {
+			maps[x.id.pid] = &mappings{pid: x.id.pid}
+		}
+		switch mapped, err := x.page.mappedIn(maps[x.id.pid]); {
 		case mapped && err == nil:
 		case s.isDead(x):
 			s.bury(x)

@@ -151,7 +151,8 @@ func (s *space) mayComeTrue(y, parent *session) bool {
 		if pid == os.Getpid() || s.isSession(pid) {
 			continue
 		}
-		if mapped, err := y.page.mappedBy(pid); err == nil && mapped && !exited(pid) {
+		mapped, err := y.page.mappedBy(pid)
+		if (mapped && err == nil || errors.Is(err, unix.EFBIG)) && !exited(pid) {
 			return true
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"unsafe"
 
@@ -17,24 +18,53 @@ import (
 	"github.com/ipcspace/ipcspace/client/abi"
 )
 
-func register(h *hostile) (string, error) {
-	got, refused := 0, map[error]int{}
-	for range 10_000 {
-		m, err := join(h.Dir)
-		var errno unix.Errno
-		if errors.As(err, &errno) {
-			refused[errno]++
-			continue
-		} else if err != nil {
+// register registers n times, from several threads at once.
+func register(n int) func(h *hostile) (string, error) {
+	return func(h *hostile) (string, error) {
+		var mu sync.Mutex
+		refused, members, failure := map[error]int{}, []*member{}, error(nil)
+		var threads sync.WaitGroup
+		for range 8 {
+			threads.Go(func() {
+				for range n / 8 {
+					m, err := join(h.Dir)
+					mu.Lock()
+					var errno unix.Errno
+					if err == nil {
+						members = append(members, m)
+					} else if errors.As(err, &errno) {
+						refused[errno]++
+					} else {
+						failure = err
+					}
+					mu.Unlock()
+				}
+			})
+		}
+		threads.Wait()
+		for _, m := range members {
+			m.leave()
+		}
+		if len(members) > 64 {
+			failure = fmt.Errorf("%d sessions for one process", len(members))
+		}
+		return fmt.Sprintf("%d sessions, refused %v", len(members), refused), failure
+	}
+}
+
+// crowded registers as a process with so many mappings that a look at them takes long.
+func crowded(h *hostile) (string, error) {
+	const pages = 60_000 // the kernel's limit is 65,530
+	mem, err := unix.Mmap(-1, 0, pages*os.Getpagesize(), unix.PROT_NONE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
+	if err != nil {
+		return "", err
+	}
+	for i := 0; i < pages; i += 2 {
+		if err := unix.Mprotect(mem[i*os.Getpagesize():(i+1)*os.Getpagesize()], unix.PROT_READ); err != nil {
 			return "", err
 		}
-		got++
-		defer m.leave()
 	}
-	if got > 200 {
-		return "", fmt.Errorf("%d sessions for one process", got)
-	}
-	return fmt.Sprintf("%d sessions, refused %v", got, refused), nil
+	return register(200)(h)
 }
 
 func lieAboutIDs(h *hostile) (string, error) {

@@ -28,7 +28,8 @@ const (
 	mostMemory  = 96 << 20
 	mostWait    = 3 * time.Second
 	mostThreads = 100
-	mostFiles   = 40 // descriptors left when the attacker is gone
+	mostTime    = 4 * time.Minute // of an attack: 10,000 of anything take long where there is little CPU
+	mostFiles   = 40              // descriptors left when the attacker is gone
 )
 
 // attack is a row of the table. do runs in a process of its own, as the user, with the descriptors
@@ -327,7 +328,7 @@ func carryOut(t *testing.T, m *managed, n int, a *attack) {
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	check(t, cmd.Start())
-	timer := time.AfterFunc(90*time.Second, func() { _ = cmd.Process.Kill() })
+	timer := time.AfterFunc(mostTime, func() { _ = cmd.Process.Kill() })
 	err = cmd.Wait()
 	timer.Stop()
 	lines := strings.Split(strings.TrimSpace(out.String()), "\n")

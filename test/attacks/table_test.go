@@ -30,7 +30,8 @@ var attacks = []attack{
 	{name: "requests that look for answers and read none", expect: "not read from; others are served", uid: nobody, do: awaitAlways},
 	{name: "connections that say nothing", expect: "bounded", uid: nobody, do: strangers},
 	// identity
-	{name: "10,000 registrations of one process", expect: "refused after a few; others register", uid: nobody, do: register},
+	{name: "10,000 registrations of one process", expect: "refused after a few; others register", uid: nobody, do: register(10_000)},
+	{name: "registrations with 60,000 mappings", expect: "refused after a few; others are served", uid: nobody, do: crowded},
 	{name: "credentials of root in a message", expect: "the kernel refuses them", uid: nobody, do: lieAboutIDs},
 	{name: "a channel used by another user's process", expect: "the sender's rights count", uid: 0, do: lendChannel},
 	{name: "session and cookie of another process", expect: "EPERM", uid: 0, do: stolenCookie},
