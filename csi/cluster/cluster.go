@@ -114,14 +114,18 @@ func (c *Client) Pods(ctx context.Context) ([]corev1.Pod, error) {
 	}), err
 }
 
-// HasNode tells whether the cluster has a node of this name.
+// HasNode tells whether the cluster has a node of this name that is not known to be off.
 func (c *Client) HasNode(ctx context.Context, name string) (bool, error) {
-	_, err := c.api.Resource(nodes).Get(ctx, name, metav1.GetOptions{})
+	object, err := c.api.Resource(nodes).Get(ctx, name, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		return false, nil
 	}
 	if err != nil {
 		return false, fmt.Errorf("node %s: %w", name, err)
 	}
-	return true, nil
+	node := &corev1.Node{}
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(object.Object, node); err != nil {
+		return false, fmt.Errorf("node %s: %w", name, err)
+	}
+	return !v1alpha1.OutOfService(node), nil
 }

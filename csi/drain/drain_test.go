@@ -185,10 +185,13 @@ func TestAfterOneThatWasKilled(t *testing.T) {
 	r.unmarked(t, "orders")
 }
 
-// What a node had that is no more is gone with it.
+// What a node had that is no more, or is off, is gone with it.
 func TestNodeThatIsNoMore(t *testing.T) {
-	r := newRun(t, claimed)
-	if err := r.drained(t); err != nil {
-		t.Error(err)
+	off := strings.Replace(node, "n1}", "n1}, spec: {taints: [{key: node.kubernetes.io/out-of-service, effect: NoExecute}]}", 1)
+	for _, objects := range [][]string{{claimed}, {claimed, off}} {
+		r := newRun(t, objects...)
+		if err := r.drained(t); err != nil {
+			t.Error(err)
+		}
 	}
 }

@@ -126,8 +126,8 @@ func (n *Node) claim(ctx context.Context, object *v1alpha1.IPCSpace) (*v1alpha1.
 	return claimed, nil
 }
 
-// lost tells whether the node that claimed an object is no more, or has been started since: then
-// its spaces are gone.
+// lost tells whether the node that claimed an object is no more, is off, as somebody vouches, or has
+// been started since: then its spaces are gone.
 func (n *Node) lost(ctx context.Context, at v1alpha1.IPCSpaceStatus) (bool, error) {
 	node, err := n.api.nodes().Get(ctx, at.Node, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
@@ -135,6 +135,9 @@ func (n *Node) lost(ctx context.Context, at v1alpha1.IPCSpaceStatus) (bool, erro
 	}
 	if err != nil {
 		return false, failure("node "+at.Node, err)
+	}
+	if v1alpha1.OutOfService(node) {
+		return true, nil
 	}
 	boot := node.Status.NodeInfo.BootID
 	return boot != "" && boot != at.BootID, nil

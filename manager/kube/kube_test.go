@@ -186,7 +186,7 @@ func TestRefusals(t *testing.T) {
 }
 
 // Two nodes at once: one gets the space, the other's pod is told where it is. A node that is no more,
-// or has been started again, has no claims.
+// is off, or has been started again, has no claims.
 func TestClaim(t *testing.T) {
 	c := newCluster(t)
 	a, b := c.node(unique("node"), "boot-a"), c.node(unique("node"), "boot-b")
@@ -235,6 +235,21 @@ func TestClaim(t *testing.T) {
 		node.Status.NodeInfo.BootID = saved
 		_, err = c.nodes().UpdateStatus(t.Context(), node, metav1.UpdateOptions{})
 		check(t, err)
+		// Off, as somebody vouches.
+		taint := func(taints ...corev1.Taint) {
+			t.Helper()
+			node, err := c.nodes().Get(t.Context(), winner.cfg.NodeName, metav1.GetOptions{})
+			check(t, err)
+			node.Spec.Taints = taints
+			_, err = c.nodes().Update(t.Context(), node, metav1.UpdateOptions{})
+			check(t, err)
+		}
+		taint(corev1.Taint{Key: corev1.TaintNodeOutOfService, Value: "nodeshutdown", Effect: corev1.TaintEffectNoExecute})
+		next.publish(t, c.pod(space+"-d", next.cfg.NodeName, space))
+		if at := c.space(space).Status.Node; at != next.cfg.NodeName {
+			t.Errorf("%s of a node that is off is claimed by %q", space, at)
+		}
+		taint()
 	}
 }
 

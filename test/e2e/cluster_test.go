@@ -14,11 +14,9 @@ import (
 )
 
 const (
-	nodeName    = "node1"
-	nodeAddress = "10.88.0.1"
-	podNetwork  = "10.88.0.0/16"
-	services    = "10.96.0.0/16"
-	apiService  = "10.96.0.1" // the first of services
+	podNetwork = "10.88.0.0/16"
+	services   = "10.96.0.0/16"
+	apiService = "10.96.0.1" // the first of services
 )
 
 // kubernetes is the cluster: the programs in the order of their start.
@@ -29,7 +27,7 @@ type kubernetes struct {
 var cluster = kubernetes{
 	containerd: daemon{
 		name:      "containerd",
-		arguments: func() []string { return []string{"--config", filepath.Join(scratch, "containerd.toml")} },
+		arguments: func() []string { return firstNode().containerdArguments() },
 		ready: func() error {
 			_, err := runCommand(ctr("version"))
 			return err
@@ -77,26 +75,15 @@ var cluster = kubernetes{
 		}
 	}},
 	kubelet: daemon{
-		name: "kubelet",
-		arguments: func() []string {
-			return []string{
-				"--config", filepath.Join(scratch, "kubelet.yaml"), "--kubeconfig", pki("kubelet.kubeconfig"),
-				"--hostname-override", nodeName, "--node-ip", nodeAddress, "--v", "2",
-			}
-		},
-		ready: func() error {
-			status, err := kubectl("get", "node", nodeName, "-o", `jsonpath={.status.conditions[?(@.type=="Ready")].status}`)
-			if err == nil && status != "True" {
-				err = fmt.Errorf("%s is not ready", nodeName)
-			}
-			return err
-		},
+		name:      "kubelet",
+		arguments: func() []string { return firstNode().kubeletArguments() },
+		ready:     func() error { return firstNode().ready() },
 	},
 }
 
 func (k *kubernetes) start() error {
 	began := time.Now()
-	for _, prepare := range []func() error{writeKeys, writeConfigurations} {
+	for _, prepare := range []func() error{writeKeys, writeAuditPolicy, firstNode().writeConfigurations} {
 		if err := prepare(); err != nil {
 			return err
 		}
@@ -148,7 +135,8 @@ func writeKeys() error {
 		"controllers": {"system:kube-controller-manager"},
 		"scheduler":   {"system:kube-scheduler"},
 		"proxy":       {"system:kube-proxy"},
-		"kubelet":     {"system:node:" + nodeName, "system:nodes"},
+		nodeName:      {"system:node:" + nodeName, "system:nodes"},
+		neighbourName: {"system:node:" + neighbourName, "system:nodes"},
 	} {
 		if err := ca.client(name, user[0], user[1:]...); err != nil {
 			return err
@@ -157,59 +145,8 @@ func writeKeys() error {
 	return nil
 }
 
-func writeConfigurations() error {
-	bridge := fmt.Sprintf(`{"cniVersion": "1.0.0", "name": "e2e", "plugins": [{
-  "type": "bridge", "bridge": "cni0", "isGateway": true, "hairpinMode": true,
-  "ipam": {"type": "host-local", "dataDir": "/run/cni", "routes": [{"dst": "0.0.0.0/0"}],
-           "ranges": [[{"subnet": "%s", "rangeStart": "10.88.1.1"}]]}
-}]}`, podNetwork)
-	// Without CAP_SYS_RESOURCE no process may lower its oom_score_adj.
-	containerd := fmt.Sprintf(`version = 3
-root = '%[1]s/containerd'
-state = '/run/containerd'
-[grpc]
-  address = '/run/containerd/containerd.sock'
-[plugins.'io.containerd.cri.v1.images'.pinned_images]
-  sandbox = '%[3]s'
-[plugins.'io.containerd.cri.v1.runtime']
-  restrict_oom_score_adj = true
-  [plugins.'io.containerd.cri.v1.runtime'.cni]
-    bin_dirs = ['%[2]s']
-    conf_dir = '%[1]s/cni'
-    use_internal_loopback = true
-  [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc]
-    runtime_type = 'io.containerd.runc.v2'
-    [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc.options]
-      BinaryName = '%[2]s/runc'
-[plugins.'io.containerd.nri.v1.nri']
-  socket_path = '/run/nri/nri.sock'
-`, scratch, programs, imagePause)
-	kubelet := fmt.Sprintf(`apiVersion: kubelet.config.k8s.io/v1beta1
-kind: KubeletConfiguration
-authentication: {anonymous: {enabled: false}, webhook: {enabled: true}, x509: {clientCAFile: %q}}
-authorization: {mode: Webhook}
-cgroupDriver: cgroupfs
-cgroupRoot: /%s
-failSwapOn: false
-containerRuntimeEndpoint: unix:///run/containerd/containerd.sock
-volumePluginDir: %q
-resolvConf: ""
-makeIPTablesUtilChains: false
-imageGCHighThresholdPercent: 100
-evictionHard: {memory.available: 50Mi, nodefs.available: 1Mi, imagefs.available: 1Mi, nodefs.inodesFree: 1%%}
-serializeImagePulls: false
-maxPods: 200
-`, pki("ca.crt"), filepath.Base(scratch), filepath.Join(scratch, "plugins"))
-	for path, text := range map[string]string{"audit.yaml": auditPolicy, "cni/10-bridge.conflist": bridge, "containerd.toml": containerd, "kubelet.yaml": kubelet} {
-		path = filepath.Join(scratch, path)
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			return err
-		}
-		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
-			return err
-		}
-	}
-	return nil
+func writeAuditPolicy() error {
+	return os.WriteFile(filepath.Join(scratch, "audit.yaml"), []byte(auditPolicy), 0o644)
 }
 
 // ctr is containerd's own client, in the kubelet's namespace.

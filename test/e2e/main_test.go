@@ -171,7 +171,7 @@ func cgroupRoots(name string) []string {
 func inside(m *testing.M) int {
 	suite.ClearEnvironment()
 	scratch, programs = os.Getenv(scratchVariable), os.Getenv("PROGRAMS")
-	for _, step := range []func() error{makeCgroups, cluster.start, importImages} {
+	for _, step := range []func() error{firstNode().makeCgroups, cluster.start, importImages} {
 		if err := step(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			linger()
@@ -198,23 +198,4 @@ func linger() {
 		fmt.Fprintf(os.Stderr, "kept for %v; to enter the node: nsenter -a -t PID, of any process in %s/pid\n", *keep, scratch)
 		time.Sleep(*keep)
 	}
-}
-
-func makeCgroups() error {
-	for _, root := range cgroupRoots(filepath.Base(scratch)) {
-		if err := os.MkdirAll(root, 0o755); err != nil {
-			return err
-		}
-		// A cpuset of version 1 begins empty, and admits nobody so.
-		for _, file := range []string{"cpuset.cpus", "cpuset.mems"} {
-			text, err := os.ReadFile(filepath.Join(filepath.Dir(root), file))
-			if err != nil {
-				continue // another hierarchy
-			}
-			if err := os.WriteFile(filepath.Join(root, file), text, 0o644); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
 }

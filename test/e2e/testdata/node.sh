@@ -1,9 +1,18 @@
 #!/bin/sh
 # Makes the new namespaces that it is in a node, and runs a command there: as pid 1, so that with its
-# end everything ends, and so that somebody reaps the orphans. "$IPCSPACE_E2E_SCRATCH" is a folder.
+# end everything ends, and so that somebody reaps the orphans. "$IPCSPACE_E2E_SCRATCH" is a folder. In
+# the network namespace of a node it makes a further one.
 set -eu
 : "${IPCSPACE_E2E_SCRATCH:?}"
 trap 'exit 1' INT TERM
+
+further=
+if ip link show cni0 >/dev/null 2>&1; then
+	further=yes
+	# Copies of the first one's mounts: what it unmounts is to be gone.
+	umount --recursive --lazy /run
+	umount --recursive --lazy /var
+fi
 
 # Mounts go from the node to its containers, as the kubelet expects.
 mount --make-rshared /
@@ -32,12 +41,14 @@ given kernel/panic_on_oops 1
 given kernel/keys/root_maxkeys 1000000
 given kernel/keys/root_maxbytes 25000000
 
-ip link set lo up
-ip link add cni0 type bridge
-ip address add 10.88.0.1/16 dev cni0
-ip link set cni0 up
-ip route add default dev cni0
-echo 1 >/proc/sys/net/ipv4/ip_forward
+if [ -z "$further" ]; then
+	ip link set lo up
+	ip link add cni0 type bridge
+	ip address add 10.88.0.1/16 dev cni0
+	ip link set cni0 up
+	ip route add default dev cni0
+	echo 1 >/proc/sys/net/ipv4/ip_forward
+fi
 
 "$@" &
 wait $!
