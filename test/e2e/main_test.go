@@ -32,6 +32,7 @@ import (
 
 var (
 	whole = flag.Bool("e2e.whole", false, "run the tests that take minutes too")
+	older = flag.String("e2e.containerd", "", "`folder` with another containerd, ctr and containerd-shim-runc-v2 for the nodes")
 	keep  = flag.Duration("e2e.keep", 0, "how long a cluster whose tests failed stays, to look at it")
 )
 
@@ -171,7 +172,7 @@ func cgroupRoots(name string) []string {
 func inside(m *testing.M) int {
 	suite.ClearEnvironment()
 	scratch, programs = os.Getenv(scratchVariable), os.Getenv("PROGRAMS")
-	for _, step := range []func() error{firstNode().makeCgroups, cluster.start, importImages} {
+	for _, step := range []func() error{takeContainerd, firstNode().makeCgroups, cluster.start, importImages} {
 		if err := step(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			linger()
@@ -183,6 +184,31 @@ func inside(m *testing.M) int {
 		linger()
 	}
 	return code
+}
+
+// takeContainerd has the containerd of -e2e.containerd stand before that of the cluster's programs.
+func takeContainerd() error {
+	if *older == "" {
+		return nil
+	}
+	both := filepath.Join(scratch, "programs")
+	if err := os.Mkdir(both, 0o755); err != nil {
+		return err
+	}
+	for _, dir := range []string{*older, programs} {
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			return err
+		}
+		for _, entry := range entries {
+			err := os.Symlink(filepath.Join(dir, entry.Name()), filepath.Join(both, entry.Name()))
+			if err != nil && !errors.Is(err, os.ErrExist) {
+				return err
+			}
+		}
+	}
+	programs = both
+	return nil
 }
 
 // needWhole skips what takes minutes, or disturbs all of the node, unless all is asked for.
