@@ -132,7 +132,7 @@ func spoil(t *testing.T, private string, stores []byte) {
 	entries, err := os.ReadDir(private)
 	check(t, err)
 	for _, e := range entries {
-		if n := e.Name(); n == "pulse" || strings.HasPrefix(n, "sem-") || strings.HasPrefix(n, "msg-") || strings.HasPrefix(n, "page-") {
+		if n := e.Name(); n == "pulse" || strings.HasPrefix(n, "sem-") || strings.HasPrefix(n, "msg-") || strings.HasPrefix(n, "pages-") {
 			files = append(files, filepath.Join(private, n))
 		}
 	}

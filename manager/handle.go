@@ -40,6 +40,9 @@ func (s *space) answer(c *channel, x *session, req *request) reply {
 	switch req.Kind {
 	case abi.MsgSpare:
 		return s.spare(x, req)
+	case abi.MsgForked:
+		s.forked(x, req)
+		return reply{later: true}
 	case abi.MsgGet:
 		return s.get(x, s.caller(c, req), req)
 	case abi.MsgOpen:
@@ -239,7 +242,7 @@ func (x *session) mayWrite(o *object) bool {
 			of = false
 			continue
 		}
-		of = of || countMaps(line, st.Dev, st.Ino) > 0
+		of = of || strings.Contains(line, fmt.Sprintf("%s%d ", devText(st.Dev), st.Ino))
 	}
 	return false
 }

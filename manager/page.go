@@ -4,7 +4,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"os"
 	"runtime/debug"
 	"sync/atomic"
 	"unsafe"
@@ -17,11 +16,9 @@ import (
 // page is a session page as the manager sees it. Its process can write all of
 // it, and where files are not sealed even cut it short: faults are caught.
 type page struct {
-	mem   []byte
-	ino   uint64
-	dev   uint64
-	file  *file
-	fresh *os.File // of a new one, for the first who is given it; nil: open it
+	mem    []byte
+	of     *pageFile
+	offset uint64 // in the file
 }
 
 // use is a copy of an abi.Use.
@@ -29,85 +26,6 @@ type use struct {
 	serial       uint64
 	count        uint32
 	atime, dtime int64
-}
-
-// newPage makes the next page of a session's number, with memory for it: a file
-// of a new name, for whoever has the one before may keep it.
-func (s *storage) newPage(number, parent uint32, st *sessionState) (*page, error) {
-	st.Page++
-	path := s.path(pageName(number, st.Page))
-	f, err := s.createFresh(path)
-	if err != nil {
-		return nil, err
-	}
-	buf := make([]byte, abi.PageSize)
-	v := (*abi.SessionPage)(unsafe.Pointer(&buf[0]))
-	v.Cookie, v.Session, v.Parent = st.Cookie, number, parent
-	_, err = f.WriteAt(buf, 0)
-	var p *page
-	if err == nil {
-		p, err = s.mapPage(f)
-	}
-	if err != nil {
-		_ = f.Close()
-		_ = os.Remove(path)
-		return nil, err
-	}
-	p.fresh = f
-	return p, nil
-}
-
-func (s *storage) openPage(number uint32, st *sessionState) (*page, error) {
-	f, err := openFile(s.path(pageName(number, st.Page)), os.O_RDWR, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	return s.mapPage(f)
-}
-
-// open is a descriptor to be given away.
-func (p *page) open() (*os.File, error) {
-	if f := p.fresh; f != nil {
-		p.fresh = nil
-		return f, nil
-	}
-	return openFile(p.file.path, os.O_RDWR, 0)
-}
-
-func (s *storage) mapPage(f *os.File) (*page, error) {
-	var st unix.Stat_t
-	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
-		return nil, err
-	}
-	mem, err := unix.Mmap(int(f.Fd()), 0, abi.PageSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
-	if err != nil {
-		return nil, fmt.Errorf("map %s: %w", f.Name(), err)
-	}
-	p := &page{mem: mem, ino: st.Ino, dev: st.Dev, file: &file{storage: s, path: f.Name(), made: true, size: abi.PageSize}}
-	s.growth.watch(p.file, int(f.Fd()))
-	return p, nil
-}
-
-func (p *page) close() {
-	if p != nil && p.mem != nil {
-		_ = unix.Munmap(p.mem)
-		p.mem = nil
-		if p.fresh != nil {
-			_ = p.fresh.Close()
-		}
-		p.file.storage.growth.forget(p.file)
-		p.file.close()
-	}
-}
-
-// remove ends the page. Its process may hold it.
-func (p *page) remove() {
-	if p == nil {
-		return
-	}
-	p.close()
-	p.file.storage.discard(p.file.path)
 }
 
 func (p *page) view() *abi.SessionPage { return (*abi.SessionPage)(unsafe.Pointer(&p.mem[0])) }
@@ -134,13 +52,13 @@ func (p *page) mappedBy(pid int) (bool, error) { return p.mappedIn(&mappings{pid
 // mappedIn is mappedBy for who asks about many pages of a process.
 func (p *page) mappedIn(m *mappings) (bool, error) {
 	if at := p.address(); at != 0 {
-		mapped, err := mapsAt(m.pid, at, p.dev, p.ino)
+		mapped, err := mapsAt(m.pid, at, p.of.inode, p.offset)
 		if !errors.Is(err, unix.ENOTTY) {
 			return mapped, err
 		}
 	}
 	text, err := m.read()
-	return err == nil && countMaps(text, p.dev, p.ino) > 0, err
+	return err == nil && mapsPage(text, p.of.inode, p.offset), err
 }
 
 // address is where its process says that it has the page; 0: nowhere yet.

@@ -72,11 +72,6 @@ func (m *mappings) read() (string, error) {
 	return m.text, m.err
 }
 
-// countMaps counts the mappings of a file in the text of /proc/<pid>/maps.
-func countMaps(maps string, dev, ino uint64) int {
-	return strings.Count(maps, fmt.Sprintf("%s%d ", devText(dev), ino))
-}
-
 // devText is how /proc/<pid>/maps shows a device.
 func devText(dev uint64) string {
 	return fmt.Sprintf(" %02x:%02x ", unix.Major(dev), unix.Minor(dev))
@@ -96,9 +91,10 @@ type procmapQuery struct {
 // procmapQueryIoctl is PROCMAP_QUERY (linux/fs.h).
 const procmapQueryIoctl = 0xC0686611
 
-// mapsAt tells whether a process has a file mapped at an address. ESRCH: its
-// memory is gone. ENOTTY: the kernel cannot be asked (before Linux 6.11).
-func mapsAt(pid int, at, dev, ino uint64) (bool, error) {
+// mapsAt tells whether a process has what stands at an offset of a file mapped
+// at an address. ESRCH: its memory is gone. ENOTTY: the kernel cannot be asked
+// (before Linux 6.11).
+func mapsAt(pid int, at uint64, of inode, offset uint64) (bool, error) {
 	path := fmt.Sprintf("/proc/%d/maps", pid)
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -114,7 +110,8 @@ func mapsAt(pid int, at, dev, ino uint64) (bool, error) {
 	case errno != 0:
 		return false, &os.PathError{Op: "PROCMAP_QUERY", Path: path, Err: errno}
 	}
-	return q.inode == ino && unix.Mkdev(q.major, q.minor) == dev, nil
+	there := inode{unix.Mkdev(q.major, q.minor), q.inode}
+	return there == of && q.offset+(at-q.start) == offset, nil
 }
 
 // procStat is what is needed of /proc/<pid>/stat.

@@ -32,6 +32,7 @@ func (s *space) recover() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.resumeWatches()
+	s.watchForks() // a parent whose channel ended with the last manager could not tell
 	s.log.Info("space adopted", "sessions", len(s.sessions), "shm", len(s.objects[Shm]), "sem", len(s.objects[Sem]), "msg", len(s.objects[Msg]))
 	return nil
 }
@@ -273,6 +274,7 @@ func (s *space) removeLitter() error {
 // readSessions takes over the sessions. What became of their processes is
 // seen to later.
 func (s *space) readSessions() error {
+	files := map[uint64]*pageFile{}
 	for n := uint32(abi.ManagerSession + 1); n <= s.state.header.Top; n++ {
 		public := s.table.session(n)
 		if public.State != abi.SessionLive && public.State != abi.SessionSpare {
@@ -286,16 +288,7 @@ func (s *space) readSessions() error {
 			space: s, number: n, state: st, public: public, pidfd: -1, since: time.Now(), everything: true,
 			channels: map[*channel]struct{}{}, opened: map[*object]struct{}{}, calls: map[uint32]call{},
 		}
-		x.page, err = s.storage.openPage(n, st)
-		if errors.Is(err, os.ErrNotExist) || err == nil && x.page.short() {
-			// Cut between the page's end and the session's, or before the
-			// page was whole: nobody has it.
-			x.page.close()
-			st.Cookie = newCookie()
-			if x.page, err = s.storage.newPage(n, 0, st); err != nil {
-				return err
-			}
-		} else if err != nil {
+		if x.page, err = s.recoverPage(n, st, files); err != nil {
 			return err
 		}
 		s.sessions[n] = x
@@ -308,21 +301,60 @@ func (s *space) readSessions() error {
 			s.process[x.id] = append(s.process[x.id], x)
 		}
 	}
-	// Files of pages of no session.
+	if err := s.removePages(files); err != nil {
+		return err
+	}
+	s.formatManagerSession()
+	return nil
+}
+
+// recoverPage finds a session's page, in one of files or by opening another. One
+// that was cut between the page's end and the session's, or before the page was
+// whole, gets a new one: nobody has it.
+func (s *space) recoverPage(number uint32, st *sessionState, files map[uint64]*pageFile) (*page, error) {
+	pf := files[st.Pages]
+	if pf == nil {
+		var err error
+		pf, err = s.storage.openPages(st.Pages)
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, err
+		}
+	}
+	if pf != nil {
+		files[st.Pages] = pf
+		if st.Page < uint64(pf.length) {
+			p := pf.take(int(st.Page))
+			if !p.short() {
+				return p, nil
+			}
+			pf.taken--
+		}
+	}
+	pf, err := s.newPages(1)
+	if err != nil {
+		return nil, err
+	}
+	files[pf.serial] = pf
+	st.Cookie, st.Page, st.Pages = newCookie(), 0, pf.serial
+	p := pf.take(0)
+	return p, p.fill(number, 0, st.Cookie)
+}
+
+// removePages removes the files of pages that are of no session.
+func (s *space) removePages(files map[uint64]*pageFile) error {
 	entries, err := os.ReadDir(s.storage.private)
 	if err != nil {
 		return err
 	}
-	pages := map[string]bool{}
-	for _, x := range s.sessions {
-		pages[filepath.Base(x.page.file.path)] = true
+	named := map[string]bool{}
+	for serial, pf := range files {
+		named[pagesName(serial)] = !pf.release()
 	}
 	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), "page-") && !pages[e.Name()] {
+		if strings.HasPrefix(e.Name(), "pages-") && !named[e.Name()] {
 			_ = os.Remove(s.storage.path(e.Name()))
 		}
 	}
-	s.formatManagerSession()
 	return nil
 }
 

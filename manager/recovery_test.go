@@ -281,7 +281,7 @@ func TestKilledInFork(t *testing.T) {
 			check(t, err)
 			return st.Count[0]
 		}
-		for _, kill := range []string{"session: pulse made", "session: page made", "session: spare", "spare: kept"} {
+		for _, kill := range []string{"session: pages made", "session: pulse made", "session: page filled", "session: spare", "spare: kept"} {
 			d.kill()
 			d.start(kill)
 			p.resume(t)
@@ -303,7 +303,7 @@ func TestKilledInFork(t *testing.T) {
 		p.resume(t)
 		var pages []string
 		for begun := time.Now(); len(pages) != 1; time.Sleep(time.Millisecond) {
-			if pages, _ = filepath.Glob(filepath.Join(d.root, "private/a/page-*")); time.Since(begun) > 5*time.Second {
+			if pages, _ = filepath.Glob(filepath.Join(d.root, "private/a/pages-*")); time.Since(begun) > 5*time.Second {
 				t.Fatalf("pages of spares that nobody got: %v", pages)
 			}
 		}
@@ -496,7 +496,7 @@ func TestKilledInDeath(t *testing.T) {
 				t.Errorf("%q: %+v", kill, st)
 			}
 		}
-		if pages, _ := filepath.Glob(filepath.Join(d.root, "private/a/page-*")); len(pages) != 1 {
+		if pages, _ := filepath.Glob(filepath.Join(d.root, "private/a/pages-*")); len(pages) != 1 {
 			t.Errorf("pages left over: %v", pages)
 		}
 	})
@@ -563,7 +563,7 @@ func TestDeathsAtStart(t *testing.T) {
 
 func TestKilledInHello(t *testing.T) {
 	eachDaemon(t, func(t *testing.T, d *daemon) {
-		for _, kill := range []string{"session: pulse made", "session: page made", "session: spare", "session: bound"} {
+		for _, kill := range []string{"session: pages made", "session: pulse made", "session: page filled", "session: spare", "session: bound"} {
 			d.start(kill)
 			if _, err := newPeer(d.dir()); err == nil {
 				t.Errorf("%s: not killed", kill)

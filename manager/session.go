@@ -42,7 +42,9 @@ type session struct {
 	bell       *plane.Bell     // of theirs
 	dead       bool
 	heard      bool      // it said hello, or may have
+	used       bool      // a spare that was seen used
 	forked     bool      // a spare whose parent said that its fork is over
+	batch      int       // spares that it got the last time
 	reserved   time.Time // when it was first seen reserved
 }
 
@@ -101,10 +103,14 @@ func (s *space) hello(c *channel, req *request) reply {
 	if len(x.channels) >= maxChannels {
 		return reply{errno: unix.EMFILE, hangUp: true}
 	}
-	page, err := x.page.open()
-	if err != nil {
-		s.log.Error("session page unreadable", keySession, x.number, keyError, err)
-		return reply{errno: unix.EIO, hangUp: true}
+	var page []*os.File
+	if x.page.alone() {
+		f, err := x.page.of.open()
+		if err != nil {
+			s.log.Error("session page unreadable", keySession, x.number, keyError, err)
+			return reply{errno: unix.EIO, hangUp: true}
+		}
+		page = append(page, f)
 	}
 	c.session = x
 	x.heard = true
@@ -115,8 +121,8 @@ func (s *space) hello(c *channel, req *request) reply {
 	}
 	return reply{
 		val:     [6]int64{int64(x.number), int64(x.pidns), int64(x.public.PID), foreign},
-		files:   []*os.File{s.tableRead, s.pulse.file, page},
-		closing: []*os.File{page},
+		files:   append([]*os.File{s.tableRead, s.pulse.file}, page...),
+		closing: page,
 	}
 }
 
@@ -135,10 +141,11 @@ func (s *space) sessionOf(id processID) (*session, error) {
 	if len(s.process[id]) >= maxProcessSessions {
 		return nil, unix.EUSERS
 	}
-	x, err := s.newSession(0)
+	made, err := s.newSessions(0, 1)
 	if err != nil {
 		return nil, err
 	}
+	x := made[0]
 	if err := s.bind(x, id); err != nil {
 		s.dropSession(x)
 		return nil, err
@@ -225,14 +232,38 @@ func (s *space) named(number int64, cookie []byte) (*session, error) {
 	return x, nil
 }
 
-// newSession allocates a number and makes its page.
-//
-// Cut anywhere: the number is SessionFree or SessionSpare without a process,
-// and recovery frees it with its page.
-func (s *space) newSession(parent uint32) (*session, error) {
+// newSessions makes up to n sessions, with pages in one file; at least one, or
+// none and an error.
+func (s *space) newSessions(parent uint32, n int) ([]*session, error) {
 	if uint64(len(s.sessions)) >= s.state.header.MaxSessions {
 		return nil, unix.EUSERS
 	}
+	n = min(n, int(s.state.header.MaxSessions)-len(s.sessions))
+	pf, err := s.newPages(n)
+	if err != nil {
+		s.log.Warn("no session pages", keyError, err)
+		return nil, unix.ENOSPC
+	}
+	step("session: pages made")
+	var made []*session
+	for i := 0; i < n && err == nil; i++ {
+		var x *session
+		if x, err = s.newSession(parent, pf, i); err == nil {
+			made = append(made, x)
+		}
+	}
+	if len(made) > 0 {
+		return made, nil
+	}
+	pf.remove()
+	return nil, err
+}
+
+// newSession allocates a number for page i of a file.
+//
+// Cut anywhere: the number is SessionFree or SessionSpare without a process,
+// and recovery frees it with its page.
+func (s *space) newSession(parent uint32, pf *pageFile, i int) (*session, error) {
 	number, err := s.freeSession()
 	if err != nil {
 		return nil, err
@@ -245,17 +276,17 @@ func (s *space) newSession(parent uint32) (*session, error) {
 		return nil, unix.ENOSPC
 	}
 	step("session: pulse made")
-	*st = sessionState{Parent: parent, Cookie: newCookie(), Page: st.Page}
-	pg, err := s.storage.newPage(number, parent, st)
-	if err != nil {
-		s.log.Warn("no session page", keyError, err)
+	*st = sessionState{Parent: parent, Cookie: newCookie(), Page: uint64(i), Pages: pf.serial}
+	pg := pf.take(i)
+	if err := pg.fill(number, parent, st.Cookie); err != nil {
+		pf.taken--
 		return nil, unix.ENOSPC
 	}
 	x := &session{
 		space: s, number: number, state: st, public: s.table.session(number), page: pg, pidfd: -1, since: time.Now(),
 		channels: map[*channel]struct{}{}, opened: map[*object]struct{}{}, calls: map[uint32]call{},
 	}
-	step("session: page made")
+	step("session: page filled")
 	if p := s.sessions[parent]; p != nil {
 		x.pidns = p.pidns
 	}
@@ -327,13 +358,23 @@ func (x *session) inherit(parent *session) {
 // renew gives a session whose process called exec a fresh page.
 func (s *space) renew(x *session) error {
 	s.foldPage(x, x.executed(), true)
-	x.state.Cookie = newCookie()
-	pg, err := s.storage.newPage(x.number, 0, x.state)
+	pf, err := s.newPages(1)
 	if err != nil {
 		return unix.ENOSPC
 	}
+	st := x.state
+	st.Cookie, st.Page, st.Pages = newCookie(), 0, pf.serial
 	x.page.remove()
-	x.page = pg
+	x.page = pf.take(0)
+	if err := x.page.fill(x.number, 0, st.Cookie); err != nil {
+		return unix.ENOSPC
+	}
+	// Its spares were mapped where the process was before.
+	for _, y := range s.spares(func(y *session) bool { return y.state.Parent == x.number }) {
+		if state, _ := y.page.state(); state == abi.PageSpare {
+			s.dropSession(y)
+		}
+	}
 	x.state.Results = [keptResults]result{}
 	if err := s.pulse.executed(x.number); err != nil {
 		return unix.ENOSPC
@@ -370,7 +411,7 @@ func (s *space) freeSession() (uint32, error) {
 // overhead is what sessions take of the private folder: a page each and their
 // page of the pulse, and the state file.
 func (s *space) overhead() uint64 {
-	return (uint64(s.state.header.Top) + 2*uint64(len(s.sessions)) + 1024) * abi.PageSize
+	return (uint64(s.state.header.Top) + s.storage.pages + uint64(len(s.sessions)) + 1024) * abi.PageSize
 }
 
 // unnamedSessions lists the numbers that were given out before, that nobody

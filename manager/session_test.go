@@ -79,8 +79,9 @@ func (p *peer) spare(t *testing.T, used uint32) (uint32, *page) {
 	f := os.NewFile(uintptr(a.fds[0]), "page")
 	a.fds = nil
 	defer f.Close()
-	pg, err := (&storage{}).mapPage(f)
+	pf, err := (&storage{}).mapPages(f, 0, 1)
 	check(t, err)
+	pg := pf.take(0)
 	t.Cleanup(pg.close)
 	return uint32(a.Val[0]), pg
 }

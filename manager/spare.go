@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -13,12 +14,12 @@ import (
 
 // A spare is a session made ahead for a child: its parent has the page mapped
 // and reserves it in the prepare handler of fork, the child stores its pid in
-// it and claims it. Neither sends a message, so the manager finds out who the
-// child is when it matters: when the parent asks for the next spare, when the
-// child says hello, when somebody looks at a segment, when the parent died.
+// it and claims it. Neither waits for an answer, and of many forks in a row only
+// the first sends a message (MsgForked), so the manager finds out who the
+// children are when it matters: soon after that message, when the child says
+// hello, when somebody looks at a segment, when the parent died.
 
 const (
-	maxSpares     = 4           // unused ones of one parent
 	longestFork   = time.Minute // of a parent that does not tell, for its manager died
 	maxUnsettled  = 16          // used ones of one parent
 	settleSoon    = 5 * time.Millisecond
@@ -30,13 +31,10 @@ const (
 // became of the spare that it used is seen to afterwards: most children that are
 // gone by then leave nothing to look for.
 func (s *space) spare(x *session, req *request) reply {
-	if used := s.sessions[uint32(req.Arg[0])]; used != nil && used.state.Parent == x.number {
-		used.forked = true
-		s.settleLater(settleSoon)
-	}
+	s.forked(x, req)
 	if r, ok := x.state.result(req.Seq); ok {
 		if y := s.sessions[uint32(r.Val[0])]; y != nil {
-			return s.spareReply(y)
+			return spareReply(y, r.Val[1])
 		}
 	}
 	unused, used := 0, 0
@@ -53,24 +51,68 @@ func (s *space) spare(x *session, req *request) reply {
 	if used > 0 {
 		s.settleLater(settlePause)
 	}
-	if unused >= maxSpares {
+	n := min(s.batch(x, req.Arg[1]), abi.MaxSpares-unused)
+	if n <= 0 {
 		return failed(unix.EAGAIN)
 	}
-	y, err := s.newSession(x.number)
+	made, err := s.newSessions(x.number, n)
 	if err != nil {
 		return refuse(err)
 	}
-	x.state.keep(result{Seq: req.Seq, Val: [2]int64{int64(y.number)}})
+	x.state.keep(result{Seq: req.Seq, Val: [2]int64{int64(made[0].number), int64(len(made))}})
 	step("spare: kept")
-	return s.spareReply(y)
+	return spareReply(made[0], int64(len(made)))
 }
 
-func (s *space) spareReply(y *session) reply {
-	f, err := y.page.open()
+// batch is how many spares a parent gets at once: twice as many as the last time,
+// up to what it wants, and not too much of what is left for others.
+func (s *space) batch(x *session, wanted int64) int {
+	left := int(s.state.header.MaxSessions) - len(s.sessions)
+	x.batch = max(min(2*x.batch, int(min(wanted, abi.MaxSpares)), left/64), 1)
+	return x.batch
+}
+
+func spareReply(y *session, n int64) reply {
+	f, err := y.page.of.open()
 	if err != nil {
 		return failed(unix.EIO)
 	}
-	return reply{val: [6]int64{int64(y.number)}, files: []*os.File{f}, closing: []*os.File{f}}
+	return reply{val: [6]int64{int64(y.number), n}, files: []*os.File{f}, closing: []*os.File{f}}
+}
+
+// forked takes note that x is back from a fork that used a spare.
+func (s *space) forked(x *session, req *request) {
+	if y := s.sessions[uint32(req.Arg[0])]; y != nil && y.state.Parent == x.number {
+		y.forked = true
+		s.watchForks()
+	}
+}
+
+// watchForks has no parent tell of its forks for a while, since all spares will be
+// looked at.
+func (s *space) watchForks() {
+	atomic.StoreUint32(&s.table.header.Forks, 1)
+	s.settleLater(settleSoon)
+}
+
+// newForks tells whether spares were used that nobody had seen used. If not,
+// parents tell again.
+func (s *space) newForks() bool {
+	for range 2 {
+		fresh := false
+		for _, y := range s.sessions {
+			if y.id == (processID{}) && !y.used {
+				state, _ := y.page.state()
+				y.used = state != abi.PageSpare
+				fresh = fresh || y.used
+			}
+		}
+		if fresh {
+			return true
+		}
+		atomic.StoreUint32(&s.table.header.Forks, 0)
+	}
+	return false
 }
 
 // settle finds the child of a used spare and makes it a session, or cleans up
@@ -87,10 +129,11 @@ func (s *space) settle(y *session) bool {
 		}
 		return true
 	}
-	if state == abi.PageReserved {
+	if state == abi.PageReserved || state == abi.PageForked {
 		// Before the parent says so, the fork may not have happened yet.
 		// After that the child has not run yet, or the fork failed, or the
 		// child died at once.
+		y.forked = y.forked || state == abi.PageForked
 		if y.reserved.IsZero() {
 			y.reserved = time.Now()
 		}
@@ -131,7 +174,7 @@ func (s *space) lost(y *session) bool {
 		return false
 	}
 	for _, r := range parent.state.Results {
-		if r.Seq != 0 && r.Val[0] == int64(y.number) {
+		if z := s.sessions[uint32(r.Val[0])]; r.Seq != 0 && z != nil && z.page.of == y.page.of {
 			return false
 		}
 	}
@@ -246,11 +289,14 @@ func (s *space) settleLater(pause time.Duration) {
 		}
 		s.settling = nil
 		s.destroyOrphans()
+		more := atomic.LoadUint32(&s.table.header.Forks) != 0 && s.newForks()
 		open := false
 		for _, y := range s.spares(func(y *session) bool { st, _ := y.page.state(); return st != abi.PageSpare }) {
 			open = !s.settle(y) || open
 		}
-		if open {
+		if more {
+			s.watchForks()
+		} else if open {
 			s.settleLater(min(max(2*pause, settlePause), settleLongest))
 		}
 	})

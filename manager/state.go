@@ -38,6 +38,7 @@ type stateHeader struct {
 	Reclaim     uint32
 	LeftBehind  uint32
 	Flags       uint32 // state*
+	Pages       uint64 // serial of the last file of session pages
 }
 
 // sessionState is the private side of an abi.SessionRecord.
@@ -51,8 +52,9 @@ type sessionState struct {
 	// Container is the tag of the process's container. It outlives the process
 	// as long as an object names the session.
 	Container uint64
-	Page      uint64 // how many pages the number has had: a part of the file's name
-	_         uint64
+	// Page and Pages are where the session's page is: the number of the page in
+	// a file, and the file's serial.
+	Page, Pages uint64
 }
 
 // What a space was made with, in stateHeader.Flags.
@@ -107,7 +109,7 @@ type segmentState struct {
 
 const (
 	stateMagic    = 0x5453504349 // "ICPST"
-	stateLayout   = 2
+	stateLayout   = 3
 	stateSessions = abi.PageSize
 	stateSegments = stateSessions + abi.MaxSessions*int(unsafe.Sizeof(sessionState{}))
 	stateSize     = stateSegments + abi.MaxObjects*int(unsafe.Sizeof(segmentState{}))
@@ -196,6 +198,8 @@ func (s *state) ids(f Family) *idState { return &s.header.IDs[f] }
 func (s *state) nextGeneration() uint64 { return atomic.AddUint64(&s.header.Generation, 1) }
 
 func (s *state) nextSerial() uint64 { return atomic.AddUint64(&s.header.Serial, 1) }
+
+func (s *state) nextPages() uint64 { return atomic.AddUint64(&s.header.Pages, 1) }
 
 // begin writes an intent down.
 func (s *state) begin(i intent) {

@@ -40,6 +40,7 @@ type storage struct {
 	limit    uint64 // size= of the private tmpfs
 	inner    uint64 // bytes promised in the private tmpfs itself
 	overhead uint64 // bytes that the space itself needs there
+	pages    uint64 // of sessions, in all files that there are of them
 	budget   *budget
 
 	mu     *sync.Mutex // the space's
@@ -373,8 +374,7 @@ func setName(serial uint64) string                 { return fmt.Sprintf("sem-%d"
 func queueName(serial uint64) string               { return fmt.Sprintf("msg-%d", serial) }
 func dataName(serial uint64) string                { return fmt.Sprintf("msg-%d.data", serial) }
 
-// pageName is of the nth page that a session number has.
-func pageName(session uint32, nth uint64) string { return fmt.Sprintf("page-%d-%d", session, nth) }
+func pagesName(serial uint64) string { return fmt.Sprintf("pages-%d", serial) }
 
 // objectFile matches the names of all files and folders of objects.
 var objectFile = regexp.MustCompile(`^(?:SYSV[0-9a-f]{8}|sem|msg)-(\d+)(?:\.data)?$`)

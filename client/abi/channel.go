@@ -49,8 +49,9 @@ const (
 	// whether its user namespace is another than the manager's;
 	// descriptors table, pulse, session page.
 	MsgHello = 1
-	// MsgSpare: session of the spare that was used for a fork, or 0
-	// -> session; descriptor of its page.
+	// MsgSpare: session of the spare that was used for a fork, or 0; spares wanted,
+	// at most MaxSpares (0: 1) -> session of the first, how many; descriptor of
+	// their pages.
 	MsgSpare = 2
 	// MsgGet: family, key, flags, size or semaphores or 0 -> id.
 	MsgGet = 3
@@ -95,7 +96,13 @@ const (
 	// MsgPunch: id of a segment, offset, bytes. Frees these pages, which read as
 	// zeros then (MADV_REMOVE) -> nothing.
 	MsgPunch = 18
+	// MsgForked: session of the spare that was used for a fork. Not answered; sent
+	// where TableHeader.Forks does not say that the manager looks anyway.
+	MsgForked = 19
 )
+
+// MaxSpares is how many spares a parent may have at once.
+const MaxSpares = 8
 
 // Access rights, as in a mode's class bits.
 const (

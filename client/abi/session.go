@@ -11,7 +11,7 @@ type SessionPage struct {
 	Cookie  [16]byte // proves, on a new channel, whose session it is
 	Session uint32   // written by the manager
 	Parent  uint32   // session mapped ahead for, 0: registered by itself
-	State   uint32   // Page*, written by the session
+	State   uint32   // Page*, written by the session, in a spare by its parent until it is claimed
 	PID     uint32   // tgid of the claiming process in its own pid namespace
 	// Claimed is when a child claimed the page: ns of CLOCK_BOOTTIME, stored
 	// before PID and State. A process of that pid that started later is
@@ -41,6 +41,7 @@ const (
 	PageSpare    = 0
 	PageReserved = 1 // a fork is under way
 	PageClaimed  = 2
+	PageForked   = 3 // stored by the parent, which is back from fork, over PageReserved
 )
 
 // ClaimedExec is the bit of SessionPage.Claimed that says: since then the process

@@ -31,7 +31,10 @@ type TableHeader struct {
 	// slot word: who found an object closing or moving waits here.
 	Changes uint32
 	Flags   uint32 // TableFlag*
-	_       uint32
+	// Forks is 1 while the manager will look at all spares within milliseconds, so
+	// that it need not be told of a fork. It stores 0 and looks once more: a parent
+	// reads Forks after it stored PageReserved, and a full barrier, as fork is.
+	Forks uint32
 
 	// Limits, of one store each. Units as in the kernel's sysctls: bytes,
 	// pages (ShmAll), objects.

@@ -48,6 +48,8 @@
 #define ABI_MSG_CREDS 16
 #define ABI_MSG_UNDO 17
 #define ABI_MSG_PUNCH 18
+#define ABI_MSG_FORKED 19
+#define ABI_MAX_SPARES 8
 #define ABI_ACCESS_READ 4
 #define ABI_ACCESS_WRITE 2
 #define ABI_ACCESS_EXEC 1
@@ -126,6 +128,7 @@
 #define ABI_PAGE_SPARE 0
 #define ABI_PAGE_RESERVED 1
 #define ABI_PAGE_CLAIMED 2
+#define ABI_PAGE_FORKED 3
 #define ABI_CLAIMED_EXEC 1
 #define ABI_ANSWER_NONE 0
 #define ABI_ANSWER_AWAITED 1
@@ -447,7 +450,7 @@ struct abi_table_header {
 	uint32_t registrations;
 	uint32_t changes;
 	uint32_t flags;
-	uint32_t reserved36;
+	uint32_t forks;
 	uint64_t shm_max;
 	uint64_t shm_all;
 	uint64_t shm_mni;
@@ -470,6 +473,7 @@ _Static_assert(offsetof(struct abi_table_header, space_id) == 16, "abi_table_hea
 _Static_assert(offsetof(struct abi_table_header, registrations) == 24, "abi_table_header.registrations");
 _Static_assert(offsetof(struct abi_table_header, changes) == 28, "abi_table_header.changes");
 _Static_assert(offsetof(struct abi_table_header, flags) == 32, "abi_table_header.flags");
+_Static_assert(offsetof(struct abi_table_header, forks) == 36, "abi_table_header.forks");
 _Static_assert(offsetof(struct abi_table_header, shm_max) == 40, "abi_table_header.shm_max");
 _Static_assert(offsetof(struct abi_table_header, shm_all) == 48, "abi_table_header.shm_all");
 _Static_assert(offsetof(struct abi_table_header, shm_mni) == 56, "abi_table_header.shm_mni");

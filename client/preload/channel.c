@@ -138,7 +138,7 @@ static long announce(const char *nonce)
 
 static int64_t patience(void)
 {
-	return control.forking ? FORK_PATIENCE : MANAGER_PATIENCE;
+	return control.hasty ? 0 : control.forking ? FORK_PATIENCE : MANAGER_PATIENCE;
 }
 
 /* A connected socket, or -errno: ECONNREFUSED, no manager came in time; EIDRM, the
@@ -255,21 +255,22 @@ int channel_open(void)
 			room_give_page(session.page);
 			session.page = NULL;
 			session.number = 0;
+			control.spare = NULL;
+			control.spares = 0;
 		}
 	} while (fd == -ESRCH && now_monotonic() - begun < patience());
 	if (fd < 0)
 		return (int)fd;
 
-	struct abi_session_page *page = x.nfds == 3 ? map_page(x.fds[2]) : NULL;
-	if (page == NULL) {
+	bool fresh = session.page == NULL || x.reply.val[0] != session.number;
+	struct abi_session_page *page = fresh && x.nfds == 3 ? map_page(x.fds[2]) : NULL;
+	if (x.nfds < 2 || (fresh && page == NULL)) {
 		packet_close(&x);
 		SYS1(__NR_close, fd);
 		return -ENOMEM;
 	}
 	session.foreign_ids = x.reply.val[3] != 0;
-	if (session.page != NULL && x.reply.val[0] == session.number) {
-		room_give_page(page);
-	} else {
+	if (fresh) {
 		session.page = page;
 		session.number = (uint32_t)x.reply.val[0];
 		session.pid_ns = (uint64_t)x.reply.val[1];
@@ -289,13 +290,29 @@ int channel_open(void)
 	return 0;
 }
 
-/* Takes the page of a MsgSpare's reply. */
-static void take_spare(struct exchange *x)
+/* Maps n spares where earlier ones were, out of reach of children. */
+static bool map_spares(int fd, uint32_t n)
 {
-	if (x->reply.errno == 0 && x->nfds == 1 && control.spare == NULL) {
-		control.spare = map_page(x->fds[0]);
-		if (control.spare != NULL)
-			store64(&control.spare->address, (uintptr_t)control.spare);
+	if (control.spares_room == NULL)
+		control.spares_room = room_reserve(ABI_MAX_SPARES * ABI_PAGE_SIZE);
+	if (control.spares_room == NULL)
+		return false;
+	long p = SYS6(__NR_mmap, control.spares_room, n * ABI_PAGE_SIZE, PROT_READ | PROT_WRITE,
+		      MAP_SHARED | MAP_POPULATE | MAP_FIXED, fd, 0);
+	return !is_error(p) && SYS3(__NR_madvise, p, n * ABI_PAGE_SIZE, MADV_DONTFORK) == 0;
+}
+
+/* Takes the pages of a MsgSpare's reply. */
+static void take_spares(struct exchange *x)
+{
+	uint32_t n = (uint32_t)x->reply.val[1];
+
+	if (x->reply.errno == 0 && x->nfds == 1 && control.spares == 0 && n - 1 < ABI_MAX_SPARES &&
+	    map_spares(x->fds[0], n)) {
+		control.spare = control.spares_room;
+		control.spares = n;
+		for (uint32_t i = 0; i < n; i++)
+			store64(&control.spare[i].address, (uintptr_t)&control.spare[i]);
 	}
 	packet_close(x);
 }
@@ -306,7 +323,7 @@ void channel_settle(void)
 
 	if (control.spare_asked != 0 && fd_is(control.channel, control.channel_inode) &&
 	    packet_reply(control.channel, &x) > 0)
-		take_spare(&x);
+		take_spares(&x);
 	control.spare_asked = 0;
 }
 
@@ -318,15 +335,36 @@ static uint32_t next_seq(void)
 	return control.seq;
 }
 
-void channel_ask_spare(uint32_t used)
+void channel_ask_spares(uint32_t used)
 {
-	struct abi_request req = {.kind = ABI_MSG_SPARE, .arg = {used}};
+	struct abi_request req = {.kind = ABI_MSG_SPARE, .arg = {used, ABI_MAX_SPARES}};
 
 	if (control.spare_asked != 0 || !fd_is(control.channel, control.channel_inode))
 		return;
 	req.seq = next_seq();
 	if (packet_send(control.channel, &req, NULL) == 0)
 		control.spare_asked = req.seq;
+}
+
+/* Is the manager away, the next one looks at all spares when it comes. */
+void channel_tell_fork(uint32_t used)
+{
+	struct abi_request req = {.kind = ABI_MSG_FORKED, .arg = {used}};
+
+	for (int tries = 0; tries < 2 && load32(&session.table->forks) == 0; tries++) {
+		if (fd_is(control.channel, control.channel_inode)) {
+			req.seq = next_seq();
+			if (packet_send(control.channel, &req, NULL) == 0)
+				return;
+			SYS1(__NR_close, control.channel);
+			control.channel = -1;
+		}
+		control.hasty = true;
+		int r = channel_open();
+		control.hasty = false;
+		if (r < 0)
+			return;
+	}
 }
 
 /* Whether no call that blocks makes such a request. (Nor does one make OPEN of a

@@ -60,7 +60,7 @@ static long get_spare(void *unused)
 	if (!fd_is(control.channel, control.channel_inode))
 		r = channel_open();
 	if (r == 0) {
-		channel_ask_spare(0);
+		channel_ask_spares(0);
 		channel_settle();
 	}
 	return r == 0 && control.spare == NULL ? -EMFILE : r;
@@ -86,7 +86,9 @@ static void prepare(void)
 	if (control.spare == NULL && get_spare(NULL) == -EMFILE)
 		with_descriptors(get_spare, NULL);
 	control.forking = control.may_sleep = false;
-	if (control.spare != NULL) {
+	/* The kernel may have no place for one more mapping: the child counts late. */
+	if (control.spare != NULL &&
+	    SYS3(__NR_madvise, control.spare, ABI_PAGE_SIZE, MADV_DOFORK) == 0) {
 		copy_uses(control.spare);
 		FAIL_POINT("fork: attaches copied");
 		store32(&control.spare->state, ABI_PAGE_RESERVED);
@@ -101,9 +103,15 @@ static void parent(void)
 		return;
 	FAIL_POINT("fork: parent goes on");
 	if (control.used_spare != 0) {
-		room_give_page(control.spare);
-		control.spare = NULL;
-		channel_ask_spare(control.used_spare);
+		cas32(&control.spare->state, ABI_PAGE_RESERVED, ABI_PAGE_FORKED);
+		SYS3(__NR_madvise, control.spare, ABI_PAGE_SIZE, MADV_DONTFORK);
+		control.spare++;
+		if (--control.spares > 0) {
+			channel_tell_fork(control.used_spare);
+		} else {
+			control.spare = NULL;
+			channel_ask_spares(control.used_spare);
+		}
 	}
 	attach_include();
 	control_unlock();
@@ -112,6 +120,9 @@ static void parent(void)
 /* What a child must not take for its own. */
 static void forget_parent(void)
 {
+	control.spare = NULL;
+	control.spares = 0;
+	control.spares_room = NULL;
 	if (fd_is(control.channel, control.channel_inode))
 		SYS1(__NR_close, control.channel);
 	control.channel = -1;
@@ -139,7 +150,6 @@ static void child(void)
 			room_give_page(session.page);
 			session.page = page;
 			session.number = page->session;
-			control.spare = NULL;
 			store32((uint32_t *)session.alive, 1);
 		}
 		forget_parent();
@@ -164,9 +174,6 @@ static void count_pieces(void)
 void fork_forget(void)
 {
 	forget_parent();
-	if (control.spare != NULL)
-		room_give_page(control.spare);
-	control.spare = NULL;
 	session.page = NULL;
 	session.number = 0;
 }

@@ -30,6 +30,17 @@ static uintptr_t take(size_t size)
 	return at + size <= ROOM ? room + at : 0;
 }
 
+void *room_reserve(size_t size)
+{
+	uintptr_t at = take(size);
+
+	if (at != 0)
+		return (void *)at;
+	long p = SYS6(__NR_mmap, 0, size, 0, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	return is_error(p) ? NULL : (void *)p;
+}
+
 void *room_map(size_t size, int prot, int flags, int fd)
 {
 	uintptr_t at = 0;

@@ -16,9 +16,15 @@ struct control {
 	uint64_t pulse_inode;
 	uint32_t seq;
 	uint32_t spare_asked; /* the number of a MsgSpare whose reply is not read, 0: none */
+	/* The next spare, NULL: none; so many are left from there on. They lie in
+	 * spares_room, which later ones will have. But for the child that gets it, none
+	 * is in the memory of a child. */
 	struct abi_session_page *spare;
+	uint32_t spares;
+	void *spares_room;
 	uint32_t used_spare; /* session of the spare that the last fork took */
 	bool forking;	     /* a fork waits for its spare */
+	bool hasty;	     /* nobody waits for a manager that is away */
 	bool may_sleep;	     /* the call that waits for the manager is none that blocks */
 };
 extern struct control control;
@@ -37,8 +43,10 @@ uint32_t thread_id(void);
 int channel_open(void);
 /* Reads the reply of a MsgSpare on its way. */
 void channel_settle(void);
-/* Asks for the next spare without waiting for the answer. */
-void channel_ask_spare(uint32_t used);
+/* Asks for the next spares without waiting for the answer. */
+void channel_ask_spares(uint32_t used);
+/* Tells the manager that a fork used a spare, unless it looks by itself. */
+void channel_tell_fork(uint32_t used);
 
 /* How long a wait for the manager does not sleep, in ns. It answers long before,
  * but tens of milliseconds late where others keep the CPUs busy.

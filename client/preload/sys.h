@@ -125,6 +125,8 @@ int memcmp(const void *a, const void *b, size_t n);
 #define MAP_NORESERVE 0x4000
 #define MAP_POPULATE 0x8000
 #define MAP_FIXED_NOREPLACE 0x100000
+#define MADV_DONTFORK 10
+#define MADV_DOFORK 11
 #define MADV_DONTDUMP 16
 #define MADV_WIPEONFORK 18
 
