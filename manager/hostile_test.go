@@ -94,8 +94,8 @@ func TestHostilePackets(t *testing.T) {
 
 		_, err = good.call(999, nil)
 		wantErr(t, "unknown request", err, unix.ENOSYS)
-		for kind := uint32(2); kind <= abi.MsgCreds; kind++ {
-			if kind == abi.MsgCancel {
+		for kind := uint32(2); kind <= abi.MsgForked; kind++ {
+			if kind == abi.MsgCancel || kind == abi.MsgForked {
 				continue
 			}
 			for _, v := range []int64{-1, 0, 1, 1 << 15, 1 << 31, 1 << 62, -1 << 63} {
