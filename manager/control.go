@@ -107,10 +107,12 @@ func (s *space) set(o *object, c *caller, req *request) error {
 		// "EPERM: An attempt (IPC_SET) was made to increase msg_qbytes beyond
 		// the system parameter MSGMNB, but the caller is not privileged
 		// (Linux: does not have the CAP_SYS_RESOURCE capability)."
-		if size > s.table.header.MsgMnb && !c.capable(capSysResource) {
+		// What msgctl_down compares is an int, so that of a larger number the
+		// low half counts.
+		if uint64(uint32(size)) > s.table.header.MsgMnb && !c.capable(capSysResource) {
 			return unix.EPERM
 		}
-		rec.Size = size
+		rec.Size = uint64(int32(size))
 	}
 	uid, gid, ok := s.givenIDs(c, uint32(req.Arg[3]), uint32(req.Arg[4]))
 	if !ok {

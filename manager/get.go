@@ -169,7 +169,7 @@ func (s *space) checkNewSegment(c *caller, flags uint32, size uint64) (abi.Recor
 	// "ENOSPC: […] allocating a segment of the requested size would cause the
 	// system to exceed the system-wide limit on shared memory (SHMALL)."
 	p := pages(size)
-	if p > 1<<51 || h.ShmPages+p > h.ShmAll {
+	if p > math.MaxUint64/abi.PageSize || h.ShmPages+p > h.ShmAll {
 		return abi.Record{}, unix.ENOSPC
 	}
 	rec := abi.Record{Size: size}
@@ -178,6 +178,8 @@ func (s *space) checkNewSegment(c *caller, flags uint32, size uint64) (abi.Recor
 			return abi.Record{}, err
 		}
 		rec.Flags |= abi.RecordHuge
+	} else if size > math.MaxInt64 {
+		return abi.Record{}, unix.EINVAL // __shmem_file_setup: no file is as large
 	} else if flags&shmNoReserve == 0 && size > machineMemory() {
 		return abi.Record{}, unix.ENOMEM // __vm_enough_memory: "obvious overcommits"
 	}
@@ -212,7 +214,7 @@ func checkHuge(c *caller, flags uint32, size uint64) error {
 	if !c.capable(capIPCLock) {
 		return unix.EPERM
 	}
-	if page == 0 || (size+page-1)/page > free {
+	if page == 0 || (size-1)/page >= free {
 		return unix.ENOMEM
 	}
 	return nil

@@ -149,7 +149,8 @@ static inline __attribute__((always_inline)) int at_once(int id, const struct ab
 	return r;
 }
 
-static __attribute__((noinline)) int otherwise(int id, const struct abi_sem_op *ops, size_t count,
+/* count is an unsigned int, as it is to the kernel: of a size_t the low half counts. */
+static __attribute__((noinline)) int otherwise(int id, const struct abi_sem_op *ops, unsigned count,
 					       const struct timespec64 *timeout)
 {
 	int64_t ns = -1;
@@ -181,7 +182,7 @@ EXPORT int semop(int id, struct abi_sem_op *ops, size_t count)
 {
 	if (likely(count - 1 < QUICK_OPS && session_here() && at_once(id, ops, count) == PROCEED))
 		return 0;
-	return otherwise(id, ops, count, NULL);
+	return otherwise(id, ops, (unsigned)count, NULL);
 }
 
 EXPORT int semtimedop(int id, struct abi_sem_op *ops, size_t count, const struct timespec64 *timeout)
@@ -189,5 +190,5 @@ EXPORT int semtimedop(int id, struct abi_sem_op *ops, size_t count, const struct
 	if (likely(count - 1 < QUICK_OPS && timeout == NULL && session_here() &&
 		   at_once(id, ops, count) == PROCEED))
 		return 0;
-	return otherwise(id, ops, count, timeout);
+	return otherwise(id, ops, (unsigned)count, timeout);
 }

@@ -92,6 +92,15 @@ ROW(209, "qbytes over msgmnb without CAP_SYS_RESOURCE is EPERM, and nothing chan
 	JOIN(p);
 }
 
+ROW(209, "qbytes is read as an int: what is above it does not count")
+{
+	int q = new_queue();
+	set_qbytes(q, (1UL << 32) + 100);
+	EXPECT_EQ(queue_stat(q).msg_qbytes, 100);
+	set_qbytes(q, 1UL << 32);
+	EXPECT_EQ(queue_stat(q).msg_qbytes, 0);
+}
+
 ROW(209, "with CAP_SYS_RESOURCE it is allowed")
 {
 	if (!has_cap(CAP_RESOURCE))

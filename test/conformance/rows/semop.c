@@ -124,6 +124,15 @@ ROW(113, "more than semopm operations are E2BIG, semopm work")
 	EXPECT_ERR(semop(set, ops, 1 << 30), E2BIG);
 }
 
+ROW(113, "the number of operations is an unsigned int: what is above it does not count")
+{
+	int set = new_set(1);
+	struct sembuf op = { 0, 1, 0 };
+	EXPECT_OK(semop(set, &op, 1 + ((size_t)1 << 32)));
+	EXPECT_EQ(value(set, 0), 1);
+	EXPECT_ERR(semop(set, &op, (size_t)1 << 32), EINVAL);
+}
+
 ROW(114, "the number of operations is checked before the pointer, the pointer before the id")
 {
 	int set = new_set(1);

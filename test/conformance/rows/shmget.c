@@ -41,6 +41,14 @@ ROW(42, "shmmax itself is allowed, one byte more is not")
 	EXPECT_ERR(shmget(IPC_PRIVATE, max + 1, 0600), EINVAL);
 }
 
+ROW(42, "a size that no file can have is EINVAL, too, with SHM_NORESERVE or without")
+{
+	size_t size = (size_t)PTRDIFF_MAX + 1;
+	EXPECT_ERR(shmget(IPC_PRIVATE, size, 0600), EINVAL);
+	EXPECT_ERR(shmget(IPC_PRIVATE, size, 0600 | SHM_NORESERVE), EINVAL);
+	EXPECT_ERR(shmget(free_key(), size, IPC_CREAT | 0600), EINVAL);
+}
+
 ROW(43, "on an existing key a larger size is EINVAL, a smaller or none is fine")
 {
 	key_t key = free_key();
