@@ -228,7 +228,6 @@ var (
 	ErrInvalidName = errors.New("invalid space name")
 	ErrInvalid     = errors.New("invalid argument")
 	ErrNoObject    = errors.New("no such object")
-	ErrBudget      = errors.New("not enough memory in the budget")
 	ErrTooMany     = errors.New("too many spaces")
 	ErrClosed      = errors.New("manager is shutting down")
 	ErrVersion     = errors.New("other layout version")

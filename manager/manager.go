@@ -243,7 +243,7 @@ func (m *Manager) release() {
 }
 
 // CreateSpace makes a space and serves it. ErrInvalidName, ErrInvalid,
-// ErrExists, ErrBudget, ErrTooMany.
+// ErrExists, ErrTooMany.
 func (m *Manager) CreateSpace(ctx context.Context, cfg SpaceConfig) (SpaceInfo, error) {
 	if cfg.Size == 0 {
 		cfg.Size = m.cfg.DefaultSize

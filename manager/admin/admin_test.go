@@ -168,7 +168,7 @@ func TestErrorsBecomeCodes(t *testing.T) {
 		manager.ErrNoSpace: codes.NotFound, manager.ErrNoObject: codes.NotFound,
 		manager.ErrExists: codes.AlreadyExists, manager.ErrInUse: codes.FailedPrecondition,
 		manager.ErrInvalidName: codes.InvalidArgument, manager.ErrInvalid: codes.InvalidArgument,
-		manager.ErrBudget: codes.ResourceExhausted, manager.ErrTooMany: codes.ResourceExhausted, manager.ErrClosed: codes.Unavailable,
+		manager.ErrTooMany: codes.ResourceExhausted, manager.ErrClosed: codes.Unavailable,
 		manager.ErrVersion: codes.FailedPrecondition, errors.New("disk on fire"): codes.Internal,
 	} {
 		m.err = fmt.Errorf("space %q: %w", "shop", err)

@@ -308,7 +308,7 @@ func statusOf(err error) error {
 		code = codes.InvalidArgument
 	case errors.Is(err, manager.ErrInUse), errors.Is(err, manager.ErrVersion):
 		code = codes.FailedPrecondition
-	case errors.Is(err, manager.ErrBudget), errors.Is(err, manager.ErrTooMany):
+	case errors.Is(err, manager.ErrTooMany):
 		code = codes.ResourceExhausted
 	case errors.Is(err, manager.ErrClosed):
 		code = codes.Unavailable

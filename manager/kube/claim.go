@@ -221,8 +221,6 @@ func limitsOf(l *v1alpha1.Limits) *manager.Limits {
 // spaceError is why the manager could not make the space or let the pod in.
 func spaceError(object *v1alpha1.IPCSpace, err error) error {
 	switch {
-	case errors.Is(err, manager.ErrBudget):
-		return refuse(codes.ResourceExhausted, reasonMemory, "IPCSpace %s/%s: %v; end other spaces of the node, or raise the manager's --budget", object.Namespace, object.Name, err)
 	case errors.Is(err, manager.ErrTooMany):
 		return refuse(codes.ResourceExhausted, reasonMany, "IPCSpace %s/%s: %v; end other spaces of the node, or have the pod run on another one", object.Namespace, object.Name, err)
 	case errors.Is(err, manager.ErrInvalid):

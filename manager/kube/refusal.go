@@ -33,7 +33,6 @@ const (
 	reasonAccess   = "SpaceAccessDenied"
 	reasonNode     = "SpaceOnAnotherNode"
 	reasonDraining = "SpaceDraining"
-	reasonMemory   = "NoMemoryForSpace"
 	reasonMany     = "TooManySpaces"
 	reasonFailed   = "SpaceFailed"
 	reasonAway     = "APIServerAway"
