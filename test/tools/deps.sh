@@ -30,6 +30,7 @@ bison            the same
 flex             the same
 gcc-aarch64-linux-gnu    the library for arm64
 libc6-dev-arm64-cross    the same
+qemu-user-static         runs it in a test
 EOF
 )
 
