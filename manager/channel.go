@@ -193,7 +193,7 @@ func (c *channel) hello() error {
 	var cred *unix.Ucred
 	var opErr error
 	err = raw.Read(func(fd uintptr) bool {
-		n, cred, opErr = receivePacket(int(fd), buf)
+		n, cred, opErr = receivePacket(int(fd), buf, make([]byte, ancillaryRoom))
 		return !errors.Is(opErr, unix.EAGAIN)
 	})
 	if err = errors.Join(err, opErr); err != nil {
@@ -257,12 +257,15 @@ func (c *channel) report(err error) {
 // maxHello bounds what follows the head of a hello.
 const maxHello = 64
 
-// receivePacket takes one packet; EAGAIN: there is none. io.EOF: the end.
-func receivePacket(fd int, buf []byte) (n int, cred *unix.Ucred, err error) {
-	var oob [512]byte
+// ancillaryRoom is for the credentials of a packet, and more descriptors than may be.
+const ancillaryRoom = 512
+
+// receivePacket takes one packet, with ancillaryRoom in oob; EAGAIN: there is none.
+// io.EOF: the end.
+func receivePacket(fd int, buf, oob []byte) (n int, cred *unix.Ucred, err error) {
 	var oobn, flags int
 	err = uninterrupted(func() (err error) {
-		n, oobn, flags, _, err = unix.Recvmsg(fd, buf, oob[:], unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
+		n, oobn, flags, _, err = unix.Recvmsg(fd, buf, oob, unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
 		return err
 	})
 	if err != nil {

@@ -23,6 +23,7 @@ type poller struct {
 	file  *os.File // epoll
 	raw   syscall.RawConn
 	buf   [abi.MaxPacket + 1]byte
+	oob   [ancillaryRoom]byte
 
 	recent *channel // by which the last request came, whose client may soon have another
 
@@ -187,7 +188,7 @@ func (p *poller) serve(c *channel) bool {
 }
 
 func (p *poller) serveOne(c *channel) (served bool, err error) {
-	n, cred, err := receivePacket(c.fd, p.buf[:])
+	n, cred, err := receivePacket(c.fd, p.buf[:], p.oob[:])
 	if errors.Is(err, unix.EAGAIN) {
 		return false, nil
 	}
