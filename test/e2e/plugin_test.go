@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+
+	"golang.org/x/mod/semver"
 )
 
 // Without ipcspace on a node, who runs and asks the manager nothing goes on; who comes waits and is told
@@ -78,5 +80,40 @@ func TestWithoutInjection(t *testing.T) {
 	must(t, err)
 	if strings.Contains(events, "LibraryNotInjected") {
 		t.Errorf("events of a pod that has the library: %s", events)
+	}
+}
+
+// setsSysctls tells whether the node's containerd does what a plugin says of sysctls.
+func setsSysctls(t *testing.T) bool {
+	t.Helper()
+	runtime, err := kubectl("get", "node", nodeName, "-o", "jsonpath={.status.nodeInfo.containerRuntimeVersion}")
+	must(t, err)
+	version := "v" + strings.TrimPrefix(strings.TrimPrefix(runtime, "containerd://"), "v")
+	if !semver.IsValid(version) {
+		t.Fatalf("the version of %q", runtime)
+	}
+	return semver.Compare(version, "v2.2.0-0") >= 0
+}
+
+// Without the hook it is the runtime that closes the kernel's own System V IPC, and nothing hides its
+// tables, which are empty then. What cannot be closed is refused.
+func TestWithoutHook(t *testing.T) {
+	needWhole(t)
+	needChart(t)
+	namespace := newNamespace(t)
+	must(t, installChart("1", "nri.installHook=false", "nri.hook="))
+	t.Cleanup(func() { must(t, installChart("1")) })
+	if !setsSysctls(t) {
+		p := newPod(t, namespace, "refused", "orders", "containers: ["+container("glibc", imageGlibc, "ipc", "sleep")+"]")
+		wants(t, p.awaitEvent(t, "sets no sysctls"), "nri.installHook")
+		p.isNotStarted(t)
+		return
+	}
+	p := sleeper(t, namespace, "pod", "orders", imageGlibc, imageStatic)
+	p.run(t, "glibc", "ipc", "put", "7", "hello")
+	wants(t, p.run(t, "glibc", "ipc", "get", "7"), "hello")
+	wants(t, p.fails(t, "static", "ipc", "raw"), "raw shmget: No space left on device")
+	if shown := p.run(t, "glibc", "ipcs", "-m"); strings.Contains(shown, "0x00000007") {
+		t.Errorf("the tools show the space without the hook:\n%s", shown)
 	}
 }

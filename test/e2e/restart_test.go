@@ -42,7 +42,12 @@ func killContainer(name, program string) error {
 	if err := syscall.Kill(pids[0], syscall.SIGKILL); err != nil {
 		return err
 	}
-	err = eventually(patience, func() error {
+	return awaitRestart(name, before)
+}
+
+// awaitRestart waits until a container has started more often, and the pod is ready.
+func awaitRestart(name, before string) error {
+	err := eventually(patience, func() error {
 		now, err := restarts(name)
 		if err == nil && now == before {
 			err = fmt.Errorf("container %s has not started again", name)
@@ -53,6 +58,28 @@ func killContainer(name, program string) error {
 		return err
 	}
 	return rollout()
+}
+
+// killAll kills all that a node has for its pods at the same moment, and has it start again.
+func killAll() error {
+	before, err := restarts("manager")
+	if err != nil {
+		return err
+	}
+	cluster.kubelet.kill()
+	for _, program := range []string{"/bin/ipcspace-manager", "/bin/ipcspace-csi\x00node", "/bin/ipcspace-shim"} {
+		for _, pid := range processes(program) {
+			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+				return fmt.Errorf("kill %s: %w", program, err)
+			}
+		}
+	}
+	for _, d := range []*daemon{&cluster.containerd, &cluster.kubelet} {
+		if err := d.restart(); err != nil {
+			return err
+		}
+	}
+	return awaitRestart("manager", before)
 }
 
 // restarts is how often a container of the node's ipcspace pod started again.
@@ -72,10 +99,11 @@ func TestRestarts(t *testing.T) {
 		"containerd": cluster.containerd.restart,
 		"manager":    func() error { return killContainer("manager", "/bin/ipcspace-manager") },
 		"csi":        func() error { return killContainer("csi", "/bin/ipcspace-csi\x00node") },
+		"all":        killAll,
 		"nri":        func() error { return killContainer("nri", "/bin/ipcspace-shim") },
 	}
 	number := 0
-	for _, order := range [][]string{{"kubelet", "containerd", "manager", "csi"}, {"csi", "nri", "containerd", "kubelet"}} {
+	for _, order := range [][]string{{"kubelet", "containerd", "manager", "csi"}, {"csi", "nri", "containerd", "kubelet", "all"}} {
 		for _, kind := range order {
 			s.during("a restart of "+kind, kinds[kind])
 			number++
