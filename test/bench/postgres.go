@@ -26,19 +26,31 @@ type postgresOptions struct {
 	pairs   int
 }
 
-// load is one way of using the server; args are pgbench's.
+// load is one way of using a server; args are pgbench's.
 type load struct {
 	name       string
 	args       []string
-	small      bool // the server without huge pages
 	least, aim float64
 }
 
-var loads = []load{
-	{"postgres_select", []string{"-S", "-c", "16", "-j", "2"}, false, 1.2, 1.5},
-	{"postgres_tpcb", []string{"-c", "16", "-j", "2"}, false, 1.05, 1.3},
-	{"postgres_connect", []string{"-S", "-C", "-c", "4", "-j", "2"}, false, 1.2, 1.4},
-	{"postgres_select_small", []string{"-S", "-c", "16", "-j", "2"}, true, 1.1, 1.3},
+// servers are those that are started one after the other, each with its loads.
+var servers = []struct {
+	small bool     // without huge pages
+	args  []string // of postgres
+	loads []load
+}{
+	{loads: []load{
+		{"postgres_select", []string{"-S", "-c", "16", "-j", "2"}, 1.2, 1.5},
+		{"postgres_tpcb", []string{"-c", "16", "-j", "2"}, 1.05, 1.3},
+		{"postgres_connect", []string{"-S", "-C", "-c", "4", "-j", "2"}, 1.2, 1.4},
+	}},
+	{small: true, loads: []load{
+		{"postgres_select_small", []string{"-S", "-c", "16", "-j", "2"}, 1.1, 1.3},
+	}},
+	// Each server process also looks at and attaches a segment that another has made.
+	{args: []string{"-c", "dynamic_shared_memory_type=sysv"}, loads: []load{
+		{"postgres_connect_dsm", []string{"-S", "-C", "-c", "4", "-j", "2"}, 0, 0},
+	}},
 }
 
 // nobody runs the server, which refuses root.
@@ -61,15 +73,17 @@ func (b *bench) postgres(ctx context.Context, o postgresOptions) ([]result, erro
 	}
 	kernel, space := map[string][]float64{}, map[string][]float64{}
 	for range o.pairs {
-		for _, small := range []bool{false, true} {
-			if err := errors.Join(c.measure(ctx, small, b.kernel, kernel), c.measure(ctx, small, b.embedded, space)); err != nil {
+		for i := range servers {
+			if err := errors.Join(c.measure(ctx, i, b.kernel, kernel), c.measure(ctx, i, b.embedded, space)); err != nil {
 				return nil, err
 			}
 		}
 	}
 	var results []result
-	for _, l := range loads {
-		results = append(results, newResult(l.name, kernel[l.name], space[l.name], l.least, l.aim))
+	for _, server := range servers {
+		for _, l := range server.loads {
+			results = append(results, newResult(l.name, kernel[l.name], space[l.name], l.least, l.aim))
+		}
 	}
 	return results, nil
 }
@@ -104,7 +118,6 @@ func (c *cluster) make(ctx context.Context) error {
 	}
 	conf := fmt.Sprintf(`
 shared_memory_type = sysv
-dynamic_shared_memory_type = sysv
 shared_buffers = %s
 huge_pages = off
 max_connections = 64
@@ -123,7 +136,7 @@ autovacuum = off
 	if err = errors.Join(err, f.Close()); err != nil {
 		return err
 	}
-	err = c.serve(ctx, false, c.b.kernel, func() error {
+	err = c.serve(ctx, false, nil, c.b.kernel, func() error {
 		_, err := c.pgbench(ctx, "-i", "-q", "-s", strconv.Itoa(c.options.scale))
 		return err
 	})
@@ -177,12 +190,12 @@ func (c *cluster) pgbench(ctx context.Context, args ...string) (string, error) {
 }
 
 // serve runs f while the server runs.
-func (c *cluster) serve(ctx context.Context, small bool, s side, f func() error) error {
+func (c *cluster) serve(ctx context.Context, small bool, args []string, s side, f func() error) error {
 	var wrapper []string
 	if small {
 		wrapper = []string{c.b.program, "-small"}
 	}
-	server := c.command(ctx, s, wrapper, "postgres", "-D", c.data())
+	server := c.command(ctx, s, wrapper, "postgres", append([]string{"-D", c.data()}, args...)...)
 	logName := filepath.Join(c.dir, "log")
 	logFile, err := os.Create(logName)
 	if err != nil {
@@ -242,17 +255,15 @@ func (c *cluster) postmaster() (int, error) {
 
 var tps = regexp.MustCompile(`tps = ([0-9.]+)`)
 
-// measure adds the ns of a transaction of each load, on one side.
-func (c *cluster) measure(ctx context.Context, small bool, s side, times map[string][]float64) error {
-	return c.serve(ctx, small, s, func() error {
+// measure adds the ns of a transaction of each load of a server, on one side.
+func (c *cluster) measure(ctx context.Context, i int, s side, times map[string][]float64) error {
+	server := servers[i]
+	return c.serve(ctx, server.small, server.args, s, func() error {
 		seconds := func(d time.Duration) string { return strconv.Itoa(max(int(d/time.Second), 1)) }
 		if _, err := c.pgbench(ctx, "-f", c.warmUp(), "-t", "1"); err != nil {
 			return err
 		}
-		for _, l := range loads {
-			if l.small != small {
-				continue
-			}
+		for _, l := range server.loads {
 			out, err := c.pgbench(ctx, append(l.args, "-T", seconds(c.options.time))...)
 			if err != nil {
 				return err
