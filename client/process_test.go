@@ -27,6 +27,13 @@ func init() {
 	roles["hold"] = hold
 	roles["share"] = share
 	roles["nobody"] = nobody
+	roles["refused"] = func() {
+		s, err := client.Open(bg)
+		do(err)
+		if err := s.SetByID(idOf(1)).Op(bg, client.Add(9, 1).Undo()); !errors.Is(err, unix.EFBIG) {
+			do(fmt.Errorf("%w instead of EFBIG", err))
+		}
+	}
 	roles["wait"] = func() {
 		s, err := client.Open(bg)
 		do(err)
@@ -106,6 +113,18 @@ func TestUndoAtTheEnd(t *testing.T) {
 		if st.Attaches != 0 {
 			t.Fatalf("round %d, %s: %d attaches", round, how, st.Attaches)
 		}
+	}
+}
+
+// What has SEM_UNDO leaves a list of adjustments, also when it is refused: the
+// process's end sets otime.
+func TestUndoOfTheRefused(t *testing.T) {
+	set := newSet(t, open(t), 1)
+	check(t, role("refused", strconv.Itoa(set.ID())).Run())
+	st, err := set.Stat(bg)
+	check(t, err)
+	if st.Operated.Unix() <= 0 {
+		t.Error("the end of the process does not set otime")
 	}
 }
 

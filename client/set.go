@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"runtime"
 	"time"
 	"unsafe"
@@ -111,23 +112,31 @@ func (s *Set) op(ctx context.Context, ops []abi.SemOp) error {
 	case uint64(len(ops)) > s.s.table.header.SemOpm:
 		return unix.E2BIG
 	}
-	rights, top := uint32(abi.AccessRead), 0
+	rights, top, undo := uint32(abi.AccessRead), 0, false
 	for _, op := range ops {
-		top = max(top, int(op.Num))
+		top, undo = max(top, int(op.Num)), undo || op.Flag&OpUndo != 0
 		if op.Op != 0 {
 			rights = abi.AccessWrite
 		}
 	}
-	if rec, _, ok := s.s.table.record(abi.Sem, s.id); ok && uint64(top) >= rec.Size {
-		return unix.EFBIG
+	rec, _, ok := s.s.table.record(abi.Sem, s.id)
+	absent := ok && uint64(top) >= rec.Size
+	// EFBIG comes before EACCES. What has SEM_UNDO leaves a list of adjustments
+	// when it is refused: whoever does the call looks at the rights.
+	if absent || undo {
+		rights = 0
 	}
-	return s.on(ctx, rights, func(h *handle) error {
+	err := s.on(ctx, rights, func(h *handle) error {
 		if h.set == nil {
 			_, err := s.s.broker(ctx, abi.MsgSemOp, opBytes(ops), int64(s.id), int64(len(ops)), -1)
 			return err
 		}
 		return h.set.Op(ctx, ops, -1)
 	})
+	if absent && errors.Is(err, unix.EACCES) {
+		return unix.EFBIG
+	}
+	return err
 }
 
 func opBytes(ops []abi.SemOp) []byte {

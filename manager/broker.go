@@ -196,28 +196,43 @@ func (s *space) planSemOp(who *caller, req *request) (*brokered, error) {
 		return nil, unix.EINVAL
 	}
 	ops := make([]abi.SemOp, count)
-	top, alter := 0, false
+	top, access := 0, uint32(abi.AccessRead)
 	le := binary.LittleEndian
 	for i := range ops {
 		b := req.body[i*6:]
 		ops[i] = abi.SemOp{Num: le.Uint16(b), Op: int16(le.Uint16(b[2:])), Flag: le.Uint16(b[4:])}
-		top, alter = max(top, int(ops[i].Num)), alter || ops[i].Op != 0
+		top = max(top, int(ops[i].Num))
+		if ops[i].Op != 0 {
+			access = abi.AccessWrite
+		}
 	}
+	var refused error
 	wait, start := time.Duration(timeout), time.Now()
 	return &brokered{
 		family: Sem, id: req.Arg[0],
 		check: func(o *object) error {
+			held := rights(&o.rec, who, abi.AccessRead|abi.AccessWrite)
+			switch {
 			// "EFBIG: For some operation, the value of sem_num is less than 0
 			// or greater than or equal to the number of semaphores in the set."
-			if top >= o.sems() {
-				return unix.EFBIG
+			case top >= o.sems():
+				refused = unix.EFBIG
+			case held&access == 0:
+				refused = unix.EACCES
+			default:
+				refused = nil
 			}
-			if alter {
-				return checkPermission(&o.rec, who, abi.AccessWrite)
+			// Nobody leaves anything in a set that is closed to it.
+			if held == 0 {
+				return refused
 			}
-			return checkPermission(&o.rec, who, abi.AccessRead)
+			return nil
 		},
 		set: func(ctx context.Context, p *plane.Set) error {
+			if refused != nil {
+				p.Refused(ops)
+				return refused
+			}
 			left := wait
 			if wait >= 0 {
 				left = max(wait-time.Since(start), 0)

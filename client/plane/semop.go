@@ -46,7 +46,7 @@ func (s *Set) Op(ctx context.Context, ops []abi.SemOp, timeout time.Duration) er
 	}
 	for i := range ops {
 		if int(ops[i].Num) >= s.sems {
-			s.refused(ops)
+			s.Refused(ops)
 			return unix.EFBIG
 		}
 	}
@@ -62,16 +62,16 @@ func (s *Set) Op(ctx context.Context, ops []abi.SemOp, timeout time.Duration) er
 	}
 	err := s.slow(ctx, ops, timeout)
 	if err == unix.EAGAIN || err == unix.ERANGE {
-		s.refused(ops)
+		s.Refused(ops)
 	}
 	return err
 }
 
-// refused sees to it that operations that did not happen leave what they leave
+// Refused sees to it that operations that did not happen leave what they leave
 // in the kernel: it has made the process's list of adjustments for the set before
-// it looks at values (find_alloc_undo in ipc/sem.c), and a process that has one
-// sets otime when it ends.
-func (s *Set) refused(ops []abi.SemOp) {
+// it looks at rights and values (find_alloc_undo in ipc/sem.c), and a process that
+// has one sets otime when it ends.
+func (s *Set) Refused(ops []abi.SemOp) {
 	if !slices.ContainsFunc(ops, func(op abi.SemOp) bool { return op.Flag&semUndo != 0 }) {
 		return
 	}

@@ -315,14 +315,15 @@ static long slow(int id, struct call *c, struct want *want)
 		if (h == NULL)
 			return tries ? -EIDRM : r;
 		r = check(h, want);
-		/* The list of adjustments is made before the operations are
-		 * looked at: the process's end will set otime. */
-		if (r == -EFBIG && want->undoes && h->mem != NULL)
-			undo_reserve(h, c, &(struct abi_sem_op){0, 0, SEM_UNDO}, 1);
-		if (r < 0)
-			return r;
-		if (h->mem == NULL)
+		/* The list of adjustments is made before rights and operations
+		 * are looked at: the process's end will set otime. */
+		if (h->mem == NULL && (r == 0 || want->undoes))
 			return brokered(id, want);
+		if (r < 0) {
+			if (want->undoes)
+				undo_reserve(h, c, &(struct abi_sem_op){0, 0, SEM_UNDO}, 1);
+			return r;
+		}
 		if (want->count == 1 && !want->undoes) {
 			r = semop_try(h, want->ops);
 			if (r == BLOCK && !(want->ops->flag & IPC_NOWAIT) &&

@@ -380,6 +380,26 @@ ROW(146, "and the other way")
 	EXPECT_EQ(value(set, 0), 32767);
 }
 
+ROWS("109,117,147", "whose operations with SEM_UNDO were refused for want of rights sets otime when it ends")
+{
+	NEED_ROOT();
+	for (int mode = 02; mode <= 04; mode += 02) {
+		struct sembuf wrong = { 0, mode == 02 ? 0 : 1, SEM_UNDO | IPC_NOWAIT }, absent = { 9, 1, SEM_UNDO };
+		for (int far = 0; far < 2; far++) {
+			int set = keep(SEM, MUST(semget(IPC_PRIVATE, 1, 0600 | mode)));
+			pid_t p;
+			CHILD(p) {
+				become(STRANGER, STRANGER);
+				EXPECT_ERR(semop(set, far ? &absent : &wrong, 1), far ? EFBIG : EACCES);
+				EXPECT_EQ(mode == 02 ? 0 : set_stat(set).sem_otime, 0);
+			}
+			JOIN(p);
+			EXPECT(set_stat(set).sem_otime != 0);
+			EXPECT_EQ(value(set, 0), 0);
+		}
+	}
+}
+
 ROW(147, "undo wakes sleepers, and sets sempid and otime")
 {
 	int set = new_set(1);
