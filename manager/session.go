@@ -1,10 +1,7 @@
 package manager
 
 import (
-	"crypto/subtle"
-	"fmt"
 	"os"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -52,185 +49,6 @@ const (
 	maxChannels        = 64 // of one session
 	maxProcessSessions = 64 // one for each copy of the library, and those of Go
 )
-
-// hello begins a channel's life in a session: the session it names, the spare
-// of a fork that it claims, the one that its process had before exec, or a
-// new one.
-func (s *space) hello(c *channel, req *request) reply {
-	major, number, claims := req.Arg[0], req.Arg[1], req.Arg[2] == abi.PageReserved
-	if major != abi.LayoutMajor {
-		// "EPROTO: Protocol error": the client is of another layout.
-		s.log.Warn("client of another layout refused", keyPID, c.pid, "layout", major)
-		return reply{errno: unix.EPROTO, val: [6]int64{abi.LayoutMajor, abi.LayoutMinor}, hangUp: true}
-	}
-	if int(req.cred.Pid) != c.pid {
-		s.log.Warn("hello from another process than connected", keyPID, c.pid)
-		return reply{errno: unix.EPERM, hangUp: true}
-	}
-	if err := s.door.refuses(c.pid); err != nil {
-		s.log.Warn("stranger refused", keyPID, c.pid, keyError, err)
-		return reply{errno: unix.EACCES, hangUp: true}
-	}
-	// A vfork child acts as its parent.
-	owner, start, err := memoryOwner(c.pid)
-	if err != nil || !c.alive() {
-		return reply{errno: unix.ESRCH, hangUp: true}
-	}
-	id := processID{owner, start}
-
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		return away
-	}
-	var x *session
-	switch {
-	case number == 0:
-		x, err = s.sessionOf(id)
-	case len(req.body) != 16:
-		err = unix.EINVAL
-	case claims:
-		x, err = s.claim(id, number, req.body)
-	default:
-		x, err = s.resume(id, number, req.body)
-	}
-	if err != nil {
-		r := refuse(err)
-		r.hangUp = true
-		s.log.Debug("hello refused", keyPID, c.pid, keySession, number, keyError, err)
-		return r
-	}
-	if len(x.channels) >= maxChannels {
-		return reply{errno: unix.EMFILE, hangUp: true}
-	}
-	var page []*os.File
-	if x.page.alone() {
-		f, err := x.page.of.open()
-		if err != nil {
-			s.log.Error("session page unreadable", keySession, x.number, keyError, err)
-			return reply{errno: unix.EIO, hangUp: true}
-		}
-		page = append(page, f)
-	}
-	c.session = x
-	x.heard = true
-	x.channels[c] = struct{}{}
-	var foreign int64 // ids of another user namespace than the manager's
-	if ns, err := nsInode(c.pid, "user"); err != nil || ns != s.m.userns.own() {
-		foreign = 1
-	}
-	return reply{
-		val:     [6]int64{int64(x.number), int64(x.pidns), int64(x.public.PID), foreign},
-		files:   append([]*os.File{s.tableRead, s.pulse.file}, page...),
-		closing: page,
-	}
-}
-
-// sessionOf is the session of a process that names none: after exec it gets
-// the one it had, with a fresh page; its undo stays, its attaches are gone.
-// A process whose page is still mapped has another copy of the library, which
-// is a session of its own.
-func (s *space) sessionOf(id processID) (*session, error) {
-	maps := &mappings{pid: id.pid}
-	for _, x := range s.process[id] {
-		if !x.dead && x.replaced(maps) {
-			return x, s.renew(x)
-		}
-	}
-	// "EUSERS: Too many users": a process may not take the numbers of all.
-	if len(s.process[id]) >= maxProcessSessions {
-		return nil, unix.EUSERS
-	}
-	made, err := s.newSessions(0, 1)
-	if err != nil {
-		return nil, err
-	}
-	x := made[0]
-	if err := s.bind(x, id); err != nil {
-		s.dropSession(x)
-		return nil, err
-	}
-	s.inheritUnasked(x, maps)
-	return x, nil
-}
-
-// replaced tells whether the session's program called exec since it got its
-// page. Another thread of it, or another copy of the library, may just have
-// been given a page, and not have it mapped yet; its channel is still there,
-// which exec would have closed.
-func (x *session) replaced(maps *mappings) bool {
-	mapped, err := x.page.mappedIn(maps)
-	if err != nil || mapped || !pidAlive(x.pidfd) {
-		return false
-	}
-	return x.page.address() != 0 || !x.connected()
-}
-
-// connected tells whether a channel is open at its other end.
-func (x *session) connected() bool {
-	for c := range x.channels {
-		if c.connected() {
-			return true
-		}
-	}
-	return false
-}
-
-// inheritUnasked is for a process that was forked without a spare: what its
-// parent had mapped it has too, unless it called exec since.
-func (s *space) inheritUnasked(x *session, maps *mappings) {
-	if text, err := maps.read(); err == nil && !strings.Contains(text, s.storage.devText()) {
-		return
-	}
-	if st, err := readStat(fmt.Sprintf("/proc/%d/stat", x.id.pid)); err == nil {
-		if start, err := startTime(st.PPID); err == nil {
-			for _, parent := range s.process[processID{st.PPID, start}] {
-				x.inherit(parent)
-				return
-			}
-		}
-	}
-	x.everything = true
-}
-
-// claim binds a spare to the child that was forked into it. It may have been
-// found by its parent's doing before (settle).
-func (s *space) claim(id processID, number int64, cookie []byte) (*session, error) {
-	x, err := s.named(number, cookie)
-	if err != nil {
-		return nil, err
-	}
-	if x.id == id {
-		return x, nil
-	}
-	if x.id != (processID{}) {
-		return nil, unix.EPERM
-	}
-	return x, s.bind(x, id)
-}
-
-func (s *space) resume(id processID, number int64, cookie []byte) (*session, error) {
-	x, err := s.named(number, cookie)
-	if err != nil {
-		return nil, err
-	}
-	if x.id != id {
-		return nil, unix.EPERM
-	}
-	return x, nil
-}
-
-// named finds a session by number and cookie.
-func (s *space) named(number int64, cookie []byte) (*session, error) {
-	x := s.sessions[uint32(number)]
-	if number < 0 || number >= abi.MaxSessions || x == nil || x.dead {
-		return nil, unix.ESRCH
-	}
-	if subtle.ConstantTimeCompare(x.state.Cookie[:], cookie) != 1 {
-		return nil, unix.EPERM
-	}
-	return x, nil
-}
 
 // newSessions makes up to n sessions, with pages in one file; at least one, or
 // none and an error.
@@ -383,54 +201,6 @@ func (s *space) renew(x *session) error {
 	return nil
 }
 
-// sessionWindow is how many numbers are in use before old ones come again.
-// Every number costs a page of the pulse for good.
-const sessionWindow = 1024
-
-// freeSession takes a number that nobody has and that no object names. Which
-// numbers are named is found out for many at a time.
-func (s *space) freeSession() (uint32, error) {
-	h := s.state.header
-	if len(s.numbers) == 0 {
-		if h.Top >= uint32(max(sessionWindow, 2*len(s.sessions))) || h.Top == abi.MaxSessions-1 {
-			s.numbers = s.unnamedSessions()
-		}
-		for fresh := len(s.numbers); fresh < sessionWindow/4 && h.Top < abi.MaxSessions-1; fresh++ {
-			h.Top = max(h.Top, abi.ManagerSession) + 1
-			s.numbers = append(s.numbers, h.Top)
-		}
-	}
-	if len(s.numbers) == 0 {
-		return 0, unix.EUSERS
-	}
-	n := s.numbers[0]
-	s.numbers = s.numbers[1:]
-	return n, s.storage.reserve(s.overhead())
-}
-
-// overhead is what sessions take of the private folder: a page each and their
-// page of the pulse, and the state file.
-func (s *space) overhead() uint64 {
-	return (uint64(s.state.header.Top) + s.storage.pages + uint64(len(s.sessions)) + 1024) * abi.PageSize
-}
-
-// unnamedSessions lists the numbers that were given out before, that nobody
-// has now and that no object names.
-func (s *space) unnamedSessions() []uint32 {
-	named, err := s.namedSessions()
-	if err != nil {
-		s.log.Error("session numbers cannot be used again", keyError, err)
-		return nil
-	}
-	var out []uint32
-	for n := uint32(abi.ManagerSession + 1); n <= s.state.header.Top; n++ {
-		if s.sessions[n] == nil && !named[n] {
-			out = append(out, n)
-		}
-	}
-	return out
-}
-
 // dropSession forgets a session that left nothing behind.
 func (s *space) dropSession(x *session) {
 	delete(s.sessions, x.number)
@@ -477,19 +247,6 @@ func (x *session) unmap() {
 	}
 }
 
-// outside translates a pid of the session's pid namespace. The errors are
-// pidOutside's.
-func (x *session) outside(pid int) (int, error) {
-	if x.pids == nil {
-		f, err := openFile(fmt.Sprintf("/proc/%d/ns/pid", x.id.pid), os.O_RDONLY, 0)
-		if err != nil {
-			return 0, unix.ENOTTY // whoever is gone is not the one asked about
-		}
-		x.pids = f
-	}
-	return pidOutside(x.pids, pid)
-}
-
 // leave ends a channel. When a live process has none left it may have called
 // exec: then its attaches are gone.
 func (s *space) leave(c *channel) {
@@ -521,44 +278,4 @@ func (s *space) leave(c *channel) {
 func (x *session) pageMapped() bool {
 	mapped, err := x.page.mappedBy(x.id.pid)
 	return mapped || err != nil || !pidAlive(x.pidfd)
-}
-
-// pidLevelsOf lists a process's pids in its own pid namespace and outwards.
-func pidLevelsOf(pid int) (levels [pidLevels]pidLevel, err error) {
-	st, err := readStatus(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return levels, err
-	}
-	chain, err := nsChain(pid, "pid", min(pidLevels, len(st.NSpid)))
-	if err != nil {
-		return levels, err
-	}
-	if len(chain) == 0 {
-		return levels, unix.ESRCH
-	}
-	for i, ns := range chain {
-		levels[i] = pidLevel{NS: ns, PID: uint32(st.NSpid[len(st.NSpid)-1-i])}
-	}
-	return levels, nil
-}
-
-// who is the pid of a session's process in the caller's pid namespace; 0: it
-// is not visible there, or nobody.
-func (s *space) who(x *session, number uint32) uint32 { return s.pidIn(x.pidns, number) }
-
-// pidIn is the same for any pid namespace, by its inode.
-func (s *space) pidIn(ns uint64, number uint32) uint32 {
-	if number <= abi.ManagerSession || number > s.state.header.Top {
-		return 0
-	}
-	st, err := s.state.session(number)
-	if err != nil {
-		return 0
-	}
-	for _, l := range st.Levels {
-		if l.NS == ns && l.NS != 0 {
-			return l.PID
-		}
-	}
-	return 0
 }
