@@ -237,6 +237,9 @@ func (h *handle) Died(session uint32) bool { return h.s.died(session) }
 // Bell is plane.Host's.
 func (h *handle) Bell() *plane.Bell { return h.s.alive.Load().bell }
 
+// Brokered is plane.Host's.
+func (h *handle) Brokered() (seq uint32, yes bool) { return 0, false }
+
 // RingDoorbell is plane.Host's.
 func (h *handle) RingDoorbell(session uint32) { h.s.ring(session) }
 

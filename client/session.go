@@ -304,31 +304,42 @@ func (s *session) tell(ctx context.Context, kind uint32, args ...int64) (int64, 
 // process has only part of the rights. When ctx ends the call is cancelled: it
 // ends with EINTR, or with what it has come to before.
 func (s *session) broker(ctx context.Context, kind uint32, body []byte, args ...int64) (*reply, error) {
+	all := make([]int64, abi.BrokeredAgain+1)
+	copy(all, args)
+	seq := s.nextSeq()
 	for {
-		r, err := s.brokerOnce(ctx, &request{kind, args, body})
-		if !errors.Is(err, errHungUp) && (err != nil || !r.away()) {
+		r, err := s.brokerOnce(ctx, seq, &request{kind, all, body})
+		switch {
+		case errors.Is(err, unix.ECONNRESET):
+			// It was killed: what it has come to, the next one knows.
+			all[abi.BrokeredAgain] = 1
+			continue
+		case !errors.Is(err, errHungUp) && (err != nil || !r.away()):
 			return r, err
 		}
-		if ctx.Err() != nil {
+		if ctx.Err() != nil && all[abi.BrokeredAgain] == 0 {
 			return nil, unix.EINTR
 		}
 	}
 }
 
 // brokerOnce asks the manager that is there now. errHungUp, or an answer that it is away: it has done
-// nothing.
-func (s *session) brokerOnce(ctx context.Context, q *request) (*reply, error) {
-	if err := s.takeTurn(ctx); err != nil {
+// nothing. ECONNRESET: it may have.
+func (s *session) brokerOnce(ctx context.Context, seq uint32, q *request) (*reply, error) {
+	asking := ctx
+	if q.args[abi.BrokeredAgain] != 0 {
+		asking = context.WithoutCancel(ctx) // also to cancel it
+	}
+	if err := s.takeTurn(asking); err != nil {
 		return nil, err
 	}
-	waiting, cancel := context.WithTimeoutCause(ctx, managerPatience, ErrNoManager)
+	waiting, cancel := context.WithTimeoutCause(asking, managerPatience, ErrNoManager)
 	c, err := s.connected(waiting)
 	cancel()
 	s.turn <- struct{}{}
 	if err != nil {
 		return nil, err
 	}
-	seq := s.nextSeq()
 	ch, err := c.post(seq, q)
 	if err != nil {
 		s.conn.CompareAndSwap(c, nil)

@@ -44,6 +44,14 @@ type brokered struct {
 	set    func(ctx context.Context, p *plane.Set) error
 	queue  func(ctx context.Context, p *plane.Queue) error
 	result func() reply
+	// resume looks for what an earlier manager has come to; nil: that does not
+	// matter.
+	resumeSet   func(p *plane.Set) (over bool, err error)
+	resumeQueue func(p *plane.Queue) (over bool, err error)
+
+	done  interface{ Forget() } // what the call was made on
+	seq   uint32
+	again bool // an earlier manager was asked for it
 }
 
 // broker starts a brokered call. The reply comes from its goroutine.
@@ -58,13 +66,18 @@ func (s *space) broker(c *channel, req *request) reply {
 	if s.closed || x.dead {
 		return away
 	}
-	if _, twice := x.calls[req.Seq]; twice {
+	if _, twice := x.calls[req.Seq]; twice && b.again {
+		return away // cut off just now, it is not over yet
+	} else if twice {
 		return reply{errno: unix.EINVAL, hangUp: true}
 	}
 	if len(x.calls) >= maxSessionCalls || s.calls >= maxSpaceCalls || s.m.calls.Load() >= maxCalls {
 		return failed(unix.ENOMEM)
 	}
 	o, err := s.begin(x, b)
+	if b.again && errors.Is(err, unix.EINVAL) {
+		err = unix.EIDRM // it was there when the call began
+	}
 	if err != nil {
 		return refuse(err)
 	}
@@ -79,7 +92,7 @@ func (s *space) broker(c *channel, req *request) reply {
 	kind, seq := req.Kind, req.Seq
 	s.work.Go(func() {
 		defer cancel()
-		r := s.carryOut(ctx, x, o, b, bell)
+		r, over := s.carryOut(ctx, x, o, b, bell)
 		s.mu.Lock()
 		if delete(x.calls, seq); len(x.calls) == 0 {
 			_ = guarded(bell.End)
@@ -89,6 +102,7 @@ func (s *space) broker(c *channel, req *request) reply {
 		s.m.calls.Add(-1)
 		s.mu.Unlock()
 		_ = c.send(kind, seq, &r)
+		over()
 		s.answers.Add(-1)
 	})
 	return reply{later: true}
@@ -118,21 +132,29 @@ func (s *space) begin(x *session, b *brokered) (*object, error) {
 	return o, nil
 }
 
-// carryOut does the call, again if the object moved meanwhile.
-func (s *space) carryOut(ctx context.Context, x *session, o *object, b *brokered, bell *plane.Bell) reply {
+// carryOut does the call, again if the object moved meanwhile. over is to be
+// called when the client has the answer, or never will.
+func (s *space) carryOut(ctx context.Context, x *session, o *object, b *brokered, bell *plane.Bell) (r reply, over func()) {
 	for {
-		err := b.do(ctx, &host{o: o, session: x.number, bell: bell})
+		h := &host{o: o, session: x.number, bell: bell, seq: b.seq}
+		err := b.do(ctx, h)
+		if err == nil {
+			return b.result(), func() {
+				_ = guarded(b.done.Forget)
+				s.mu.Lock()
+				h.o.release()
+				s.mu.Unlock()
+			}
+		}
 		s.mu.Lock()
 		o.release()
 		if !errors.Is(err, plane.ErrStale) {
 			s.mu.Unlock()
 			switch {
 			case errors.Is(err, unix.EINTR) && s.ctx.Err() != nil:
-				return away // it slept, and is off the list
-			case err != nil:
-				return refuse(err)
+				return away, nothing // it slept, and is off the list
 			}
-			return b.result()
+			return refuse(err), nothing
 		}
 		o, err = s.begin(x, b)
 		s.mu.Unlock()
@@ -140,10 +162,12 @@ func (s *space) carryOut(ctx context.Context, x *session, o *object, b *brokered
 			err = unix.EIDRM // it was there when the call began
 		}
 		if err != nil {
-			return refuse(err)
+			return refuse(err), nothing
 		}
 	}
 }
+
+func nothing() {}
 
 // do runs the data plane for the session.
 func (b *brokered) do(ctx context.Context, h *host) (err error) {
@@ -151,13 +175,13 @@ func (b *brokered) do(ctx context.Context, h *host) (err error) {
 		if b.family == Sem {
 			var p *plane.Set
 			if p, err = plane.NewSet(h.o.mem, h.o.sems(), h); err == nil {
-				err = b.set(ctx, p)
+				err = b.onSet(ctx, p)
 			}
 			return
 		}
 		var p *plane.Queue
 		if p, err = plane.NewQueue(h.o.mem, h.o.dataMem, h); err == nil {
-			err = b.queue(ctx, p)
+			err = b.onQueue(ctx, p)
 		}
 	})
 	if fault != nil {
@@ -166,18 +190,43 @@ func (b *brokered) do(ctx context.Context, h *host) (err error) {
 	return err
 }
 
+func (b *brokered) onSet(ctx context.Context, p *plane.Set) error {
+	b.done = p
+	if b.again && b.resumeSet != nil {
+		if over, err := b.resumeSet(p); over {
+			return err
+		}
+	}
+	return b.set(ctx, p)
+}
+
+func (b *brokered) onQueue(ctx context.Context, p *plane.Queue) error {
+	b.done = p
+	if b.again && b.resumeQueue != nil {
+		if over, err := b.resumeQueue(p); over {
+			return err
+		}
+	}
+	return b.queue(ctx, p)
+}
+
 // plan makes the call of a request. The request's body is copied.
-func (s *space) plan(c *channel, req *request) (*brokered, error) {
+func (s *space) plan(c *channel, req *request) (b *brokered, err error) {
 	who := s.caller(c, req)
 	switch req.Kind {
 	case abi.MsgSemOp:
-		return s.planSemOp(who, req)
+		b, err = s.planSemOp(who, req)
 	case abi.MsgSemCtl:
-		return s.planSemCtl(c.session, who, req)
+		b, err = s.planSemCtl(c.session, who, req)
 	case abi.MsgSend:
-		return s.planSend(who, req)
+		b, err = s.planSend(who, req)
+	default:
+		b, err = s.planReceive(who, req)
 	}
-	return s.planReceive(who, req)
+	if err == nil {
+		b.seq, b.again = req.Seq, req.Kind != abi.MsgSemCtl && req.Arg[abi.BrokeredAgain] != 0
+	}
+	return b, err
 }
 
 // planSemOp is semtimedop.
@@ -239,7 +288,8 @@ func (s *space) planSemOp(who *caller, req *request) (*brokered, error) {
 			}
 			return p.Op(ctx, ops, left)
 		},
-		result: func() reply { return reply{} },
+		resumeSet: (*plane.Set).Resume,
+		result:    func() reply { return reply{} },
 	}, nil
 }
 
@@ -360,7 +410,8 @@ func (s *space) planSend(who *caller, req *request) (*brokered, error) {
 			}
 			return p.Send(ctx, typ, text, flags)
 		},
-		result: func() reply { return reply{} },
+		resumeQueue: (*plane.Queue).ResumeSend,
+		result:      func() reply { return reply{} },
 	}, nil
 }
 
@@ -380,12 +431,16 @@ func (s *space) planReceive(who *caller, req *request) (*brokered, error) {
 		family: Msg, id: req.Arg[0],
 		check: func(o *object) error { return checkPermission(&o.rec, who, abi.AccessRead) },
 		queue: func(ctx context.Context, p *plane.Queue) (err error) {
-			if flags&msgCopy != 0 {
+			if flags&msgCopy != 0 { // changes nothing
 				n, mtype, err = p.Copy(buf, typ, flags)
 				return err
 			}
 			n, mtype, err = p.Receive(ctx, buf, typ, flags)
 			return err
+		},
+		resumeQueue: func(p *plane.Queue) (over bool, err error) {
+			n, mtype, over, err = p.ResumeReceive(buf)
+			return over, err
 		},
 		result: func() reply { return reply{val: [6]int64{int64(n), mtype}, body: buf[:n]} },
 	}, nil

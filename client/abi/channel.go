@@ -41,6 +41,10 @@ type Reply struct {
 	Val   [6]int64
 }
 
+// BrokeredAgain is the argument of MsgSemOp, MsgSend and MsgReceive that is 1
+// when a manager that was killed was asked before, under the same Seq.
+const BrokeredAgain = 4
+
 // Requests: arguments -> values, descriptors and bytes of the reply.
 const (
 	// MsgHello: layout major, session to resume or 0, session page state

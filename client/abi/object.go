@@ -212,6 +212,11 @@ const (
 	// SenderRefused: the caller lost the right of sending while it slept, which
 	// it learns when there is room: EACCES. It has no message.
 	SenderRefused = 1 << 1
+	// SleeperBrokered: the manager waits in place of the session, and the bits
+	// from SleeperSeqShift on are those of the request's Seq. When that manager
+	// is killed the next one finds out by them what became of the call.
+	SleeperBrokered = 1 << 2
+	SleeperSeqShift = 3
 )
 
 // OpsCell has the operations that did not fit the sleeper.

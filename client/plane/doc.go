@@ -66,6 +66,10 @@ type Host interface {
 	// it with SleeperDoorbell was served.
 	RingDoorbell(session uint32)
 
+	// Brokered is the Seq of the request for which the manager acts in place of
+	// the session; false: the session acts itself.
+	Brokered() (seq uint32, yes bool)
+
 	// Bell is where calls of the session wait without a thread; nil: each
 	// that waits has one.
 	Bell() *Bell

@@ -445,9 +445,10 @@ func (h *explored) Reap(uint32) error {
 	}
 	return nil
 }
-func (h *explored) QueueBytes() uint64  { return h.qbytes }
-func (h *explored) RingDoorbell(uint32) {}
-func (h *explored) Bell() *Bell         { return h.bell }
+func (h *explored) QueueBytes() uint64       { return h.qbytes }
+func (h *explored) Brokered() (uint32, bool) { return 0, false }
+func (h *explored) RingDoorbell(uint32)      {}
+func (h *explored) Bell() *Bell              { return h.bell }
 
 // --- scenarios ---
 

@@ -37,6 +37,7 @@ type object struct {
 	me       uint32 // host.Session(), which does not change
 	sems     int    // 0 for a queue
 	cellsOff int
+	kept     int // cell of a brokered call that succeeded, until Forget
 }
 
 func (o *object) open(control []byte, sems int, h Host) error {

@@ -70,6 +70,7 @@ func mapFile(t testing.TB, size, room int) (*os.File, []byte) {
 type member struct {
 	*file
 	session uint32
+	seq     uint32 // of a brokered call
 }
 
 func (m *member) Session() uint32 { return m.session }
@@ -113,7 +114,8 @@ func (m *member) Reap(session uint32) error {
 	}
 	return nil
 }
-func (m *member) QueueBytes() uint64 { return m.qbytes.Load() }
+func (m *member) Brokered() (uint32, bool) { return m.seq, m.seq != 0 }
+func (m *member) QueueBytes() uint64       { return m.qbytes.Load() }
 func (m *member) RingDoorbell(session uint32) {
 	if b := m.bell(session); b != nil {
 		atomic.AddUint32(b.word, 1)
@@ -150,7 +152,7 @@ func (f *file) bell(session uint32) *Bell {
 
 func (f *file) set(sems int, session uint32) *Set {
 	f.t.Helper()
-	s, err := NewSet(f.mem, sems, &member{f, session})
+	s, err := NewSet(f.mem, sems, &member{f, session, 0})
 	if err != nil {
 		f.t.Fatal(err)
 	}
@@ -159,7 +161,7 @@ func (f *file) set(sems int, session uint32) *Set {
 
 func (f *file) queue(session uint32) *Queue {
 	f.t.Helper()
-	q, err := NewQueue(f.mem, f.dmem, &member{f, session})
+	q, err := NewQueue(f.mem, f.dmem, &member{f, session, 0})
 	if err != nil {
 		f.t.Fatal(err)
 	}

@@ -302,7 +302,7 @@ func (q *Queue) goOn() {
 // Rescan serves who can go on after an IPC_SET: senders that fit into a larger
 // msg_qbytes. Those that had lost their right begin again.
 func (q *Queue) Rescan() error {
-	if err := q.recall(); err != nil {
+	if err := q.recallRefused(); err != nil {
 		return err
 	}
 	return q.locked(func(t *transaction) error {

@@ -35,24 +35,29 @@ func (q *Queue) ReapSession(session uint32) error {
 	return err
 }
 
-// Abandon does the same for a brokered session that lives, see Set.Abandon.
-func (q *Queue) Abandon(session uint32) error { return q.ReapSession(session) }
-
 // Recover is for the start of a manager, see Set.Recover.
 func (q *Queue) Recover() error {
 	q.settle(q.load(offLock))
-	return q.ReapSession(q.me)
+	if err := q.ReapSession(q.me); err != nil {
+		return err
+	}
+	return q.recall(q.orphaned, unix.EINTR, waiters, senders)
 }
 
-// recall has the senders that are to be refused start their calls again.
-func (q *Queue) recall() error {
+// recallRefused has the senders that are to be refused start their calls again.
+func (q *Queue) recallRefused() error {
+	return q.recall(func(cell int, _ state) bool {
+		return uint32(q.load(cell+offFlags))&abi.SenderRefused != 0
+	}, ErrStale, senders)
+}
+
+// recall ends calls that wait, with an errno.
+func (q *Queue) recall(which func(cell int, st state) bool, errno unix.Errno, from ...list) error {
 	t, err := q.begin()
 	if err != nil {
 		return err
 	}
-	err = q.ejectAll(t, func(cell int, _ state) bool {
-		return uint32(q.load(cell+offFlags))&abi.SenderRefused != 0
-	}, ErrStale, senders)
+	err = q.ejectAll(t, which, errno, from...)
 	t.end()
 	return err
 }

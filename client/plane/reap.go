@@ -15,17 +15,21 @@ func (s *Set) ReapSession(session uint32) error { return s.reap(session, sleeper
 // (unshare(CLONE_SYSVSEM)): it starts with none, as after a fork.
 func (s *Set) ApplyUndo(session uint32) error { return s.reap(session, undo) }
 
-// Abandon ends and frees all that a session holds in the set except its undo.
-// It is for the sleepers that a manager had there for a brokered session that
-// outlives it.
-func (s *Set) Abandon(session uint32) error { return s.reap(session, sleepers) }
-
 // Recover is for the start of a manager: it finishes a committed transaction,
 // takes the lock from whoever has it, frees the cells of this Host's own
-// session and goes on with a pending scan.
+// session, goes on with a pending scan, and ends brokered calls that wait.
 func (s *Set) Recover() error {
 	s.settle(s.load(offLock))
-	return s.reap(s.me, sleepers)
+	if err := s.reap(s.me, sleepers); err != nil {
+		return err
+	}
+	t, err := s.begin()
+	if err != nil {
+		return err
+	}
+	err = s.ejectAll(t, s.orphaned)
+	t.end()
+	return err
 }
 
 // What of a session reap ends.
@@ -40,7 +44,7 @@ func (s *Set) reap(session uint32, what int) error {
 		return err
 	}
 	if what&sleepers != 0 {
-		err = s.ejectAll(t, session)
+		err = s.ejectAll(t, func(_ int, st state) bool { return st.session() == session })
 	}
 	if err == nil && what&undo != 0 {
 		err = s.applyUndo(t, session)
@@ -73,9 +77,8 @@ func (s *Set) reap(session uint32, what int) error {
 	return err
 }
 
-// ejectAll takes the session's sleepers off the list.
-func (s *Set) ejectAll(t *transaction, session uint32) error {
-	of := func(_ int, st state) bool { return st.session() == session }
+// ejectAll takes sleepers off the list.
+func (s *Set) ejectAll(t *transaction, of func(cell int, st state) bool) error {
 	return t.ejectAll(waiters, of, unix.EINTR, s.catchUp, func(cells []int) error {
 		for _, cell := range cells {
 			if t.limit == roomy { // SLOW for longer does no harm

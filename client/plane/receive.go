@@ -90,6 +90,9 @@ func (q *Queue) Receive(ctx context.Context, buf []byte, typ int64, flags int) (
 	if flags&msgNoError != 0 {
 		room = math.MaxUint64
 	}
+	if q.ticket() != 0 {
+		return q.receiveTicketed(ctx, buf, mode, asked, room, flags&ipcNoWait != 0)
+	}
 	if message, ok := q.receivePlain(mode, asked, room); ok {
 		fail(q.host, "taken")
 		return q.unpack(message, buf)
@@ -99,7 +102,7 @@ func (q *Queue) Receive(ctx context.Context, buf []byte, typ int64, flags int) (
 		message, err = q.receiveNow(mode, asked, room, false)
 	}
 	if err == errCell {
-		message, err = q.receiveWaiting(ctx, mode, asked, room)
+		message, err = q.receiveWaiting(ctx, mode, asked, room, false)
 	}
 	if err != nil {
 		return 0, 0, err
@@ -111,7 +114,7 @@ func (q *Queue) Receive(ctx context.Context, buf []byte, typ int64, flags int) (
 // receiveNow takes a message that is there. errCell: it has to wait.
 func (q *Queue) receiveNow(mode uint32, asked int64, room uint64, noWait bool) (message int, err error) {
 	err = q.locked(func(t *transaction) error {
-		message, err = q.pick(t, mode, asked, room)
+		message, err = q.pick(t, mode, asked, room, 0)
 		switch {
 		case err != nil || message != 0:
 			return err
@@ -123,14 +126,18 @@ func (q *Queue) receiveNow(mode uint32, asked int64, room uint64, noWait bool) (
 	return message, err
 }
 
-// pick takes a message that is there, and commits; 0: there is none.
-func (q *Queue) pick(t *transaction, mode uint32, asked int64, room uint64) (message int, err error) {
+// pick takes a message that is there for a call, with a cell or none, and
+// commits; 0: there is none.
+func (q *Queue) pick(t *transaction, mode uint32, asked int64, room uint64, cell int) (message int, err error) {
 	m, found := q.search(t, mode, asked)
 	switch {
 	case found && room < uint64(q.msgSize(m.cell)):
 		return 0, unix.E2BIG
 	case found:
 		message = m.cell
+		if cell != 0 && q.receipt(t, cell) {
+			t.setLink(cell+offRecvMessage, q.number(message))
+		}
 		q.take(t, &m, q.me)
 		q.admit(t)
 		return message, q.commitOn(t)
@@ -140,7 +147,7 @@ func (q *Queue) pick(t *transaction, mode uint32, asked int64, room uint64) (mes
 	return 0, nil
 }
 
-func (q *Queue) receiveWaiting(ctx context.Context, mode uint32, asked int64, room uint64) (message int, err error) {
+func (q *Queue) receiveWaiting(ctx context.Context, mode uint32, asked int64, room uint64, noWait bool) (message int, err error) {
 	c, waits := q.newCall(waiters), false
 	defer c.close()
 	cell, err := q.makeReceiver(mode, asked, room, c.flags())
@@ -148,9 +155,12 @@ func (q *Queue) receiveWaiting(ctx context.Context, mode uint32, asked int64, ro
 		return 0, err
 	}
 	err = q.locked(func(t *transaction) error {
-		message, err = q.pick(t, mode, asked, room)
+		message, err = q.pick(t, mode, asked, room, cell)
 		if waits = err == nil && message == 0; !waits {
 			return err
+		} else if noWait {
+			waits = false
+			return unix.ENOMSG
 		}
 		st := q.state(cell)
 		t.add(waiters, cell)
@@ -167,20 +177,28 @@ func (q *Queue) receiveWaiting(ctx context.Context, mode uint32, asked int64, ro
 		}
 		q.goOn()
 	}
-	q.release(cell)
+	q.end(cell, err)
 	return message, err
 }
 
 // unpack reads a message that is ours and frees it.
 func (q *Queue) unpack(message int, buf []byte) (n int, mtype int64, err error) {
-	if st := q.state(message); message == 0 || st.kind() != abi.KindMessage || st.session() != q.me {
+	if n, mtype, err = q.look(message, buf); err == nil {
+		fail(q.host, "read")
+		q.freeMessage(message)
+	}
+	return n, mtype, err
+}
+
+// look reads a message that is ours.
+func (q *Queue) look(message int, buf []byte) (n int, mtype int64, err error) {
+	if message == 0 {
+		return 0, 0, unix.EIO
+	}
+	if st := q.state(message); st.kind() != abi.KindMessage || st.session() != q.me {
 		return 0, 0, unix.EIO // a hostile member took it
 	}
-	mtype = q.msgType(message)
-	n = q.text(message, q.msgSize(message), buf)
-	fail(q.host, "read")
-	q.freeMessage(message)
-	return n, mtype, nil
+	return q.text(message, q.msgSize(message), buf), q.msgType(message), nil
 }
 
 func (q *Queue) makeReceiver(mode uint32, asked int64, room, flags uint64) (int, error) {

@@ -50,7 +50,7 @@ func (s *Set) Op(ctx context.Context, ops []abi.SemOp, timeout time.Duration) er
 			return unix.EFBIG
 		}
 	}
-	if len(ops) == 1 && ops[0].Flag&semUndo == 0 {
+	if len(ops) == 1 && ops[0].Flag&semUndo == 0 && s.ticket() == 0 {
 		if done, err := s.fast(ops[0]); done {
 			return err
 		}
@@ -141,9 +141,12 @@ func (s *Set) slow(ctx context.Context, ops []abi.SemOp, timeout time.Duration) 
 	}
 	asked := map[uint32]bool{}
 	tr := trials.Get().(*trial)
-	err := s.attempt(tr, ops, timeout == 0, asked, nil)
+	err := error(errCell)
+	if s.ticket() == 0 {
+		err = s.attempt(tr, ops, timeout == 0, asked, nil)
+	}
 	if err == errCell {
-		err = s.waiting(ctx, tr, ops, deadline, asked)
+		err = s.waiting(ctx, tr, ops, timeout == 0, deadline, asked)
 	}
 	trials.Put(tr)
 	return err
@@ -169,6 +172,7 @@ func (s *Set) attempt(tr *trial, ops []abi.SemOp, noWait bool, asked map[uint32]
 		case proceed:
 			if c != nil {
 				c.waits = false
+				s.receipt(t, c.cell)
 			}
 			return s.carryOut(t, tr, me)
 		case blocked:
@@ -198,7 +202,7 @@ type sleeper struct {
 	waits bool // its cell is in the list
 }
 
-func (s *Set) waiting(ctx context.Context, tr *trial, ops []abi.SemOp, deadline time.Time, asked map[uint32]bool) error {
+func (s *Set) waiting(ctx context.Context, tr *trial, ops []abi.SemOp, noWait bool, deadline time.Time, asked map[uint32]bool) error {
 	c := &sleeper{call: s.newCall(waiters)}
 	defer c.close()
 	cell, err := s.makeSleeper(ops, c.flags())
@@ -206,8 +210,8 @@ func (s *Set) waiting(ctx context.Context, tr *trial, ops []abi.SemOp, deadline 
 		return err
 	}
 	c.cell, c.deadline = cell, deadline
-	if err := s.attempt(tr, ops, false, asked, c); err != nil || !c.waits {
-		s.freeSleeper(cell)
+	if err := s.attempt(tr, ops, noWait, asked, c); err != nil || !c.waits {
+		s.endSleeper(cell, err)
 		return err
 	}
 	fail(s.host, "queued")
@@ -217,8 +221,18 @@ func (s *Set) waiting(ctx context.Context, tr *trial, ops []abi.SemOp, deadline 
 		s.setTime(offOTime)
 	}
 	s.goOn()
-	s.freeSleeper(cell)
+	s.endSleeper(cell, err)
 	return err
+}
+
+// endSleeper frees the cell of a call that is over, but not one that tells the
+// next manager that it is.
+func (s *Set) endSleeper(cell int, err error) {
+	if err != nil || s.ticket() == 0 {
+		s.freeSleeper(cell)
+	} else {
+		s.kept = cell
+	}
 }
 
 // errCell asks for a sleeper's cell, which is made without the lock.

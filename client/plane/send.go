@@ -23,11 +23,15 @@ func (q *Queue) Send(ctx context.Context, typ int64, text []byte, flags int) err
 		return err
 	}
 	fail(q.host, "filled")
-	if q.sendPlain(message, len(text)) {
-		return nil
+	noWait := flags&ipcNoWait != 0
+	if err = errCell; q.ticket() == 0 {
+		if q.sendPlain(message, len(text)) {
+			return nil
+		}
+		err = q.sendNow(message, len(text), noWait)
 	}
-	if err = q.sendNow(message, len(text), flags&ipcNoWait != 0); err == errCell {
-		err = q.sendWaiting(ctx, message, len(text))
+	if err == errCell {
+		err = q.sendWaiting(ctx, message, len(text), noWait)
 	}
 	if err != nil {
 		q.freeMessage(message)
@@ -42,7 +46,7 @@ func (q *Queue) Refuse(ctx context.Context, size int) error {
 	if err := q.usable(); err != nil {
 		return err
 	}
-	return q.sendWaiting(ctx, 0, size)
+	return q.sendWaiting(ctx, 0, size, false)
 }
 
 // sendNow sends a message that fits. errCell: it has to wait.
@@ -62,7 +66,7 @@ func (q *Queue) sendNow(message, size int, noWait bool) error {
 
 // sendWaiting sends when the message fits. 0 is the message of a call that is
 // refused then.
-func (q *Queue) sendWaiting(ctx context.Context, message, size int) error {
+func (q *Queue) sendWaiting(ctx context.Context, message, size int, noWait bool) error {
 	c, me, waits := q.newCall(senders), q.me, false
 	defer c.close()
 	flags := c.flags()
@@ -81,8 +85,11 @@ func (q *Queue) sendWaiting(ctx context.Context, message, size int) error {
 		case !waits && message == 0:
 			return unix.EACCES
 		case !waits:
+			q.receipt(t, cell)
 			q.deliver(t, message, me)
 			return q.commitOn(t)
+		case noWait:
+			return unix.EAGAIN
 		}
 		st := q.state(cell)
 		t.add(senders, cell)
@@ -97,7 +104,7 @@ func (q *Queue) sendWaiting(ctx context.Context, message, size int) error {
 		err = c.sleep(ctx)
 		q.goOn()
 	}
-	q.release(cell)
+	q.end(cell, err)
 	return err
 }
 

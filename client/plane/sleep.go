@@ -104,10 +104,11 @@ func (o *object) newCall(l list) *call {
 
 // flags are those of the cell (abi.Sleeper*).
 func (c *call) flags() uint64 {
-	if c.threaded {
-		return 0
+	flags := uint64(c.o.ticket())
+	if !c.threaded {
+		flags |= abi.SleeperDoorbell
 	}
-	return abi.SleeperDoorbell
+	return flags
 }
 
 // close gives back what newCall took.

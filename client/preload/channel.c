@@ -433,12 +433,12 @@ int channel_simple(uint32_t kind, int64_t a0, int64_t a1, int64_t a2, int64_t a3
 	return r;
 }
 
-/* -ERESTART: the manager ends and has done nothing; the next one will. */
-static long brokered(struct exchange *x, int64_t deadline)
+/* -ERESTART: the manager ends and has done nothing; the next one will. -ECONNRESET:
+ * it was killed; what it has come to, the next one knows. */
+static long brokered(struct exchange *x, int64_t deadline, bool *cancelled)
 {
 	struct exchange greeting = {0};
 	struct abi_request cancel = {.kind = ABI_MSG_CANCEL};
-	bool cancelled = false;
 	long r;
 
 	control_lock();
@@ -447,7 +447,8 @@ static long brokered(struct exchange *x, int64_t deadline)
 		packet_close(&greeting);
 		fd = fd_move((int)fd);
 	}
-	x->request.seq = next_seq();
+	if (x->request.seq == 0)
+		x->request.seq = next_seq();
 	cancel.seq = next_seq();
 	control_unlock();
 	if (fd < 0)
@@ -469,19 +470,18 @@ static long brokered(struct exchange *x, int64_t deadline)
 	if (r == -EPIPE || r == -ECONNRESET || r == -ENOTCONN)
 		r = -ERESTART; /* it did not come there */
 	/* Should a cancel not come there, the answer or the end is on its way. */
-	if (r == 0 && call_disturbed()) {
+	*cancelled = *cancelled || call_disturbed();
+	if (r == 0 && *cancelled)
 		packet_send((int)fd, &cancel, NULL);
-		cancelled = true;
-	}
 	while (r == 0) {
 		long got = packet_receive((int)fd, x, 0);
 
 		if (got == -EAGAIN)
 			continue;
 		if (got == -EINTR) {
-			if (!cancelled)
+			if (!*cancelled)
 				packet_send((int)fd, &cancel, NULL);
-			cancelled = true;
+			*cancelled = true;
 			continue;
 		}
 		if (got > 0 && x->reply.seq != x->request.seq) {
@@ -490,7 +490,7 @@ static long brokered(struct exchange *x, int64_t deadline)
 		}
 		r = got > 0 ? -(long)x->reply.errno : got == 0 ? -ECONNRESET : got;
 		if (got > 0 && r == -ECONNRESET)
-			r = cancelled ? -EINTR : -ERESTART;
+			r = *cancelled && !x->request.arg[ABI_BROKERED_AGAIN] ? -EINTR : -ERESTART;
 		break;
 	}
 	SYS1(__NR_close, fd);
@@ -499,10 +499,11 @@ static long brokered(struct exchange *x, int64_t deadline)
 
 int channel_brokered(struct exchange *x, int64_t deadline)
 {
+	bool cancelled = false;
 	long r;
 
-	do
-		r = brokered(x, deadline);
-	while (r == -ERESTART);
+	while ((r = brokered(x, deadline, &cancelled)) == -ERESTART || r == -ECONNRESET)
+		if (r == -ECONNRESET)
+			x->request.arg[ABI_BROKERED_AGAIN] = 1;
 	return (int)r;
 }

@@ -117,15 +117,16 @@ type frozen struct {
 	qbytes        uint64
 }
 
-func (f frozen) Session() uint32      { return abi.ManagerSession }
-func (f frozen) Capacity() (int, int) { return f.cells, f.chunks }
-func (f frozen) Grow(int, int) error  { return unix.ENOMEM }
-func (f frozen) Valid() bool          { return true }
-func (f frozen) Died(uint32) bool     { return false }
-func (f frozen) Reap(uint32) error    { return nil }
-func (f frozen) QueueBytes() uint64   { return f.qbytes }
-func (f frozen) RingDoorbell(uint32)  {}
-func (f frozen) Bell() *plane.Bell    { return nil }
+func (f frozen) Session() uint32          { return abi.ManagerSession }
+func (f frozen) Capacity() (int, int)     { return f.cells, f.chunks }
+func (f frozen) Grow(int, int) error      { return unix.ENOMEM }
+func (f frozen) Valid() bool              { return true }
+func (f frozen) Died(uint32) bool         { return false }
+func (f frozen) Reap(uint32) error        { return nil }
+func (f frozen) QueueBytes() uint64       { return f.qbytes }
+func (f frozen) Brokered() (uint32, bool) { return 0, false }
+func (f frozen) RingDoorbell(uint32)      {}
+func (f frozen) Bell() *plane.Bell        { return nil }
 
 func mapFile(path string) ([]byte, error) {
 	file, err := os.Open(path)
