@@ -6,6 +6,7 @@
  *
  * A hard limit of 0 cannot be helped.
  */
+#include "fail.h"
 #include "session.h"
 
 #define CLONE_VM 0x100
@@ -44,6 +45,7 @@ static long work(long (*f)(void *), void *arg)
 		limit[0] = limit[1];
 		SYS4(__NR_prlimit64, 0, RLIMIT_NOFILE, limit, NULL);
 	}
+	FAIL_POINT("borrow: child begins");
 	let_go_of_all_but(fd_is(control.channel, control.channel_inode) ? control.channel : -1,
 			  fd_is(control.pulse, control.pulse_inode) ? control.pulse : -1);
 	return f(arg);
@@ -55,6 +57,7 @@ __attribute__((noinline)) long with_descriptors(long (*f)(void *), void *arg)
 	long pid;
 
 	control_lock();
+	uint32_t depth = control_depth();
 	if (borrowing) {
 		control_unlock();
 		return -EMFILE;
@@ -70,6 +73,7 @@ __attribute__((noinline)) long with_descriptors(long (*f)(void *), void *arg)
 	if (pid > 0)
 		while (SYS4(__NR_wait4, pid, NULL, WCLONE, NULL) == -EINTR)
 			;
+	control_abandoned(depth);
 	borrowing = false;
 	long r = result;
 	control_unlock();

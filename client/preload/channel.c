@@ -1,4 +1,5 @@
 /* The channel: registration, and requests to the manager with their answers. */
+#include "fail.h"
 #include "session.h"
 
 #define AF_UNIX 1
@@ -392,6 +393,7 @@ static long call(void *exchange)
 				break;
 		}
 		r = packet_exchange(control.channel, x);
+		FAIL_POINT("request: answered");
 		if (r > 0 && x->reply.errno != ECONNRESET) {
 			r = -(long)x->reply.errno;
 			break;

@@ -178,6 +178,12 @@ void fork_forget(void)
 	session.number = 0;
 }
 
+static long register_again(void *unused)
+{
+	(void)unused;
+	return channel_open();
+}
+
 /* With the control lock held in the parent or not: only this thread is left. */
 void fork_adopt(void)
 {
@@ -187,7 +193,10 @@ void fork_adopt(void)
 	control_lock();
 	if (load32(session.alive) != 1) {
 		fork_forget();
-		if (channel_open() == 0) {
+		long r = channel_open();
+		if (r == -EMFILE)
+			r = with_descriptors(register_again, NULL);
+		if (r == 0) {
 			count_pieces();
 			store32((uint32_t *)session.alive, 1);
 		} else {

@@ -178,6 +178,19 @@ void control_unlock(void)
 	SYS4(__NR_rt_sigprocmask, SIG_SETMASK, &mask, NULL, 8);
 }
 
+/* How often this thread has the lock. */
+uint32_t control_depth(void)
+{
+	return lock_depth;
+}
+
+/* What a vfork child took of its parent's lock, and did not give back for it was
+ * killed. */
+void control_abandoned(uint32_t depth)
+{
+	lock_depth = depth;
+}
+
 /* A child's thread has another number than its parent's. */
 static uint32_t renumber(void)
 {

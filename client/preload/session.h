@@ -33,6 +33,8 @@ extern struct control control;
  * can find it taken by its own thread. Nests within one thread. */
 void control_lock(void);
 void control_unlock(void);
+uint32_t control_depth(void);
+void control_abandoned(uint32_t depth);
 void control_inherit(void);
 void control_reset(void);
 /* The calling thread's number, without a system call where it is known. */

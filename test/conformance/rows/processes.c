@@ -265,6 +265,16 @@ ROW(230, "with a soft limit of no descriptors")
 	AFTER(u, { close_all(); MUST(setrlimit(RLIMIT_NOFILE, &none)); });
 }
 
+ROW(230, "with a soft limit of no descriptors, in the child of one that used them")
+{
+	struct used u = made_elsewhere();
+	struct rlimit none;
+	MUST(getrlimit(RLIMIT_NOFILE, &none));
+	none.rlim_cur = 0;
+	EXPECT_EQ(use(&u), 0);
+	AFTER(u, MUST(setrlimit(RLIMIT_NOFILE, &none)));
+}
+
 ROW(230, "with a descriptor limit of 0, for good")
 {
 	struct used u = made_elsewhere();
