@@ -126,7 +126,8 @@ static bool detach_whole(uintptr_t addr)
 	for (struct piece *p = piece_next(NULL); p != NULL; p = piece_next(p)) {
 		struct piece seen = *p;
 
-		if (seen.addr != addr || seen.offset != 0 || seen.size > seen.length)
+		if (seen.addr != addr || seen.offset != 0 || seen.size > seen.length ||
+		    (seen.marks & MARK_SEALED))
 			continue;
 		/* Counted out first: then it is nobody's business any more what
 		 * is mapped here, and who comes at the same time finds it gone. */
@@ -269,9 +270,11 @@ static long do_shmat(int id, uintptr_t addr, int flags)
 	return likely(r != 0) ? r : attach_locked(id, addr, flags);
 }
 
+/* One that is sealed stays, and shmdt says nothing of it. */
 static void detach_piece(struct piece *p)
 {
-	SYS2(__NR_munmap, p->addr, p->length);
+	if (is_error(SYS2(__NR_munmap, p->addr, p->length)))
+		return;
 	FAIL_POINT("detach: unmapped");
 	piece_gone(p);
 }

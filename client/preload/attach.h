@@ -38,6 +38,9 @@ enum {
 	MARK_SEQUENTIAL = 1 << 5,
 	MARK_HUGE = 1 << 6,
 	MARK_NOT_HUGE = 1 << 7,
+	MARK_SEALED = 1 << 8,
+	MARK_KEY = 0xf << 12,	   /* of pkey_mprotect */
+	MARK_POLICY = 0x7ff << 20, /* of mbind, by which two can be told apart; 0: none */
 };
 
 static inline size_t whole_pages(size_t length)

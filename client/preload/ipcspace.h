@@ -232,6 +232,8 @@ bool session_elsewhere(void);
 void session_look_home(void);
 /* Makes a child by a system call that returns in it on the same stack. */
 long fork_by_number(long number, const long *args);
+/* mbind, which libc has no function for. */
+long mbind_by_number(const long *args);
 
 /* --- table.c ----------------------------------------------------------- */
 

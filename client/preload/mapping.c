@@ -233,7 +233,7 @@ static bool alike(uintptr_t addr, size_t length, const struct piece *first)
 		const struct piece *p = piece_at(at, &next);
 
 		if (p == NULL || p->attach != first->attach || p->prot != first->prot ||
-		    p->marks != first->marks)
+		    ((p->marks ^ first->marks) & ~MARK_POLICY))
 			return false;
 		next = p->addr + p->length;
 	}

@@ -1,6 +1,6 @@
 /*
- * mprotect, madvise and mlock of the program: what they change in a part of a
- * mapping, the kernel cuts off, and counts as an attach of its own.
+ * mprotect, madvise, mlock, mseal and mbind of the program: what they change in a
+ * part of a mapping, the kernel cuts off, and counts as an attach of its own.
  */
 #include "attach.h"
 
@@ -17,6 +17,7 @@
 #define MCL_CURRENT 1
 #define MCL_ONFAULT 4
 #define MS_ASYNC 1
+#define MPOL_DEFAULT 0
 
 /* Pieces of a range get prot, or those of the marks in mask that bits says. */
 struct change {
@@ -72,14 +73,14 @@ static void mark(uintptr_t addr, size_t length, const struct change *c)
 }
 
 /* How much of the range, from its beginning, a call takes without an error. */
-static size_t taken(long number, uintptr_t addr, size_t length, long argument)
+static size_t taken(long number, uintptr_t addr, size_t length, long third, long fourth)
 {
 	size_t good = 0, bad = length / PAGE + 1;
 
 	while (bad - good > 1) {
 		size_t n = good + (bad - good) / 2;
 
-		if (SYS3(number, addr, n * PAGE, argument) == 0)
+		if (SYS4(number, addr, n * PAGE, third, fourth) == 0)
 			good = n;
 		else
 			bad = n;
@@ -89,26 +90,86 @@ static size_t taken(long number, uintptr_t addr, size_t length, long argument)
 
 size_t mapped_part(uintptr_t addr, size_t length)
 {
-	return taken(__NR_msync, addr, length, MS_ASYNC);
+	return taken(__NR_msync, addr, length, MS_ASYNC, 0);
+}
+
+/* key < 0: the mapping keeps the one that it has. */
+static int protect(long number, void *at, size_t length, int prot, int key)
+{
+	uintptr_t addr = (uintptr_t)at;
+	size_t n = whole_pages(length);
+	struct change c = {prot, key < 0 ? 0 : MARK_KEY, key < 0 ? 0 : (uint32_t)key << 12 & MARK_KEY};
+	long r;
+
+	if (likely(!concerns_pieces(addr, n)))
+		return (int)finish(SYS4(number, at, length, prot, key));
+	pieces_follow();
+	r = SYS4(number, at, length, prot, key);
+	if (r == -ENOMEM || r == -EACCES || r == -EPERM) /* what comes before a hole is done */
+		n = taken(number, addr, n, prot, key);
+	if (r == 0 || r == -ENOMEM || r == -EACCES || r == -EPERM)
+		mark(addr, n, &c);
+	pieces_followed();
+	return (int)finish(r);
 }
 
 EXPORT int mprotect(void *at, size_t length, int prot)
 {
+	return protect(__NR_mprotect, at, length, prot, -1);
+}
+
+EXPORT int pkey_mprotect(void *at, size_t length, int prot, int key)
+{
+	return protect(__NR_pkey_mprotect, at, length, prot, key);
+}
+
+EXPORT int mseal(void *at, size_t length, unsigned long flags)
+{
 	uintptr_t addr = (uintptr_t)at;
-	size_t n = whole_pages(length);
-	struct change c = {prot, 0, 0};
+	struct change c = {-1, MARK_SEALED, MARK_SEALED};
+	long r;
+
+	if (likely(!concerns_pieces(addr, whole_pages(length))))
+		return (int)finish(SYS3(__NR_mseal, at, length, flags));
+	pieces_follow();
+	r = SYS3(__NR_mseal, at, length, flags);
+	if (r == 0)
+		mark(addr, whole_pages(length), &c);
+	pieces_followed();
+	return (int)finish(r);
+}
+
+/* Words of a node mask that are zero do not count: it may be longer than it has to. */
+static uint32_t policy(long mode, const uint64_t *nodes, uint64_t bits)
+{
+	uint32_t sum = (uint32_t)mode;
+
+	if (mode == MPOL_DEFAULT)
+		return 0;
+	for (uint64_t i = 0; nodes != NULL && i * 64 + 1 < bits; i++)
+		if (nodes[i] != 0)
+			sum = (sum ^ (uint32_t)(nodes[i] + (nodes[i] >> 32) + i)) * 0x9e3779b1U;
+	return (sum | 1U << 20) & MARK_POLICY;
+}
+
+long mbind_by_number(const long *a)
+{
+	uintptr_t addr = (uintptr_t)a[0];
+	size_t n = whole_pages((size_t)a[1]);
 	long r;
 
 	if (likely(!concerns_pieces(addr, n)))
-		return (int)finish(SYS3(__NR_mprotect, at, length, prot));
+		return finish(SYS6(__NR_mbind, addr, a[1], a[2], a[3], a[4], a[5]));
 	pieces_follow();
-	r = SYS3(__NR_mprotect, at, length, prot);
-	if (r == -ENOMEM || r == -EACCES) /* what comes before a hole is done */
-		n = taken(__NR_mprotect, addr, n, prot);
-	if (r == 0 || r == -ENOMEM || r == -EACCES)
+	r = SYS6(__NR_mbind, addr, a[1], a[2], a[3], a[4], a[5]);
+	if (r == 0) {
+		struct change c = {-1, MARK_POLICY,
+				   policy(a[2], (const uint64_t *)a[3], (uint64_t)a[4])};
+
 		mark(addr, n, &c);
+	}
 	pieces_followed();
-	return (int)finish(r);
+	return finish(r);
 }
 
 /* Whether the memory of some piece cannot be had: mlock has locked it, and fails. */

@@ -23,6 +23,8 @@ EXPORT void *mmap(void *, size_t, int, int, int, int64_t);
 EXPORT void *mremap(void *, size_t, size_t, int, ...);
 EXPORT int munmap(void *, size_t);
 EXPORT int mprotect(void *, size_t, int);
+EXPORT int pkey_mprotect(void *, size_t, int, int);
+EXPORT int mseal(void *, size_t, unsigned long);
 EXPORT int madvise(void *, size_t, int);
 EXPORT int mlock(const void *, size_t);
 EXPORT int mlock2(const void *, size_t, unsigned);
@@ -113,6 +115,12 @@ EXPORT long syscall(long number, ...)
 		return munmap((void *)a[0], (size_t)a[1]);
 	case __NR_mprotect:
 		return mprotect((void *)a[0], (size_t)a[1], (int)a[2]);
+	case __NR_pkey_mprotect:
+		return pkey_mprotect((void *)a[0], (size_t)a[1], (int)a[2], (int)a[3]);
+	case __NR_mseal:
+		return mseal((void *)a[0], (size_t)a[1], (unsigned long)a[2]);
+	case __NR_mbind:
+		return mbind_by_number(a);
 	case __NR_madvise:
 		return madvise((void *)a[0], (size_t)a[1], (int)a[2]);
 	case __NR_mlock:

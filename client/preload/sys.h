@@ -13,6 +13,10 @@
 #include <asm/unistd.h>
 #include <linux/errno.h>
 
+#ifndef __NR_mseal /* of Linux 6.10, the same number everywhere */
+#define __NR_mseal 462
+#endif
+
 #define likely(x) __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)
 #define EXPORT __attribute__((visibility("default")))

@@ -80,6 +80,43 @@ ROWS("75,82", "advice for a part that stays cuts an attach, beyond holes too; pa
 	}
 }
 
+ROWS("75,82", "a memory policy, a protection key or a seal for a part cuts an attach; of the whole they do not")
+{
+	size_t page = page_size();
+	const unsigned long node = 1, most = 64;
+	int id = new_segment(6 * page), key = pkey_alloc(0, 0);
+	char *m = MUST(shmat(id, NULL, 0));
+	EXPECT_OK(syscall(SYS_mbind, m, 6 * page, 3, &node, most, 0));	/* MPOL_INTERLEAVE */
+	EXPECT_EQ(nattch(id), 1);
+	EXPECT_OK(syscall(SYS_mbind, m + page, page, 2, &node, most, 0));	/* MPOL_BIND */
+	EXPECT_EQ(nattch(id), 3);
+	EXPECT_OK(syscall(SYS_mbind, m + 2 * page, page, 2, &node, most, 0));
+	EXPECT_EQ(nattch(id), 3);
+	EXPECT_OK(remap_file_pages(m, 3 * page, 0, 0, 0));
+	EXPECT_EQ(nattch(id), 2);
+	EXPECT_OK(syscall(SYS_mbind, m, 6 * page, 0, NULL, 0, 0));	/* MPOL_DEFAULT */
+	EXPECT_OK(pkey_mprotect(m + 4 * page, 2 * page, PROT_READ, -1));
+	EXPECT_OK(mprotect(m + 4 * page, 2 * page, PROT_READ | PROT_WRITE));
+	long before = nattch(id);
+	if (key >= 0) {
+		EXPECT_OK(pkey_mprotect(m + 5 * page, page, PROT_READ | PROT_WRITE, key));
+		EXPECT_EQ(nattch(id), before + 1);
+		EXPECT_OK(pkey_mprotect(m + 5 * page, page, PROT_READ | PROT_WRITE, 0));
+	}
+	EXPECT_OK(shmdt(m));
+	EXPECT_EQ(nattch(id), 0);
+	m = MUST(shmat(id, NULL, 0));
+	if (syscall(462, m + page, page, 0) == 0) {	/* mseal, of Linux 6.10 */
+		EXPECT_EQ(nattch(id), 3);
+		EXPECT_ERR(mprotect(m, 3 * page, PROT_READ), EPERM);
+		EXPECT_EQ(nattch(id), 3);
+		EXPECT_ERR(munmap(m + page, page), EPERM);
+		EXPECT_EQ(nattch(id), 3);
+		EXPECT_OK(shmdt(m));
+		EXPECT_EQ(nattch(id), 1);
+	}
+}
+
 ROWS("75,82", "a part at the edge of a piece goes over to a neighbour that is so already")
 {
 	size_t page = page_size();
