@@ -2,10 +2,13 @@ package containers_test
 
 import (
 	"archive/tar"
+	"bytes"
+	"debug/elf"
 	"encoding/json"
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -29,7 +32,7 @@ func TestDockerfile(t *testing.T) {
 		t.Skip("takes many minutes: make image-test")
 	}
 	needDocker(t)
-	builderImage(t)
+	builderImage(t, dockerCommand)
 	var layers []string
 	for i := range 2 {
 		name := fmt.Sprintf("%s:%d", imageProject, i)
@@ -51,10 +54,7 @@ func TestDockerfile(t *testing.T) {
 	if labels["org.opencontainers.image.version"] != "v1.2.3" || labels["org.opencontainers.image.licenses"] != "Apache-2.0" {
 		t.Errorf("labels %v", labels)
 	}
-	if got, want := imageContent(t, name), []string{
-		"bin/ipcspace", "bin/ipcspace-csi", "bin/ipcspace-manager", "bin/ipcspace-shim", "bin/libipcspace.so",
-		"lib/ipcspace/amd64/libipcspace.so", "lib/ipcspace/arm64/libipcspace.so",
-	}; !slices.Equal(got, want) {
+	if got, want := imageContent(t, dockerCommand, name), content(elf.EM_X86_64); !maps.Equal(got, want) {
 		t.Errorf("the image has %v; want %v", got, want)
 	}
 	t.Logf("%s bytes", strings.TrimSpace(mustRun(t, dockerCommand("inspect", "-f", "{{.Size}}", name))))
@@ -73,9 +73,40 @@ func TestDockerfile(t *testing.T) {
 	wants(t, mustRun(t, dockerRun(s.mountFlags(), imageMusl, "ipc", "get", "7")), "hello")
 }
 
+// The same for arm64, where nothing of arm64 can run: by podman, for Docker's classic builder makes
+// images of its own machine only.
+func TestDockerfileARM64(t *testing.T) {
+	if !*dockerfile {
+		t.Skip("takes many minutes: make image-test")
+	}
+	needPodman(t)
+	local := "--pull=never"
+	builderImage(t, podman.command, local)
+	name := imageProject + ":arm64"
+	_, err := runCommandFor(buildTimeout, podman.command("build", local, "--platform", "linux/arm64", "--layers=false", "--network=none",
+		"--build-arg", "GOLANG="+imageBuilder, "--build-arg", "VERSION=v1.2.3", "-t", name, "../.."))
+	must(t, err)
+	if got := strings.TrimSpace(mustRun(t, podman.command("inspect", "-f", "{{.Os}}/{{.Architecture}}", name))); got != "linux/arm64" {
+		t.Errorf("the image for linux/arm64 is one for %s", got)
+	}
+	if got, want := imageContent(t, podman.command, name), content(elf.EM_AARCH64); !maps.Equal(got, want) {
+		t.Errorf("the image has %v; want %v", got, want)
+	}
+}
+
+// content is the files of an image, and what they are for: it has the library for both.
+func content(machine elf.Machine) map[string]elf.Machine {
+	return map[string]elf.Machine{
+		"bin/ipcspace": machine, "bin/ipcspace-csi": machine, "bin/ipcspace-manager": machine, "bin/ipcspace-shim": machine,
+		"bin/libipcspace.so":                machine,
+		"lib/ipcspace/amd64/libipcspace.so": elf.EM_X86_64,
+		"lib/ipcspace/arm64/libipcspace.so": elf.EM_AARCH64,
+	}
+}
+
 // builderImage is what the Dockerfile builds in: Debian, this machine's Go, the modules that go.mod
-// names. There is no network in the build.
-func builderImage(t *testing.T) {
+// names. There is no network in the build. flags are the engine's for building.
+func builderImage(t *testing.T, engine func(...string) *exec.Cmd, flags ...string) {
 	t.Helper()
 	dir := directory(t)
 	system := filepath.Join(cache, "builder.tar")
@@ -103,12 +134,11 @@ func builderImage(t *testing.T) {
 	must(t, os.MkdirAll(context, 0o755))
 	must(t, os.Rename(filepath.Join(dir, "modules", "cache", "download"), filepath.Join(context, "proxy")))
 	mustRun(t, exec.Command("cp", "-a", toolchain, filepath.Join(context, "go")))
-	load := dockerCommand("import", system, imageBuilder+"-system")
-	_, err = runCommandFor(buildTimeout, load)
+	_, err = runCommandFor(buildTimeout, engine("import", system, imageBuilder+"-system"))
 	must(t, err)
 	must(t, os.WriteFile(filepath.Join(context, "Dockerfile"), []byte("FROM "+imageBuilder+"-system\nCOPY go /usr/local/go\nCOPY proxy /proxy\n"+
 		"ENV PATH=/usr/local/go/bin:/usr/sbin:/usr/bin GOPROXY=file:///proxy GONOSUMDB=* GOFLAGS=-modcacherw GOTOOLCHAIN=local\n"), 0o644))
-	build := dockerCommand("build", "--network=none", "-t", imageBuilder, context)
+	build := engine(slices.Concat([]string{"build", "--network=none", "-t", imageBuilder}, flags, []string{context})...)
 	build.Env = append(os.Environ(), "DOCKER_BUILDKIT=0")
 	_, err = runCommandFor(buildTimeout, build)
 	must(t, err)
@@ -119,26 +149,34 @@ func goEnv(name string) (string, error) {
 	return strings.TrimSpace(text), err
 }
 
-// imageContent is the files of an image's layers, sorted.
-func imageContent(t *testing.T, image string) (files []string) {
+// imageContent is the programs and libraries in an image, and what they are for.
+func imageContent(t *testing.T, engine func(...string) *exec.Cmd, image string) map[string]elf.Machine {
 	t.Helper()
-	c := strings.TrimSpace(mustRun(t, dockerCommand("create", image, "x")))
-	defer func() { mustRun(t, dockerCommand("rm", c)) }()
+	c := strings.TrimSpace(mustRun(t, engine("create", image, "x")))
+	defer func() { mustRun(t, engine("rm", c)) }()
 	path := filepath.Join(directory(t), "export.tar")
-	mustRun(t, dockerCommand("export", "-o", path, c))
+	mustRun(t, engine("export", "-o", path, c))
 	file, err := os.Open(path)
 	must(t, err)
 	defer file.Close()
+	content := map[string]elf.Machine{}
 	for r := tar.NewReader(file); ; {
 		header, err := r.Next()
 		if err == io.EOF {
-			slices.Sort(files)
-			return files
+			return content
 		}
 		must(t, err)
-		// Docker adds places for its own mounts (etc/hosts, dev/console, …), which are empty.
-		if header.Typeflag == tar.TypeReg && header.Size > 0 {
-			files = append(files, header.Name)
+		// Engines add places for their own mounts (etc/hosts, dev/console, …), which are empty.
+		if header.Typeflag != tar.TypeReg || header.Size == 0 {
+			continue
 		}
+		text, err := io.ReadAll(r)
+		must(t, err)
+		program, err := elf.NewFile(bytes.NewReader(text))
+		if err != nil {
+			t.Errorf("%s in the image: %v", header.Name, err)
+			continue
+		}
+		content[header.Name] = program.Machine
 	}
 }
