@@ -231,7 +231,7 @@ func (s *space) destroyOrphans() {
 func (s *space) detached(req *request) reply {
 	o, err := s.find(Shm, req.Arg[0])
 	if err != nil {
-		return refuse(err)
+		return reply{} // somebody else found it unused before
 	}
 	if o.rec.Mode&abi.ModeDest == 0 && !s.table.forced() {
 		return reply{}

@@ -21,8 +21,8 @@ import (
 
 const (
 	longestFork   = time.Minute // of a parent that does not tell, for its manager died
-	maxUnsettled  = 16          // used ones of one parent
-	settleSoon    = 5 * time.Millisecond
+	maxUnsettled  = 64          // used ones of one parent
+	settleSoon    = 25 * time.Millisecond
 	settlePause   = 100 * time.Millisecond
 	settleLongest = 10 * time.Second
 )
