@@ -120,12 +120,19 @@ func waitForFile(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Fatalf("%s did not appear", args[0])
 }
 
-// notexists PATTERN: nothing matches.
+// notexists PATTERN: nothing matches, or not for long.
 func notExists(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
 		ts.Fatalf("usage: notexists PATTERN")
 	}
-	if found, _ := filepath.Glob(ts.MkAbs(args[0])); len(found) > 0 {
-		ts.Fatalf("left over: %v", found)
+	// What other scripts use at this time is gone when they are over.
+	for begun := time.Now(); ; time.Sleep(50 * time.Millisecond) {
+		found, _ := filepath.Glob(ts.MkAbs(args[0]))
+		if len(found) == 0 {
+			return
+		}
+		if time.Since(begun) > 30*time.Second {
+			ts.Fatalf("left over: %v", found)
+		}
 	}
 }

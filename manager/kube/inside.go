@@ -110,7 +110,7 @@ func firstProcess(container string) int {
 // it. True also if that cannot be known.
 func loadsLibrary(pid int) bool {
 	environment, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
-	if err != nil {
+	if err != nil || len(environment) == 0 { // exec is under way
 		return true
 	}
 	for variable := range bytes.SplitSeq(environment, []byte{0}) {

@@ -1,6 +1,8 @@
 package kube
 
 import (
+	"fmt"
+	"os"
 	"os/exec"
 	"testing"
 
@@ -21,6 +23,11 @@ func TestLoadsLibrary(t *testing.T) {
 		cmd := exec.Command("sleep", "60")
 		cmd.Env = []string{c.env}
 		check(t, cmd.Start())
+		for { // Start comes back in the middle of exec
+			if b, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", cmd.Process.Pid)); err != nil || len(b) > 0 {
+				break
+			}
+		}
 		if got := loadsLibrary(cmd.Process.Pid); got != c.loads {
 			t.Errorf("%s: %v", c.env, got)
 		}
