@@ -89,6 +89,10 @@ func (s *space) hello(c *channel, req *request) reply {
 // A process whose page is still mapped has another copy of the library, which
 // is a session of its own.
 func (s *space) sessionOf(id processID) (*session, error) {
+	// It may be a child that called exec before the spare it claimed was looked at.
+	for _, y := range s.spares(func(y *session) bool { state, _ := y.page.state(); return state == abi.PageClaimed }) {
+		s.settle(y)
+	}
 	maps := &mappings{pid: id.pid}
 	for _, x := range s.process[id] {
 		if !x.dead && x.replaced(maps) {

@@ -127,3 +127,20 @@ func TestMapsPage(t *testing.T) {
 		t.Error("another file")
 	}
 }
+
+// A child that calls exec before anybody looked at its spare has that session
+// still, and what is to be undone for it.
+func TestSpareOfExec(t *testing.T) {
+	_, info := newManager(t, Config{Unprivileged: true}, SpaceConfig{})
+	p := mustPeer(t, info.Dir)
+	number, pg := p.spare(t, 0)
+	var now unix.Timespec
+	check(t, unix.ClockGettime(unix.CLOCK_BOOTTIME, &now))
+	v := pg.view()
+	v.Claimed, v.PID, v.Address = uint64(now.Nano()), uint32(os.Getpid()), abi.PageSize // where nothing is mapped
+	atomic.StoreUint32(&v.State, abi.PageClaimed)
+	after := mustPeer(t, info.Dir)
+	if after.session != number {
+		t.Errorf("session %d, not %d", after.session, number)
+	}
+}

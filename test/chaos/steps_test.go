@@ -99,7 +99,7 @@ func (c *chaos) direct() time.Duration {
 	c.wake(true)
 	before, want := map[int]uint64{}, map[uint32]bool{}
 	for n := range c.alive {
-		if l := c.life(n); l.role == roleCount && l.progress > 100 {
+		if l := c.life(n); l.role == roleCount && l.progress > 100 && atomic.LoadUint32(&l.killed) == 0 {
 			before[n], want[l.space] = atomic.LoadUint64(&l.progress), true
 		}
 	}
