@@ -29,7 +29,7 @@ help: ## this list
 # A room joins the build when it has its first file.
 COMMANDS := $(foreach c,client/ipcspace manager/ipcspace-manager shim/ipcspace-shim csi/ipcspace-csi,$(if $(wildcard $(c)/*.go),$(notdir $(c))))
 # What a child runs after fork lies together, so that it costs few page faults.
-PRELOAD_FORK := $(wildcard $(patsubst %,client/preload/%.c,fork session room thread piece channel packet sys))
+PRELOAD_FORK := $(wildcard $(patsubst %,client/preload/%.c,fork spare session room thread piece channel packet sys))
 PRELOAD  := $(PRELOAD_FORK) $(filter-out $(PRELOAD_FORK),$(wildcard client/preload/*.c))
 LIBRARY  := $(if $(PRELOAD),$(BIN)/libipcspace.so)
 # The second architecture is optional where its compiler is missing, except in continuous integration.

@@ -291,81 +291,11 @@ int channel_open(void)
 	return 0;
 }
 
-/* Maps n spares where earlier ones were, out of reach of children. */
-static bool map_spares(int fd, uint32_t n)
-{
-	if (control.spares_room == NULL)
-		control.spares_room = room_reserve(ABI_MAX_SPARES * ABI_PAGE_SIZE);
-	if (control.spares_room == NULL)
-		return false;
-	long p = SYS6(__NR_mmap, control.spares_room, n * ABI_PAGE_SIZE, PROT_READ | PROT_WRITE,
-		      MAP_SHARED | MAP_POPULATE | MAP_FIXED, fd, 0);
-	return !is_error(p) && SYS3(__NR_madvise, p, n * ABI_PAGE_SIZE, MADV_DONTFORK) == 0;
-}
-
-/* Takes the pages of a MsgSpare's reply. */
-static void take_spares(struct exchange *x)
-{
-	uint32_t n = (uint32_t)x->reply.val[1];
-
-	if (x->reply.errno == 0 && x->nfds == 1 && control.spares == 0 && n - 1 < ABI_MAX_SPARES &&
-	    map_spares(x->fds[0], n)) {
-		control.spare = control.spares_room;
-		control.spares = n;
-		for (uint32_t i = 0; i < n; i++)
-			store64(&control.spare[i].address, (uintptr_t)&control.spare[i]);
-	}
-	packet_close(x);
-}
-
-void channel_settle(void)
-{
-	struct exchange x = {.request = {.seq = control.spare_asked}};
-
-	if (control.spare_asked != 0 && fd_is(control.channel, control.channel_inode) &&
-	    packet_reply(control.channel, &x) > 0)
-		take_spares(&x);
-	control.spare_asked = 0;
-}
-
-/* Numbers requests; 0 is HELLO's. */
-static uint32_t next_seq(void)
+uint32_t request_number(void)
 {
 	if (++control.seq == 0)
 		control.seq = 1;
 	return control.seq;
-}
-
-void channel_ask_spares(uint32_t used)
-{
-	struct abi_request req = {.kind = ABI_MSG_SPARE, .arg = {used, ABI_MAX_SPARES}};
-
-	if (control.spare_asked != 0 || !fd_is(control.channel, control.channel_inode))
-		return;
-	req.seq = next_seq();
-	if (packet_send(control.channel, &req, NULL) == 0)
-		control.spare_asked = req.seq;
-}
-
-/* Is the manager away, the next one looks at all spares when it comes. */
-void channel_tell_fork(uint32_t used)
-{
-	struct abi_request req = {.kind = ABI_MSG_FORKED, .arg = {used}};
-
-	for (int tries = 0; tries < 2 && load32(&session.table->forks) == 0; tries++) {
-		if (fd_is(control.channel, control.channel_inode)) {
-			req.seq = next_seq();
-			if (packet_send(control.channel, &req, NULL) == 0)
-				return;
-			SYS1(__NR_close, control.channel);
-			control.channel = -1;
-		}
-		control.hasty = true;
-		int r = channel_open();
-		control.hasty = false;
-		if (r < 0)
-			return;
-	}
 }
 
 /* Whether no call that blocks makes such a request. (Nor does one make OPEN of a
@@ -383,8 +313,8 @@ static long call(void *exchange)
 
 	control_lock();
 	control.may_sleep = may_sleep(&x->request);
-	channel_settle();
-	x->request.seq = next_seq();
+	spares_settle();
+	x->request.seq = request_number();
 	x->request.tid = thread_id();
 	for (;;) {
 		if (!fd_is(control.channel, control.channel_inode)) {
@@ -450,8 +380,8 @@ static long brokered(struct exchange *x, int64_t deadline, bool *cancelled)
 		fd = fd_move((int)fd);
 	}
 	if (x->request.seq == 0)
-		x->request.seq = next_seq();
-	cancel.seq = next_seq();
+		x->request.seq = request_number();
+	cancel.seq = request_number();
 	control_unlock();
 	if (fd < 0)
 		return fd;

@@ -60,8 +60,8 @@ static long get_spare(void *unused)
 	if (!fd_is(control.channel, control.channel_inode))
 		r = channel_open();
 	if (r == 0) {
-		channel_ask_spares(0);
-		channel_settle();
+		spares_ask(0);
+		spares_settle();
 	}
 	return r == 0 && control.spare == NULL ? -EMFILE : r;
 }
@@ -82,7 +82,7 @@ static void prepare(void)
 	if (session.page == NULL || load32(session.alive) != 1 || !has_attaches())
 		return;
 	control.forking = control.may_sleep = true;
-	channel_settle();
+	spares_settle();
 	if (control.spare == NULL && get_spare(NULL) == -EMFILE)
 		with_descriptors(get_spare, NULL);
 	control.forking = control.may_sleep = false;
@@ -107,10 +107,10 @@ static void parent(void)
 		SYS3(__NR_madvise, control.spare, ABI_PAGE_SIZE, MADV_DONTFORK);
 		control.spare++;
 		if (--control.spares > 0) {
-			channel_tell_fork(control.used_spare);
+			spare_used(control.used_spare);
 		} else {
 			control.spare = NULL;
-			channel_ask_spares(control.used_spare);
+			spares_ask(control.used_spare);
 		}
 	}
 	attach_include();

@@ -1,4 +1,4 @@
-/* What session.c, channel.c, packet.c and fork.c share. */
+/* What session.c, channel.c, packet.c, spare.c and fork.c share. */
 #ifndef IPCSPACE_SESSION_H
 #define IPCSPACE_SESSION_H
 
@@ -43,12 +43,17 @@ uint32_t thread_id(void);
 /* Connects and says HELLO for the session (or a new one), with control held.
  * 0 or -errno. */
 int channel_open(void);
+/* Numbers requests; 0 is HELLO's. */
+uint32_t request_number(void);
+
+/* --- spare.c ----------------------------------------------------------- */
+
 /* Reads the reply of a MsgSpare on its way. */
-void channel_settle(void);
+void spares_settle(void);
 /* Asks for the next spares without waiting for the answer. */
-void channel_ask_spares(uint32_t used);
+void spares_ask(uint32_t used);
 /* Tells the manager that a fork used a spare, unless it looks by itself. */
-void channel_tell_fork(uint32_t used);
+void spare_used(uint32_t used);
 
 /* How long a wait for the manager does not sleep, in ns. It answers long before,
  * but tens of milliseconds late where others keep the CPUs busy.
