@@ -240,6 +240,9 @@ func (h *handle) Bell() *plane.Bell { return h.s.alive.Load().bell }
 // Brokered is plane.Host's.
 func (h *handle) Brokered() (seq uint32, yes bool) { return 0, false }
 
+// Thread: a goroutine has no number.
+func (h *handle) Thread() uint32 { return 0 }
+
 // RingDoorbell is plane.Host's.
 func (h *handle) RingDoorbell(session uint32) { h.s.ring(session) }
 

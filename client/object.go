@@ -1,6 +1,7 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -252,17 +253,17 @@ func seconds(n int64) time.Time {
 	return time.Unix(n, 0)
 }
 
-// pidOf is the pid of a session's process in this process's pid namespace; 0:
-// it is not visible there, or nobody.
-func (s *session) pidOf(ctx context.Context, number uint32) (int, error) {
+// pidOf is the pid of a session's process, or of a thread of it if that is not
+// 0, in this process's pid namespace; 0: it is not visible there, or nobody.
+func (s *session) pidOf(ctx context.Context, number, thread uint32) (int, error) {
 	if number == 0 || number >= abi.MaxSessions {
 		return 0, nil
 	}
 	rec := s.table.session(number)
 	if pid := atomic.LoadUint32(&rec.PID); pid != 0 && atomic.LoadUint64(&rec.PidNS) == s.pidns {
-		return int(pid), nil
+		return int(cmp.Or(thread, pid)), nil
 	}
-	pid, err := s.tell(ctx, abi.MsgWho, int64(number))
+	pid, err := s.tell(ctx, abi.MsgWho, int64(number), int64(thread))
 	return int(pid), err
 }
 

@@ -178,11 +178,11 @@ func (q *Queue) statDirect(ctx context.Context, h *handle, rec *abi.Record) (Que
 	st, now := statOf(rec), h.queue.Stat()
 	q.end()
 	runtime.KeepAlive(h)
-	sender, err := q.s.pidOf(ctx, now.Sender)
+	sender, err := q.s.pidOf(ctx, now.Sender, 0)
 	if err != nil {
 		return QueueStat{}, q.failed(ctx, "msgctl", err)
 	}
-	receiver, err := q.s.pidOf(ctx, now.Receiver)
+	receiver, err := q.s.pidOf(ctx, now.Receiver, now.Thread)
 	if err != nil {
 		return QueueStat{}, q.failed(ctx, "msgctl", err)
 	}

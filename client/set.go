@@ -192,7 +192,7 @@ func (s *Set) PID(num int) (int, error) {
 		if err != nil {
 			return 0, err
 		}
-		pid, err := s.s.pidOf(context.Background(), session)
+		pid, err := s.s.pidOf(context.Background(), session, 0)
 		return pid, errnoOf(err)
 	})
 }

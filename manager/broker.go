@@ -47,9 +47,10 @@ type brokered struct {
 	resumeSet   func(p *plane.Set) (over bool, err error)
 	resumeQueue func(p *plane.Queue) (over bool, err error)
 
-	done  interface{ Forget() } // what the call was made on
-	seq   uint32
-	again bool // an earlier manager was asked for it
+	done   interface{ Forget() } // what the call was made on
+	seq    uint32
+	thread uint32 // see plane.Host
+	again  bool   // an earlier manager was asked for it
 }
 
 // broker starts a brokered call. The reply comes from its goroutine.
@@ -134,7 +135,7 @@ func (s *space) begin(x *session, b *brokered) (*object, error) {
 // called when the client has the answer, or never will.
 func (s *space) carryOut(ctx context.Context, x *session, o *object, b *brokered, bell *plane.Bell) (r reply, over func()) {
 	for {
-		h := &host{o: o, session: x.number, bell: bell, seq: b.seq}
+		h := &host{o: o, session: x.number, bell: bell, seq: b.seq, thread: b.thread}
 		err := b.do(ctx, h)
 		if err == nil {
 			return b.result(), func() {

@@ -176,7 +176,7 @@ func (s *space) stat(x *session, c *caller, f Family, id int64, check, byIndex b
 			return refuse(err)
 		}
 	}
-	st, err := s.statOf(o, func(n uint32) uint32 { return s.who(x, n) })
+	st, err := s.statOf(o, func(n, thread uint32) uint32 { return s.who(x, n, thread) })
 	if err != nil {
 		return refuse(err)
 	}
@@ -194,8 +194,8 @@ func (s *space) stat(x *session, c *caller, f Family, id int64, check, byIndex b
 	return r
 }
 
-// statOf fills abi.Stat; who translates session numbers to pids.
-func (s *space) statOf(o *object, who func(uint32) uint32) (abi.Stat, error) {
+// statOf fills abi.Stat; who translates session and thread numbers to pids.
+func (s *space) statOf(o *object, who func(session, thread uint32) uint32) (abi.Stat, error) {
 	const ns = 1e9
 	r := &o.rec
 	st := abi.Stat{
@@ -209,7 +209,7 @@ func (s *space) statOf(o *object, who func(uint32) uint32) (abi.Stat, error) {
 			return st, err
 		}
 		st.Time[0], st.Time[1] = a.atime/ns, a.dtime/ns
-		st.PID = [2]uint32{who(a.last), who(r.Creator)}
+		st.PID = [2]uint32{who(a.last, 0), who(r.Creator, 0)}
 		st.Count[0] = a.count
 		return st, nil
 	}
@@ -222,7 +222,7 @@ func (s *space) statOf(o *object, who func(uint32) uint32) (abi.Stat, error) {
 		func(p *plane.Queue) error {
 			q := p.Stat()
 			st.Time[0], st.Time[1] = q.SendTime, q.RecvedTime
-			st.PID = [2]uint32{who(q.Sender), who(q.Receiver)}
+			st.PID = [2]uint32{who(q.Sender, 0), who(q.Receiver, q.Thread)}
 			st.Count = [2]uint64{q.Bytes, q.Messages}
 			return nil
 		})

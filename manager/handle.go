@@ -54,7 +54,7 @@ func (s *space) answer(c *channel, x *session, req *request) reply {
 	case abi.MsgReap:
 		return reply{val: [6]int64{s.reapSession(uint32(req.Arg[0]))}}
 	case abi.MsgWho:
-		return reply{val: [6]int64{int64(s.who(x, uint32(req.Arg[0])))}}
+		return reply{val: [6]int64{int64(s.who(x, uint32(req.Arg[0]), uint32(req.Arg[1])))}}
 	case abi.MsgDetached:
 		return s.detached(req)
 	case abi.MsgFold:

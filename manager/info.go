@@ -94,7 +94,8 @@ func (s *space) objectInfos() []ObjectInfo {
 }
 
 func (s *space) objectInfo(o *object) (ObjectInfo, error) {
-	host := func(n uint32) uint32 {
+	// Threads are not told from their processes.
+	host := func(n, _ uint32) uint32 {
 		if x := s.sessions[n]; x != nil {
 			return uint32(x.id.pid)
 		}
@@ -125,7 +126,7 @@ func (s *space) objectInfo(o *object) (ObjectInfo, error) {
 	}
 	i := ObjectInfo{
 		Family: o.family, ID: int(st.ID), Key: st.Key, UID: st.UID, GID: st.GID, CUID: st.CUID, CGID: st.CGID,
-		Mode: st.Mode, Size: st.Size, Changed: at(st.Time[2]), CreatorPID: int(host(o.rec.Creator)),
+		Mode: st.Mode, Size: st.Size, Changed: at(st.Time[2]), CreatorPID: int(host(o.rec.Creator, 0)),
 	}
 	switch o.family {
 	case Shm:

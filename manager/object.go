@@ -149,6 +149,7 @@ type host struct {
 	locked  bool
 	bell    *plane.Bell // of brokered calls
 	seq     uint32      // of a brokered call's request
+	thread  uint32      // that sent it, if not its process's first
 }
 
 func (h *host) Session() uint32 { return h.session }
@@ -159,6 +160,7 @@ func (h *host) Capacity() (cells, chunks int) {
 func (h *host) QueueBytes() uint64          { return h.o.queueBytes() }
 func (h *host) Bell() *plane.Bell           { return h.bell }
 func (h *host) Brokered() (uint32, bool)    { return h.seq, h.bell != nil }
+func (h *host) Thread() uint32              { return h.thread }
 func (h *host) RingDoorbell(session uint32) { h.o.space.pulse.ring(session) }
 func (h *host) Died(session uint32) bool    { return h.o.space.pulse.died(session) }
 func (h *host) Valid() bool {

@@ -28,6 +28,9 @@ func (s *space) plan(c *channel, req *request) (b *brokered, err error) {
 	}
 	if err == nil {
 		b.seq, b.again = req.Seq, req.Kind != abi.MsgSemCtl && req.Arg[abi.BrokeredAgain] != 0
+		if first := c.session.state.Levels[0].PID; first != 0 && req.TID != first {
+			b.thread = req.TID
+		}
 	}
 	return b, err
 }
@@ -140,7 +143,7 @@ func (s *space) planSemCtl(x *session, who *caller, req *request) (*brokered, er
 				var session uint32
 				session, err = p.PID(int(num))
 				s.mu.Lock()
-				result = int(s.who(x, session))
+				result = int(s.who(x, session, 0))
 				s.mu.Unlock()
 			}
 			return err

@@ -370,12 +370,16 @@ func pidAlive(pidfd int) bool {
 	return err == nil && n == 0
 }
 
-// pidOutside translates a pid of the pid namespace ns to the manager's
-// (ioctl_nsfs(2), Linux 6.11). ESRCH: nobody has it. ENOTTY: the kernel cannot
-// tell.
-func pidOutside(ns *os.File, pid int) (int, error) {
-	const nsGetTgidFromPidns = 0x8004b707 // NS_GET_TGID_FROM_PIDNS
-	p, _, errno := unix.Syscall(unix.SYS_IOCTL, ns.Fd(), nsGetTgidFromPidns, uintptr(pid))
+// Requests of ioctl_nsfs(2), since Linux 6.11.
+const (
+	nsGetPidFromPidns  = 0x8004b706 // NS_GET_PID_FROM_PIDNS: a thread's number
+	nsGetTgidFromPidns = 0x8004b707 // NS_GET_TGID_FROM_PIDNS: a process's
+)
+
+// pidOutside translates a number of the pid namespace ns to the manager's.
+// ESRCH: nobody has it. ENOTTY: the kernel cannot tell.
+func pidOutside(ns *os.File, pid int, request uintptr) (int, error) {
+	p, _, errno := unix.Syscall(unix.SYS_IOCTL, ns.Fd(), request, uintptr(pid))
 	if errno != 0 {
 		return 0, errno
 	}

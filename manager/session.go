@@ -131,7 +131,7 @@ func (s *space) bind(x *session, id processID) error {
 
 // bindTo is bind with what is known of the process. The pidfd is the session's
 // from now on.
-func (s *space) bindTo(x *session, id processID, fd int, levels [pidLevels]pidLevel) error {
+func (s *space) bindTo(x *session, id processID, fd int, levels pidList) error {
 	parent := s.sessions[x.state.Parent]
 	var container string
 	if parent != nil {

@@ -214,7 +214,7 @@ func (s *space) isSession(pid int) bool {
 //
 // The page is the client's own word: it could name another process of its
 // namespace. All that follows is that the session ends with that one.
-func (s *space) findChild(y, parent *session, pid uint32) (id processID, pidfd int, levels [pidLevels]pidLevel, ok bool) {
+func (s *space) findChild(y, parent *session, pid uint32) (id processID, pidfd int, levels pidList, ok bool) {
 	claimed := y.page.claimed()
 	candidates := processes
 	if parent != nil {

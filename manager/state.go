@@ -47,7 +47,7 @@ type sessionState struct {
 	Parent  uint32
 	Start   uint64
 	Cookie  [16]byte
-	Levels  [pidLevels]pidLevel
+	Levels  pidList
 	Results [keptResults]result
 	// Container is the tag of the process's container. It outlives the process
 	// as long as an object names the session.
@@ -66,6 +66,9 @@ const (
 
 // pidLevels is how many nested pid namespaces are remembered of a process.
 const pidLevels = 4
+
+// pidList is a process's pids in its own pid namespace and outwards.
+type pidList [pidLevels]pidLevel
 
 // pidLevel is a process's pid in one of the namespaces that it is visible in.
 type pidLevel struct {

@@ -87,7 +87,7 @@ func (s *space) List(name string, reader procfs.Process) ([]byte, error) {
 }
 
 func (s *space) writeLine(text *bytes.Buffer, o *object, v viewer) {
-	st, err := s.statOf(o, func(n uint32) uint32 { return s.pidIn(v.pidns, n) })
+	st, err := s.statOf(o, func(n, thread uint32) uint32 { return s.pidIn(v.pidns, n, thread) })
 	if err != nil || o.gone {
 		return
 	}

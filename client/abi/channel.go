@@ -71,7 +71,8 @@ const (
 	MsgGrow = 6
 	// MsgReap: session -> 1: it was dead and its undo is applied; 0: it lives.
 	MsgReap = 7
-	// MsgWho: session -> its tgid in the caller's pid namespace, 0: not visible.
+	// MsgWho: session, thread of it or 0 -> its number in the caller's pid namespace,
+	// 0: not visible.
 	MsgWho = 8
 	// MsgDetached: id of a segment marked for destruction -> nothing.
 	MsgDetached = 9

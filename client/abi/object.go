@@ -39,7 +39,11 @@ type ControlHeader struct {
 	LastSend  uint64 // last word: lspid and stime
 	LastRecv  uint64 // last word: lrpid and rtime
 	ChunkHint uint64
-	_         [14]uint64
+	// RecvThread is the thread that LastThread in LastRecv tells of: session 20 |
+	// number 32. It counts while the session is the one in LastRecv; written
+	// before that word, without a lock.
+	RecvThread uint64
+	_          [13]uint64
 }
 
 // ControlHeader.State.
@@ -99,9 +103,14 @@ const (
 	CounterCountShift = 40
 )
 
-// Last word: session 20 | seconds since 1970 44.
+// Last word: session 19 | thread 1 | seconds since 1970 44.
+//
+// Thread: to whom slept in a thread other than the process's first, lrpid is
+// that thread's number (pipelined_send, ipc/msg.c), and RecvThread has it.
 const (
-	LastTimeShift = SessionBits
+	LastSessionMask = LastThread - 1
+	LastThread      = 1 << (SessionBits - 1)
+	LastTimeShift   = SessionBits
 )
 
 // Cell state word, first in every cell:
@@ -284,7 +293,11 @@ type ReceiverCell struct {
 	Mode  uint32 // Receive*
 	Type  int64  // as Mode says, never negative
 	Size  uint64 // room of the receiver; the largest uint64 with MSG_NOERROR
-	_     [2]uint64
+	// Thread is the number of the thread that sleeps, in its own pid namespace;
+	// 0: the process's first.
+	Thread uint32
+	_      uint32
+	_      uint64
 	// Message is a link word: index + 1 of the message cell handed over,
 	// written by the transaction that makes the receiver CellDone. It stands
 	// where a LogCell has an offset: a late compare-and-swap meant for a link

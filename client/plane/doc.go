@@ -70,6 +70,10 @@ type Host interface {
 	// the session; false: the session acts itself.
 	Brokered() (seq uint32, yes bool)
 
+	// Thread is the number of the calling thread in its own pid namespace, if
+	// the call is brokered and the thread is not its process's first; or 0.
+	Thread() uint32
+
 	// Bell is where calls of the session wait without a thread; nil: each
 	// that waits has one.
 	Bell() *Bell

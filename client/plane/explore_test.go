@@ -447,6 +447,7 @@ func (h *explored) Reap(uint32) error {
 }
 func (h *explored) QueueBytes() uint64       { return h.qbytes }
 func (h *explored) Brokered() (uint32, bool) { return 0, false }
+func (h *explored) Thread() uint32           { return 0 }
 func (h *explored) RingDoorbell(uint32)      {}
 func (h *explored) Bell() *Bell              { return h.bell }
 

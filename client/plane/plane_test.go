@@ -71,6 +71,7 @@ type member struct {
 	*file
 	session uint32
 	seq     uint32 // of a brokered call
+	thread  uint32 // that makes it
 }
 
 func (m *member) Session() uint32 { return m.session }
@@ -115,6 +116,7 @@ func (m *member) Reap(session uint32) error {
 	return nil
 }
 func (m *member) Brokered() (uint32, bool) { return m.seq, m.seq != 0 }
+func (m *member) Thread() uint32           { return m.thread }
 func (m *member) QueueBytes() uint64       { return m.qbytes.Load() }
 func (m *member) RingDoorbell(session uint32) {
 	if b := m.bell(session); b != nil {
@@ -152,7 +154,7 @@ func (f *file) bell(session uint32) *Bell {
 
 func (f *file) set(sems int, session uint32) *Set {
 	f.t.Helper()
-	s, err := NewSet(f.mem, sems, &member{f, session, 0})
+	s, err := NewSet(f.mem, sems, &member{f, session, 0, 0})
 	if err != nil {
 		f.t.Fatal(err)
 	}
@@ -161,7 +163,7 @@ func (f *file) set(sems int, session uint32) *Set {
 
 func (f *file) queue(session uint32) *Queue {
 	f.t.Helper()
-	q, err := NewQueue(f.mem, f.dmem, &member{f, session, 0})
+	q, err := NewQueue(f.mem, f.dmem, &member{f, session, 0, 0})
 	if err != nil {
 		f.t.Fatal(err)
 	}

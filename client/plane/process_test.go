@@ -31,6 +31,7 @@ func (h fixed) Died(uint32) bool            { return false }
 func (h fixed) Reap(uint32) error           { return nil }
 func (h fixed) QueueBytes() uint64          { return 4000 }
 func (h fixed) Brokered() (uint32, bool)    { return 0, false }
+func (h fixed) Thread() uint32              { return 0 }
 func (h fixed) RingDoorbell(session uint32) {}
 func (h fixed) Bell() *Bell                 { return nil }
 

@@ -24,6 +24,9 @@ type QueueStat struct {
 	// in seconds since 1970.
 	Sender, Receiver     uint32
 	SendTime, RecvedTime int64
+	// Thread is the receiver's number in its own pid namespace, if it slept and
+	// is not its process's first thread; or 0.
+	Thread uint32
 }
 
 // NewQueue makes a handle of the queue in control and data, which span the
@@ -64,9 +67,11 @@ func (q *Queue) Stat() QueueStat {
 		pause(128)
 	}
 	send, recv := q.load(offLastSend), q.load(offLastRecv)
-	const session = 1<<abi.SessionBits - 1
-	st.Sender, st.SendTime = uint32(send&session), int64(send>>abi.LastTimeShift)
-	st.Receiver, st.RecvedTime = uint32(recv&session), int64(recv>>abi.LastTimeShift)
+	st.Sender, st.SendTime = uint32(send&abi.LastSessionMask), int64(send>>abi.LastTimeShift)
+	st.Receiver, st.RecvedTime = uint32(recv&abi.LastSessionMask), int64(recv>>abi.LastTimeShift)
+	if thread := q.load(offRecvThread); recv&abi.LastThread != 0 && uint32(thread&abi.LastSessionMask) == st.Receiver {
+		st.Thread = uint32(thread >> abi.LastTimeShift)
+	}
 	return st
 }
 
@@ -119,6 +124,15 @@ func (t *transaction) stamp(off int, session uint32) {
 	}
 }
 
+// stampReceiver notes who received last, and with which thread it had slept.
+func (q *Queue) stampReceiver(t *transaction, session, thread uint32) {
+	if thread != 0 {
+		q.store(offRecvThread, uint64(thread)<<abi.LastTimeShift|uint64(session))
+		session |= abi.LastThread
+	}
+	t.stamp(offLastRecv, session)
+}
+
 // deliver is the second half of do_msgsnd (ipc/msg.c), for a message that
 // fits: to the first receiver that wants it, past those whose room is too
 // small, or else into the queue. from is the state of the message's cell.
@@ -146,7 +160,7 @@ func (q *Queue) deliver(t *transaction, message int, sender uint32) {
 			t.setState(r, claimed, claimed.to(abi.CellDone, unix.E2BIG))
 			continue
 		}
-		t.stamp(offLastRecv, st.session())
+		q.stampReceiver(t, st.session(), uint32(q.load(r+offReceiverThread)))
 		t.setLink(r+offRecvMessage, q.number(message))
 		t.setState(message, from, from.owned(abi.CellOwned, abi.KindMessage, st.session()))
 		t.setState(r, claimed, claimed.to(abi.CellDone, 0))
@@ -158,12 +172,13 @@ func (q *Queue) deliver(t *transaction, message int, sender uint32) {
 	t.setState(message, from, from.to(abi.CellQueued, 0))
 }
 
-// take takes the message at the cursor out of the queue for a session.
-func (q *Queue) take(t *transaction, c *cursor, receiver uint32) {
+// take takes the message at the cursor out of the queue for a session, of which
+// thread slept, if any but the first.
+func (q *Queue) take(t *transaction, c *cursor, receiver, thread uint32) {
 	message := c.cell
 	st := q.state(message)
 	c.remove()
-	t.stamp(offLastRecv, receiver)
+	q.stampReceiver(t, receiver, thread)
 	w := t.get(offTaken)
 	t.put(offTaken, w, counted(w, q.msgSize(message)))
 	t.setState(message, st, st.owned(abi.CellOwned, abi.KindMessage, receiver))
@@ -250,7 +265,7 @@ func (q *Queue) rescan(t *transaction) {
 			continue
 		}
 		t.setLink(r+offRecvMessage, q.number(m.cell))
-		q.take(t, &m, st.session())
+		q.take(t, &m, st.session(), uint32(q.load(r+offReceiverThread)))
 		t.setState(r, claimed, claimed.to(abi.CellDone, 0))
 	}
 	q.admit(t)

@@ -162,6 +162,7 @@ func (q *Queue) CopyTo(fresh *Queue) error {
 		}
 	}
 	fresh.store(offLastSend, q.load(offLastSend))
+	fresh.store(offRecvThread, q.load(offRecvThread))
 	fresh.store(offLastRecv, q.load(offLastRecv))
 	return nil
 }

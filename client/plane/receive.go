@@ -16,10 +16,11 @@ const (
 )
 
 const (
-	offRecvType    = int(unsafe.Offsetof(abi.ReceiverCell{}.Type))
-	offRecvSize    = int(unsafe.Offsetof(abi.ReceiverCell{}.Size))
-	offRecvMessage = int(unsafe.Offsetof(abi.ReceiverCell{}.Message))
-	offSendSize    = int(unsafe.Offsetof(abi.SenderCell{}.Size))
+	offRecvType       = int(unsafe.Offsetof(abi.ReceiverCell{}.Type))
+	offRecvSize       = int(unsafe.Offsetof(abi.ReceiverCell{}.Size))
+	offReceiverThread = int(unsafe.Offsetof(abi.ReceiverCell{}.Thread))
+	offRecvMessage    = int(unsafe.Offsetof(abi.ReceiverCell{}.Message))
+	offSendSize       = int(unsafe.Offsetof(abi.SenderCell{}.Size))
 )
 
 // mode is convert_mode (ipc/msg.c).
@@ -138,7 +139,7 @@ func (q *Queue) pick(t *transaction, mode uint32, asked int64, room uint64, cell
 		if cell != 0 && q.receipt(t, cell) {
 			t.setLink(cell+offRecvMessage, q.number(message))
 		}
-		q.take(t, &m, q.me)
+		q.take(t, &m, q.me, 0)
 		q.admit(t)
 		return message, q.commitOn(t)
 	case !t.holds():
@@ -210,6 +211,7 @@ func (q *Queue) makeReceiver(mode uint32, asked int64, room, flags uint64) (int,
 	q.store(cell+offFlags, uint64(mode)<<32|flags)
 	q.store(cell+offRecvType, uint64(asked))
 	q.store(cell+offRecvSize, room)
+	q.store(cell+offReceiverThread, uint64(q.host.Thread()))
 	// The version is of this life of the cell alone, see setNext.
 	seed := uint64(q.state(cell)) >> abi.CellVersionShift << 1
 	q.store(cell+offRecvMessage, seed<<abi.LinkVersionShift)
@@ -228,7 +230,7 @@ func (q *Queue) serveReceiver(cell int, mode uint32, asked int64, room uint64, g
 		}
 		return 0, func() {
 			t.setLink(cell+offRecvMessage, q.number(m.cell))
-			q.take(t, &m, q.me)
+			q.take(t, &m, q.me, uint32(q.load(cell+offReceiverThread)))
 			q.admit(t)
 		}
 	})

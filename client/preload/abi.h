@@ -80,6 +80,8 @@
 #define ABI_LINK_VERSION_SHIFT 32
 #define ABI_COUNTER_BYTES_MASK UINT64_C(0xffffffffff)
 #define ABI_COUNTER_COUNT_SHIFT 40
+#define ABI_LAST_SESSION_MASK 524287
+#define ABI_LAST_THREAD 524288
 #define ABI_LAST_TIME_SHIFT 20
 #define ABI_CELL_STATE_MASK 15
 #define ABI_CELL_KIND_SHIFT 4
@@ -246,7 +248,8 @@ struct abi_control_header {
 	uint64_t last_send;
 	uint64_t last_recv;
 	uint64_t chunk_hint;
-	uint64_t reserved144[14];
+	uint64_t recv_thread;
+	uint64_t reserved152[13];
 };
 _Static_assert(offsetof(struct abi_control_header, lock) == 0, "abi_control_header.lock");
 _Static_assert(offsetof(struct abi_control_header, state) == 8, "abi_control_header.state");
@@ -266,6 +269,7 @@ _Static_assert(offsetof(struct abi_control_header, send_tail) == 112, "abi_contr
 _Static_assert(offsetof(struct abi_control_header, last_send) == 120, "abi_control_header.last_send");
 _Static_assert(offsetof(struct abi_control_header, last_recv) == 128, "abi_control_header.last_recv");
 _Static_assert(offsetof(struct abi_control_header, chunk_hint) == 136, "abi_control_header.chunk_hint");
+_Static_assert(offsetof(struct abi_control_header, recv_thread) == 144, "abi_control_header.recv_thread");
 _Static_assert(sizeof(struct abi_control_header) == 256, "abi_control_header");
 
 struct abi_log_entry {
@@ -380,7 +384,9 @@ struct abi_receiver_cell {
 	uint32_t mode;
 	int64_t type;
 	uint64_t size;
-	uint64_t reserved40[2];
+	uint32_t thread;
+	uint32_t reserved44;
+	uint64_t reserved48;
 	uint64_t message;
 	uint64_t reserved64[24];
 };
@@ -390,6 +396,7 @@ _Static_assert(offsetof(struct abi_receiver_cell, flags) == 16, "abi_receiver_ce
 _Static_assert(offsetof(struct abi_receiver_cell, mode) == 20, "abi_receiver_cell.mode");
 _Static_assert(offsetof(struct abi_receiver_cell, type) == 24, "abi_receiver_cell.type");
 _Static_assert(offsetof(struct abi_receiver_cell, size) == 32, "abi_receiver_cell.size");
+_Static_assert(offsetof(struct abi_receiver_cell, thread) == 40, "abi_receiver_cell.thread");
 _Static_assert(offsetof(struct abi_receiver_cell, message) == 56, "abi_receiver_cell.message");
 _Static_assert(sizeof(struct abi_receiver_cell) == 256, "abi_receiver_cell");
 

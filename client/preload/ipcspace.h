@@ -250,8 +250,9 @@ bool table_record_at(int family, uint32_t index, struct abi_record *r, uint64_t 
 int table_find(int family, uint32_t key, struct abi_record *r);
 /* Waits until *slot is not word any more, or a little while. */
 void table_wait(const uint64_t *slot, uint64_t word);
-/* The session's tgid as this process sees it; 0: not visible. */
-uint32_t table_pid(uint32_t number);
+/* The session's tgid as this process sees it, or, if thread is not 0, the number
+ * here of that thread of it; 0: not visible. */
+uint32_t table_pid(uint32_t number, uint32_t thread);
 
 /* --- creds.c ----------------------------------------------------------- */
 

@@ -10,6 +10,15 @@ void last_touch(uint64_t *word, uint64_t seen, uint32_t number)
 		cas64(word, seen, new);
 }
 
+void last_received(struct abi_control_header *head, uint64_t seen, uint32_t number, uint32_t thread)
+{
+	if (unlikely(thread != 0)) {
+		store64(&head->recv_thread, (uint64_t)thread << ABI_LAST_TIME_SHIFT | number);
+		number |= ABI_LAST_THREAD;
+	}
+	last_touch(&head->last_recv, seen, number);
+}
+
 static uint64_t *chunk_word(struct handle *h, uint32_t i)
 {
 	return (uint64_t *)(h->data + chunk_word_off(i));

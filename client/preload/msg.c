@@ -68,8 +68,8 @@ static bool stat_here(int id, struct user_msqid *to)
 		to->ctime = r->ctime;
 		counters(h, to);
 		to->qbytes = r->size;
-		to->lspid = table_pid(last_session(sent));
-		to->lrpid = table_pid(last_session(received));
+		to->lspid = table_pid(last_session(sent), 0);
+		to->lrpid = table_pid(last_session(received), last_thread(head, received));
 		to->unused[0] = to->unused[1] = 0;
 		__atomic_thread_fence(__ATOMIC_ACQUIRE);
 	}

@@ -122,6 +122,7 @@ struct txn {
 	uint32_t served; /* sleepers: their states fit order()'s array */
 	bool completed;	 /* one of them went on, rather than failed */
 	uint32_t last_sender, last_receiver; /* queue: sessions to note after it */
+	uint32_t last_thread;	/* the receiver's, see last_received */
 	uint32_t asked[4]; /* sessions that the manager found alive just now */
 	uint32_t n_asked;
 	uint32_t bell; /* session whose doorbell is rung after the commit */

@@ -86,6 +86,7 @@ static bool hand_over(struct txn *t, uint32_t message, const struct abi_message_
 						  ABI_KIND_MESSAGE, receiver, 0));
 				done(t, HEADER_OFF(wait_head), HEADER_OFF(wait_tail), prev, at, 0);
 				t->last_receiver = receiver;
+				t->last_thread = load32(&r->thread);
 				return true;
 			}
 			done(t, HEADER_OFF(wait_head), HEADER_OFF(wait_tail), prev, at, E2BIG);
@@ -197,7 +198,7 @@ uint32_t queue_find(struct handle *h, uint32_t mode, int64_t type, uint32_t *pre
 	return found;
 }
 
-void queue_take(struct txn *t, uint32_t prev, uint32_t message, uint32_t number)
+void queue_take(struct txn *t, uint32_t prev, uint32_t message, uint32_t number, uint32_t thread)
 {
 	uint64_t off = cell_off(t->handle, message - 1);
 
@@ -206,6 +207,7 @@ void queue_take(struct txn *t, uint32_t prev, uint32_t message, uint32_t number)
 		counter_add(txn_get(t, HEADER_OFF(taken)), message_at(t->handle, message)->size));
 	txn_put(t, off, cell_next(txn_get(t, off), ABI_CELL_OWNED, ABI_KIND_MESSAGE, number, 0));
 	t->last_receiver = number;
+	t->last_thread = thread;
 }
 
 /* Serves the first receiver for whom the queue has a message: a sender that had
@@ -227,7 +229,7 @@ static bool serve_receiver(struct txn *t)
 
 			if (room) {
 				txn_put(t, link, link_next(txn_get(t, link), message));
-				queue_take(t, before, message, cell_session(state));
+				queue_take(t, before, message, cell_session(state), load32(&r->thread));
 			}
 			done(t, HEADER_OFF(wait_head), HEADER_OFF(wait_tail), prev, at, room ? 0 : E2BIG);
 			return true;
@@ -242,13 +244,13 @@ static int commit(struct txn *t)
 {
 	struct abi_control_header *head = header_of(t->handle);
 	uint64_t sent = load64(&head->last_send), received = load64(&head->last_recv);
-	uint32_t sender = t->last_sender, receiver = t->last_receiver;
+	uint32_t sender = t->last_sender, receiver = t->last_receiver, thread = t->last_thread;
 	int r = txn_commit(t, false);
 
 	if (r == 0 && sender != 0)
 		last_touch(&head->last_send, sent, sender);
 	if (r == 0 && receiver != 0)
-		last_touch(&head->last_recv, received, receiver);
+		last_received(head, received, receiver, thread);
 	return r;
 }
 
@@ -261,7 +263,7 @@ static bool is_pending(const struct txn *t)
  * there is none left, the senders. */
 static int serve_rest(struct txn *t)
 {
-	t->last_sender = t->last_receiver = 0;
+	t->last_sender = t->last_receiver = t->last_thread = 0;
 	if (!serve_receiver(t)) {
 		set_pending(t, false);
 		queue_serve_senders(t);
@@ -295,7 +297,7 @@ int queue_lock(struct txn *t)
 	for (;;) {
 		int r = txn_lock(t);
 
-		t->last_sender = t->last_receiver = 0;
+		t->last_sender = t->last_receiver = t->last_thread = 0;
 		if (r < 0)
 			return r;
 		/* Under the lock, so that msg_qbytes is the one by which the

@@ -48,11 +48,20 @@ static inline int64_t last_time(uint64_t w)
 }
 static inline uint32_t last_session(uint64_t w)
 {
-	return (uint32_t)w & ABI_SESSION_MASK;
+	return (uint32_t)w & ABI_LAST_SESSION_MASK;
+}
+/* The thread that last_recv tells of, in its own pid namespace; 0: none. */
+static inline uint32_t last_thread(const struct abi_control_header *head, uint64_t w)
+{
+	uint64_t thread = w & ABI_LAST_THREAD ? load64(&head->recv_thread) : 0;
+
+	return last_session(thread) == last_session(w) ? (uint32_t)(thread >> ABI_LAST_TIME_SHIFT) : 0;
 }
 /* Notes that number sent or received just now. A compare-and-swap, so that
  * one who was stopped does not put back an older time later. */
 void last_touch(uint64_t *word, uint64_t seen, uint32_t number);
+/* The same of a receiver; thread: which slept, if it is not the process's first. */
+void last_received(struct abi_control_header *head, uint64_t seen, uint32_t number, uint32_t thread);
 
 /* Makes a message of this session: index + 1, or 0 and *error. */
 uint32_t message_make(struct handle *h, int64_t type, const void *text, size_t size, int *error);
@@ -75,8 +84,9 @@ void queue_put(struct txn *t, uint32_t message, uint32_t number);
 uint32_t queue_find(struct handle *h, uint32_t mode, int64_t type, uint32_t *prev);
 /* The message at a position, index + 1; 0: none. */
 uint32_t queue_at(struct handle *h, int64_t position);
-/* Takes a message out of the queue for the session of that number. */
-void queue_take(struct txn *t, uint32_t prev, uint32_t message, uint32_t number);
+/* Takes a message out of the queue for the session of that number. thread: as in
+ * last_received. */
+void queue_take(struct txn *t, uint32_t prev, uint32_t message, uint32_t number, uint32_t thread);
 /* Lets sleeping senders go as far as there is room. */
 void queue_serve_senders(struct txn *t);
 /* Whether a receiver of that mode and type wants a message of type. */

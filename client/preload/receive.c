@@ -1,6 +1,7 @@
 /* msgrcv, as do_msgrcv(), find_msg() and convert_mode() in ipc/msg.c. */
 #include "queue.h"
 #include "quick.h"
+#include "session.h"
 
 struct user_message {
 	int64_t type;
@@ -35,6 +36,15 @@ static struct wanted convert(size_t room, int64_t type, int flags)
 	return w;
 }
 
+/* For msg_lrpid: this thread, which sleeps in msgrcv, or would on the kernel. 0:
+ * it is its process's first. */
+static uint32_t sleeping_thread(void)
+{
+	uint32_t tid = thread_id();
+
+	return tid == load32(&session.page->pid) ? 0 : tid;
+}
+
 /* Takes a message: *message is its cell, this session's then. Or puts the
  * receiver to sleep: returns 1. */
 static int attempt(struct txn *t, const struct wanted *w, uint32_t *cell, uint32_t spare,
@@ -55,7 +65,7 @@ static int attempt(struct txn *t, const struct wanted *w, uint32_t *cell, uint32
 	if (found != 0 && message_at(h, found)->size > w->limit) {
 		verdict = -E2BIG;
 	} else if (found != 0) {
-		queue_take(t, prev, found, session.number);
+		queue_take(t, prev, found, session.number, *cell != 0 ? sleeping_thread() : 0);
 	} else if (w->nowait) {
 		verdict = -ENOMSG;
 	} else {
@@ -103,6 +113,7 @@ static uint32_t make_receiver(struct handle *h, const struct wanted *w, int *err
 
 		r->flags = 0;
 		r->mode = w->mode;
+		r->thread = sleeping_thread();
 		r->type = w->type;
 		r->size = w->limit;
 		store64(&r->message,
@@ -138,8 +149,9 @@ static bool spin_for(struct thread *t, struct handle *h, const struct wanted *w)
 }
 
 /* Takes a message that is there, without the lock. QUICK_DONE and *message, or
- * another outcome, or -errno. */
-static int take_at_once(struct handle *h, struct call *c, const struct wanted *w, uint32_t *message)
+ * another outcome, or -errno. thread: as in last_received. */
+static int take_at_once(struct handle *h, struct call *c, const struct wanted *w, uint32_t thread,
+			uint32_t *message)
 {
 	struct abi_control_header *head = header_of(h);
 	struct quick q;
@@ -173,14 +185,15 @@ static int take_at_once(struct handle *h, struct call *c, const struct wanted *w
 	if (!quick_commit(&q))
 		return QUICK_LOST;
 	*message = found;
-	last_touch(&head->last_recv, last_recv, session.number);
+	last_received(head, last_recv, session.number, thread);
 	return QUICK_DONE;
 }
 
-static int take_quickly(struct handle *h, struct call *c, const struct wanted *w, uint32_t *message)
+static int take_quickly(struct handle *h, struct call *c, const struct wanted *w, uint32_t thread,
+			uint32_t *message)
 {
 	for (unsigned tries = 0;; tries++) {
-		int r = take_at_once(h, c, w, message);
+		int r = take_at_once(h, c, w, thread, message);
 
 		if (!quick_again(c->thread, r, tries))
 			return r;
@@ -207,11 +220,11 @@ static int receive_direct(struct handle *h, struct call *c, const struct wanted 
 	bool again;
 
 	*message = 0;
-	r = take_quickly(h, c, w, message);
+	r = take_quickly(h, c, w, 0, message);
 	if (likely(r <= QUICK_DONE))
 		return r;
 	if (!w->nowait && spin_for(c->thread, h, w)) {
-		r = take_quickly(h, c, w, message);
+		r = take_quickly(h, c, w, sleeping_thread(), message);
 		if (r <= QUICK_DONE)
 			return r;
 	}

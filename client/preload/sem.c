@@ -316,7 +316,7 @@ static long on_values(struct handle *h, struct call *c, int num, int cmd, int va
 		return r < 0 ? r : (long)sem_value(w);
 	case GETPID:
 		r = settled_word(h, c, (uint32_t)num, &w);
-		return r < 0 ? r : (long)table_pid(sem_session(w));
+		return r < 0 ? r : (long)table_pid(sem_session(w), 0);
 	case GETNCNT:
 	case GETZCNT:
 		return count_sleepers(h, c, (uint32_t)num, cmd == GETZCNT);

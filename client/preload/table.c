@@ -81,12 +81,12 @@ int table_find(int family, uint32_t key, struct abi_record *r)
 	return -1;
 }
 
-uint32_t table_pid(uint32_t number)
+uint32_t table_pid(uint32_t number, uint32_t thread)
 {
 	if (number == 0 || number >= ABI_MAX_SESSIONS)
 		return 0;
 	if (number == session.number)
-		return load32(&session.page->pid);
+		return thread != 0 ? thread : load32(&session.page->pid);
 
 	const struct abi_session_record *s =
 		(const struct abi_session_record *)(table() + ABI_TABLE_SESSIONS_OFF) + number;
@@ -94,8 +94,8 @@ uint32_t table_pid(uint32_t number)
 	int64_t val = 0;
 
 	if (pid != 0 && load64(&s->pid_ns) == session.pid_ns)
-		return pid;
-	if (channel_simple(ABI_MSG_WHO, number, 0, 0, 0, &val) < 0)
+		return thread != 0 ? thread : pid;
+	if (channel_simple(ABI_MSG_WHO, number, thread, 0, 0, &val) < 0)
 		return 0;
 	return (uint32_t)val;
 }

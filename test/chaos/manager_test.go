@@ -125,6 +125,7 @@ func (f frozen) Died(uint32) bool         { return false }
 func (f frozen) Reap(uint32) error        { return nil }
 func (f frozen) QueueBytes() uint64       { return f.qbytes }
 func (f frozen) Brokered() (uint32, bool) { return 0, false }
+func (f frozen) Thread() uint32           { return 0 }
 func (f frozen) RingDoorbell(uint32)      {}
 func (f frozen) Bell() *plane.Bell        { return nil }
 

@@ -1,6 +1,8 @@
 /* Rows 1 to 21: identifiers, keys, and what the three *get calls have in common. */
 #include "case.h"
 
+#include <dirent.h>
+
 ROW(1, "IPC_PRIVATE always makes a new object, without IPC_CREAT, even with IPC_EXCL")
 {
 	EACH_FAMILY(f) {
@@ -384,6 +386,73 @@ ROW(19, "pids are translated to the caller's pid namespace, 0 where it cannot se
 	EXPECT_EQ(segment_stat(board->n[1]).shm_cpid, board->n[0]);
 	EXPECT_EQ(semctl(set, 0, GETPID), board->n[0]);
 	EXPECT_EQ(queue_stat(queue).msg_lspid, board->n[0]);
+}
+
+static void *receive_two(void *queue)
+{
+	struct message m;
+	board->n[0] = (int)syscall(SYS_gettid);
+	ready(MSG, *(int *)queue);
+	MUST(receive(*(int *)queue, &m, 0, 0));
+	board->n[1] = 1;
+	pause();
+	return NULL;
+}
+
+/* Sends a message to a thread of a new process that sleeps in msgrcv, and returns the
+ * thread's number here. */
+static pid_t send_to_thread(int queue, pid_t *p)
+{
+	char path[64];
+	struct dirent *e;
+	pid_t thread = 0;
+	board->n[0] = board->n[1] = 0;
+	CHILD(*p) {
+		pthread_t t;
+		EXPECT_OK(pthread_create(&t, NULL, receive_two, &queue));
+		pthread_join(t, NULL);
+	}
+	UNTIL(board->n[0] != 0 && take_ready(board->n[0]));
+	snprintf(path, sizeof path, "/proc/%d/task", (int)*p);
+	DIR *tasks = opendir(path);
+	EXPECT(tasks != NULL);
+	while ((e = readdir(tasks)) != NULL)
+		if (atoi(e->d_name) != 0 && atoi(e->d_name) != *p)
+			thread = atoi(e->d_name);
+	closedir(tasks);
+	UNTIL(is_asleep(thread));
+	pause_ms(10);
+	EXPECT_OK(send_text(queue, 1, "x", 0));
+	UNTIL(board->n[1]);
+	return thread;
+}
+
+ROW(201, "a thread that slept when its message came is lrpid itself")
+{
+	pid_t p;
+	int q = new_queue();
+	pid_t thread = send_to_thread(q, &p);
+	EXPECT_EQ(queue_stat(q).msg_lrpid, thread);
+	kill(p, SIGKILL);
+	wait_for(p);
+	EXPECT_EQ(queue_stat(q).msg_lrpid, thread);
+}
+
+ROW(201, "a thread that slept is translated to the caller's pid namespace")
+{
+	NEED_ROOT();
+	pid_t p, q;
+	int queue = new_queue();
+	CHILD(p) {
+		if (unshare(CLONE_NEWPID) < 0)
+			SKIP("no pid namespace: %s", errno_name(errno));
+		pid_t thread = send_to_thread(queue, &q);
+		EXPECT(thread != board->n[0]);
+		EXPECT_EQ(queue_stat(queue).msg_lrpid, thread);
+		kill(q, SIGKILL);
+		wait_for(q);
+	}
+	JOIN(p);
 }
 
 static void write_file(const char *path, const char *text)
