@@ -43,6 +43,7 @@ const maxRemembered = 4096
 // for each process and call. It ends when the last process under the filter
 // has ended.
 func watchRefusals(socket *os.File, log io.Writer) {
+	defer socket.Close()
 	listener, err := receiveListener(int(socket.Fd()))
 	if errors.Is(err, io.EOF) {
 		fmt.Fprintln(log, "ipcspace: run --strict: static programs and raw system calls are refused, "+
