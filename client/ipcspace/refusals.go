@@ -41,17 +41,18 @@ const maxRemembered = 4096
 
 // watchRefusals answers every refused call with ENOSYS and writes one line
 // for each process and call. It ends when the last process under the filter
-// has ended.
-func watchRefusals(socket *os.File, log io.Writer) {
-	defer socket.Close()
+// has ended. begun is closed as soon as it is known whether there are calls to
+// show.
+func watchRefusals(socket *os.File, begun chan<- struct{}, log io.Writer) {
 	listener, err := receiveListener(int(socket.Fd()))
 	if errors.Is(err, io.EOF) {
 		fmt.Fprintln(log, "ipcspace: run --strict: static programs and raw system calls are refused, "+
 			"but not shown: a filter around this one has the kernel's only listener, or the kernel is older than 5.0")
-		return
-	}
-	if err != nil {
+	} else if err != nil {
 		fmt.Fprintf(log, "ipcspace: run --strict: refused calls are not shown: %v\n", err)
+	}
+	close(begun)
+	if err != nil {
 		return
 	}
 	defer unix.Close(listener)

@@ -42,11 +42,16 @@ func supervise(where *place, path string, opts runOptions) (int, error) {
 			}
 		}()
 		plan.Listener = pair[1]
+		var begun chan struct{}
 		code, err := start(self, plan, where, opts, func() {
 			unix.Close(pair[1])
 			pair[1] = -1
-			go watchRefusals(refusals, os.Stderr)
+			begun = make(chan struct{})
+			go watchRefusals(refusals, begun, os.Stderr)
 		})
+		if begun != nil {
+			<-begun // a short command is over before
+		}
 		return code, err
 	}
 	return start(self, plan, where, opts, func() {})
