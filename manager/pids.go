@@ -60,6 +60,10 @@ func (s *space) pidIn(ns uint64, number, thread uint32) uint32 {
 	if number <= abi.ManagerSession || number > s.state.header.Top {
 		return 0
 	}
+	// A child that nobody has looked after yet, and that may be gone.
+	if x := s.sessions[number]; x != nil {
+		s.settle(x)
+	}
 	st, err := s.state.session(number)
 	if err != nil {
 		return 0

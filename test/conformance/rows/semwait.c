@@ -280,6 +280,30 @@ ROW(135, "of a woken sleeper's semaphores, the sleeper")
 	EXPECT_EQ(semctl(set, 0, GETPID), p);
 }
 
+ROWS("77,135,184", "of a child that inherited attaches and ends at once, its pid")
+{
+	int set = new_set(1), q = new_queue();
+	char *memory = MUST(shmat(new_segment(4096), NULL, 0));
+	for (int i = 0; i < 200; i++) {
+		pid_t p;
+		CHILD(p) {
+			EXPECT_OK(op1(set, 0, 1, i % 2 ? SEM_UNDO : 0));
+			EXPECT_OK(send_text(q, 1, "hello", 0));
+			if (i % 3 == 0)
+				raise(SIGKILL);
+		}
+		MUST(waitpid(p, NULL, 0));
+		if (i % 4 < 2)
+			EXPECT_EQ(semctl(set, 0, GETPID), p);
+		EXPECT_EQ(queue_stat(q).msg_lspid, p);
+		EXPECT_EQ(semctl(set, 0, GETPID), p);
+		struct message m;
+		EXPECT_EQ(receive(q, &m, 0, 0), 5);
+		EXPECT_EQ(queue_stat(q).msg_lrpid, getpid());
+	}
+	MUST(shmdt(memory));
+}
+
 ROW(136, "otime is set by each success, by no failure")
 {
 	int set = new_set(2);
