@@ -238,19 +238,37 @@ int undo_reserve(struct handle *h, struct call *c, const struct abi_sem_op *ops,
 
 static uint8_t *windows[ABI_MAX_SESSIONS / WINDOW];
 
-static uint8_t *pulse_map(uint32_t number, size_t pages, void *fixed)
-{
-	long p;
+/* Where pages of the pulse are to be mapped; NULL: anywhere. */
+struct part {
+	uint32_t number;
+	size_t pages;
+	void *fixed;
+};
 
-	control_lock();
+static long map_part(void *arg)
+{
+	const struct part *part = arg;
+
 	if (!fd_is(control.pulse, control.pulse_inode)) {
 		if (fd_is(control.channel, control.channel_inode))
 			SYS1(__NR_close, control.channel);
-		channel_open();
+		long r = channel_open();
+		if (r < 0)
+			return r;
 	}
-	p = SYS6(__NR_mmap, fixed, pages * ABI_PAGE_SIZE, PROT_READ | PROT_WRITE,
-		 MAP_SHARED | MAP_NORESERVE | (fixed ? MAP_FIXED : 0), control.pulse,
-		 (long)number * ABI_PAGE_SIZE);
+	return SYS6(__NR_mmap, part->fixed, part->pages * ABI_PAGE_SIZE, PROT_READ | PROT_WRITE,
+		    MAP_SHARED | MAP_NORESERVE | (part->fixed ? MAP_FIXED : 0), control.pulse,
+		    (long)part->number * ABI_PAGE_SIZE);
+}
+
+static uint8_t *pulse_map(uint32_t number, size_t pages, void *fixed)
+{
+	struct part part = {number, pages, fixed};
+
+	control_lock();
+	long p = map_part(&part);
+	if (p == -EMFILE)
+		p = with_descriptors(map_part, &part);
 	control_unlock();
 	return is_error(p) ? NULL : (uint8_t *)p;
 }

@@ -69,6 +69,26 @@ ROW(140, "on exit, _exit and signals, before the parent's wait returns")
 	}
 }
 
+ROWS("140,230", "and of a process that has no descriptors at all")
+{
+	int set = new_set(1);
+	struct rlimit none;
+	MUST(getrlimit(RLIMIT_NOFILE, &none));
+	none.rlim_cur = 0;
+	for (int i = 0; i < 300; i++) {
+		pid_t p;
+		CHILD(p) {
+			MUST(syscall(SYS_close_range, 3, ~0U, 0));
+			MUST(setrlimit(RLIMIT_NOFILE, &none));
+			EXPECT_OK(op1(set, 0, 3, SEM_UNDO));
+			if (i % 2)
+				raise(SIGKILL);
+		}
+		MUST(waitpid(p, NULL, 0));
+		EXPECT_EQ(value(set, 0), 0);
+	}
+}
+
 ROW(141, "a forked child has nothing to undo")
 {
 	int set = new_set(1);
