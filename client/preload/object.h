@@ -136,6 +136,7 @@ struct txn {
 
 /* Prepares; more: entries needed beyond the usual. 0 or -errno. */
 int txn_init(struct txn *t, struct handle *h, struct call *c, uint32_t more);
+bool txn_make_room(struct txn *t, uint32_t entries);
 void txn_done(struct txn *t);
 /* Takes the lock. 0, or -EIDRM: the object was removed or moved. */
 int txn_lock(struct txn *t);

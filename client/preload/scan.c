@@ -74,6 +74,22 @@ static void set_pending(struct txn *t, bool pending)
 
 enum served { NOT, SERVED, FAILED, NO_ROOM };
 
+/* Wakes the sleeper, so that it tries what cannot be done on its behalf. */
+static void leave_to_itself(struct txn *t, uint32_t cell)
+{
+	uint64_t off = cell_off(t->handle, cell - 1);
+
+	if (sleeper_rouse(t, cell)) {
+		struct abi_sleeper_cell *s = cell_at(t->handle, cell - 1);
+		uint64_t claimed = txn_get(t, off);
+
+		if (cas64((uint64_t *)(t->handle->mem + off), claimed,
+			  cell_turn(claimed, ABI_CELL_RETRY, 0)) &&
+		    s->flags & ABI_SLEEPER_DOORBELL)
+			doorbell_ring(cell_session(claimed));
+	}
+}
+
 /* Serves the sleeper if it can proceed, or fails for good. prev is the cell
  * before it in the list. */
 static enum served serve(struct txn *t, const struct ops *o, uint32_t prev)
@@ -82,9 +98,17 @@ static enum served serve(struct txn *t, const struct ops *o, uint32_t prev)
 	uint32_t blocking;
 	int verdict;
 
-	if (t->served == TXN_LOCAL - 4 ||
-	    (t->room - t->n < 2 * o->count + RESERVE && t->n > 0))
+	if (t->served == TXN_LOCAL - 4)
 		return NO_ROOM;
+	if (t->room - t->n < 2 * o->count + RESERVE) {
+		/* In a transaction of its own it has what it needs. */
+		if (t->n > 0)
+			return NO_ROOM;
+		if (!txn_make_room(t, 2 * o->count + RESERVE)) {
+			leave_to_itself(t, o->cell);
+			return NOT;
+		}
+	}
 	t->mark = t->n;
 	verdict = ops_apply(t, o, cell_session(txn_get(t, off)), &blocking);
 	if (verdict != PROCEED)
@@ -98,13 +122,7 @@ static enum served serve(struct txn *t, const struct ops *o, uint32_t prev)
 		return NO_ROOM;
 	}
 	if (verdict == -ENXIO) { /* no undo word made ready: it makes one itself */
-		uint64_t claimed;
-
-		if (sleeper_rouse(t, o->cell)) {
-			claimed = txn_get(t, off);
-			cas64((uint64_t *)(t->handle->mem + off), claimed,
-			      cell_turn(claimed, ABI_CELL_RETRY, 0));
-		}
+		leave_to_itself(t, o->cell);
 		return NOT;
 	}
 	if (t->room - t->n < RESERVE) {

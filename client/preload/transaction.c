@@ -5,6 +5,24 @@
  */
 #include "transaction.h"
 
+bool txn_make_room(struct txn *t, uint32_t entries)
+{
+	size_t size = entries * sizeof *t->entries;
+
+	if (entries <= t->room)
+		return true;
+	long p = SYS6(__NR_mmap, 0, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (is_error(p))
+		return false;
+	memcpy((void *)p, t->entries, t->n * sizeof *t->entries);
+	if (t->scratch)
+		SYS2(__NR_munmap, t->entries, t->scratch);
+	t->entries = (struct abi_log_entry *)p;
+	t->room = entries;
+	t->scratch = size;
+	return true;
+}
+
 int txn_init(struct txn *t, struct handle *h, struct call *c, uint32_t more)
 {
 	t->handle = h;
@@ -18,18 +36,8 @@ int txn_init(struct txn *t, struct handle *h, struct call *c, uint32_t more)
 	t->scratch = 0;
 	t->log = 0;
 	t->temporary = c->nested;
-	if (more > TXN_LOCAL - 16) {
-		t->scratch = (size_t)(more + 64) * sizeof *t->entries;
-		long p = SYS6(__NR_mmap, 0, t->scratch, PROT_READ | PROT_WRITE,
-			      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-
-		if (is_error(p)) {
-			t->scratch = 0;
-			return -ENOMEM;
-		}
-		t->entries = (struct abi_log_entry *)p;
-		t->room = more + 64;
-	}
+	if (more > TXN_LOCAL - 16 && !txn_make_room(t, more + 64))
+		return -ENOMEM;
 	for (;;) {
 		uint32_t cells = h->cells;
 

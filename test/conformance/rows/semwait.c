@@ -249,6 +249,29 @@ ROW(134, "what a woken sleeper adds wakes further ones")
 	}
 }
 
+ROWS("107,113,133", "a sleeper of 500 operations is served by others like any other")
+{
+	enum { SEMS = 250 };
+	struct sembuf ops[2 * SEMS];
+	for (int undo = 0; undo < 2; undo++) {
+		int set = new_set(SEMS);
+		pid_t p;
+		for (int i = 0; i < SEMS; i++) {
+			ops[i] = (struct sembuf){ i, -1, undo ? SEM_UNDO : 0 };
+			ops[SEMS + i] = (struct sembuf){ i, 0, 0 };
+		}
+		CHILD(p)
+			EXPECT_OK(semop(set, ops, 2 * SEMS));
+		for (int i = 0; i < SEMS; i++) {
+			UNTIL_COUNT(set, i, GETNCNT, 1);
+			EXPECT_OK(op1(set, i, 1, 0));
+		}
+		JOIN(p);
+		for (int i = 0; i < SEMS; i++)
+			EXPECT_EQ(value(set, i), undo);
+	}
+}
+
 ROW(135, "sempid of every semaphore named is the caller, of operation 0 too")
 {
 	int set = new_set(3);
