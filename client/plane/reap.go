@@ -104,7 +104,7 @@ func (s *Set) applyUndo(t *transaction, session uint32) error {
 			if rest, err = s.undoSome(t, session, most); err != nil || len(t.entries) == 0 {
 				return err
 			}
-			s.scan(t)
+			s.scan(t, true)
 			if err := s.commit(t, true); err != nil {
 				return err
 			}

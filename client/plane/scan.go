@@ -1,6 +1,10 @@
 package plane
 
-import "github.com/ipcspace/ipcspace/client/abi"
+import (
+	"golang.org/x/sys/unix"
+
+	"github.com/ipcspace/ipcspace/client/abi"
+)
 
 // locked runs f under the lock, as often as it takes, after what an earlier
 // transaction left pending is done.
@@ -29,7 +33,7 @@ func (s *Set) commit(t *transaction, keep bool) error {
 // catchUp goes on with a scan that is pending. The lock is held afterwards.
 func (s *Set) catchUp(t *transaction) error {
 	for t.get(offPending)&1 != 0 {
-		completed := s.scan(t)
+		completed := s.scan(t, false)
 		if t.work <= 0 {
 			break // a hostile set, or a vast one: others have their share
 		}
@@ -84,10 +88,12 @@ func (t *transaction) setPending(flag uint64) {
 
 // scan serves the sleepers that can go on after a change of values, in the
 // order of do_smart_update (ipc/sem.c), and says whether any operation
-// completed. If the transaction has no room for all, Pending says so.
-func (s *Set) scan(t *transaction) (completed bool) {
+// completed. If the transaction has no room for all, Pending says so. all: what
+// changed counts as a change of every semaphore.
+func (s *Set) scan(t *transaction, all bool) (completed bool) {
 	sc := scanner{s: s, t: t}
 	if uint32(t.get(offWaitHead)) != 0 {
+		sc.zeroed = s.zeroed(t, all)
 		sc.zero()
 		sc.alter()
 	}
@@ -105,6 +111,39 @@ type scanner struct {
 	t                  *transaction
 	tr                 trial
 	completed, stopped bool
+	// zeroed: the last to change the set left a semaphore at 0. Only then does
+	// the kernel look at those who wait for zeros (do_smart_wakeup_zero), which
+	// matters to one that would fail now.
+	zeroed bool
+}
+
+// zeroed tells whether a semaphore that the transaction has changed is 0, or any.
+func (s *Set) zeroed(t *transaction, all bool) bool {
+	if all {
+		for i := range s.sems {
+			if t.get(semOff(i))&abi.SemValueMask == 0 {
+				return true
+			}
+		}
+		return false
+	}
+	words := uint64(abi.WordsOff + 8*s.sems)
+	for i := range t.entries {
+		if e := &t.entries[i]; e.Off >= abi.WordsOff && e.Off < words && e.New&abi.SemValueMask == 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// zeros tells whether a semaphore that ops name is 0.
+func (s *Set) zeros(t *transaction, ops []abi.SemOp) bool {
+	for i := range ops {
+		if n := int(ops[i].Num); n < s.sems && t.get(semOff(n))&abi.SemValueMask == 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // zero tries the sleepers that wait for zeros only, first come first served.
@@ -130,6 +169,7 @@ func (sc *scanner) alter() {
 			}
 			n := len(ops)
 			if served, done := sc.serve(c, ops); done {
+				sc.zeroed = sc.s.zeros(sc.t, ops)
 				sc.zero()
 				again = several || n > 1
 			} else if !served && n > 1 {
@@ -164,6 +204,15 @@ func (sc *scanner) serve(c *cursor, ops []abi.SemOp) (served, done bool) {
 	session := s.state(cell).session()
 	v := s.try(t, &sc.tr, session, ops)
 	if v == blocked {
+		return false, false
+	}
+	if v == verdict(unix.EAGAIN) && !alters(ops) {
+		// Not later: a scan that goes on does not know of the cause.
+		if sc.zeroed {
+			if claimed, ok := t.rouse(cell); ok {
+				t.refuse(cell, claimed)
+			}
+		}
 		return false, false
 	}
 	if t.full(2*len(sc.tr.sems) + 4) {

@@ -174,7 +174,7 @@ func (s *Set) attempt(tr *trial, ops []abi.SemOp, noWait bool, asked map[uint32]
 				c.waits = false
 				s.receipt(t, c.cell)
 			}
-			return s.carryOut(t, tr, me)
+			return s.carryOut(t, tr, me, alters(ops))
 		case blocked:
 			switch {
 			case noWait:
@@ -239,11 +239,13 @@ func (s *Set) endSleeper(cell int, err error) {
 const errCell = unix.Errno(251)
 
 // carryOut commits the caller's operations and serves whom they let go on.
-func (s *Set) carryOut(t *transaction, tr *trial, session uint32) error {
+func (s *Set) carryOut(t *transaction, tr *trial, session uint32, alters bool) error {
 	if err := s.write(t, tr, session); err != nil {
 		return err
 	}
-	s.scan(t)
+	if alters {
+		s.scan(t, false)
+	}
 	if err := s.commit(t, true); err != nil {
 		return err
 	}
@@ -284,7 +286,9 @@ func (s *Set) serveSelf(cell int, ops []abi.SemOp, giveUp unix.Errno) error {
 			c.remove()
 		}
 		t.setState(cell, claimed, claimed.to(abi.CellDone, errno))
-		s.scan(t)
+		if errno == 0 && alters(ops) {
+			s.scan(t, false)
+		}
 		s.touch(t, ops)
 		if err := s.commit(t, true); err != nil {
 			return err

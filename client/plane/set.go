@@ -261,7 +261,7 @@ func (s *Set) set(which func(num int) bool, change func(t *transaction) error) e
 			return err
 		}
 		t.clearUndo(which)
-		completed := s.scan(t)
+		completed := s.scan(t, true)
 		if err := s.commit(t, true); err != nil {
 			return err
 		}

@@ -121,6 +121,7 @@ struct txn {
 	uint64_t epoch;
 	uint32_t served; /* sleepers: their states fit order()'s array */
 	bool completed;	 /* one of them went on, rather than failed */
+	bool zeroed;	 /* the last to change the set left a semaphore at 0 */
 	uint32_t last_sender, last_receiver; /* queue: sessions to note after it */
 	uint32_t last_thread;	/* the receiver's, see last_received */
 	uint32_t asked[4]; /* sessions that the manager found alive just now */
@@ -197,7 +198,7 @@ bool sleeper_rouse(struct txn *t, uint32_t cell);
 bool sleeper_asleep(struct handle *h, uint32_t cell);
 /* Serves the set's sleepers that can proceed, as far as the transaction has
  * room; sets Pending if it has not. */
-void scan_sleepers(struct txn *t);
+void scan_sleepers(struct txn *t, bool all);
 /* Goes on with what the transaction just committed left Pending. */
 void scan_rest(struct txn *t);
 /* Whether op k of a sleeper (or of a caller's array) ... */

@@ -115,6 +115,11 @@ static enum served serve(struct txn *t, const struct ops *o, uint32_t prev)
 		txn_drop_tentative(t);
 	if (verdict == BLOCK)
 		return NOT;
+	if (verdict == -EAGAIN && only_zero(o)) {
+		if (t->zeroed) /* and not later: a transaction that goes on does not know */
+			leave_to_itself(t, o->cell);
+		return NOT;
+	}
 	/* One sleeper is offered the transaction, one doorbell rung after it:
 	 * the next one is for the next transaction. */
 	if (t->hand != 0 || t->bell != 0) {
@@ -145,6 +150,39 @@ static enum served serve(struct txn *t, const struct ops *o, uint32_t prev)
 	return verdict == PROCEED ? SERVED : FAILED;
 }
 
+/* Whether a semaphore named is 0: only then does the kernel look at those who wait
+ * for zeros (do_smart_wakeup_zero), which matters to one that would fail now. */
+static bool ops_zero(struct txn *t, const struct ops *o)
+{
+	struct abi_sem_op op;
+
+	for (uint32_t k = 0; k < o->count; k++)
+		if (ops_at(o, k, &op) && op.num < t->handle->sems &&
+		    sem_value(txn_get(t, ABI_WORDS_OFF + 8 * (uint64_t)op.num)) == 0)
+			return true;
+	return false;
+}
+
+/* The same of those that the transaction has changed, or of all. */
+static bool changed_zero(const struct txn *t)
+{
+	uint64_t end = ABI_WORDS_OFF + 8 * (uint64_t)t->handle->sems;
+
+	for (uint32_t i = 0; i < t->n; i++)
+		if (t->entries[i].off >= ABI_WORDS_OFF && t->entries[i].off < end &&
+		    sem_value(t->entries[i].new) == 0)
+			return true;
+	return false;
+}
+
+static bool any_zero(struct txn *t)
+{
+	for (uint32_t i = 0; i < t->handle->sems; i++)
+		if (sem_value(txn_get(t, ABI_WORDS_OFF + 8 * (uint64_t)i)) == 0)
+			return true;
+	return false;
+}
+
 /* Walks the list once: zero-waiters only, or the others. Returns true when
  * the walk of the others has to begin again. */
 static bool walk(struct txn *t, bool zero, bool *no_room)
@@ -167,23 +205,27 @@ static bool walk(struct txn *t, bool zero, bool *no_room)
 		}
 		if (served == NOT)
 			prev = at;
-		else if (served == SERVED && !zero)
+		else if (served == SERVED && !zero) {
 			/* Its own changes may let zero-waiters go, and if it was
 			 * more than a simple decrement, earlier ones too. */
+			t->zeroed = ops_zero(t, &o);
 			return true;
+		}
 		at = next;
 	}
 	return false;
 }
 
-void scan_sleepers(struct txn *t)
+void scan_sleepers(struct txn *t, bool all)
 {
 	bool no_room = false;
 
-	if (link_cell(txn_get(t, HEADER_OFF(wait_head))) != 0)
+	if (link_cell(txn_get(t, HEADER_OFF(wait_head))) != 0) {
+		t->zeroed = all ? any_zero(t) : changed_zero(t);
 		do
 			walk(t, true, &no_room);
 		while (!no_room && walk(t, false, &no_room) && !no_room);
+	}
 	set_pending(t, no_room);
 }
 
@@ -196,7 +238,7 @@ void scan_rest(struct txn *t)
 			txn_abort(t);
 			return;
 		}
-		scan_sleepers(t);
+		scan_sleepers(t, false);
 		words_settle(t);
 		if (txn_commit(t, false) == -ENOMEM)
 			return;

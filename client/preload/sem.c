@@ -50,7 +50,7 @@ static int lock_settled(struct txn *t, int sem)
 		if (r < 0)
 			return r;
 		if (load64(&header_of(t->handle)->pending) & 1) {
-			scan_sleepers(t);
+			scan_sleepers(t, false);
 			words_settle(t);
 			txn_commit(t, false);
 			continue;
@@ -180,7 +180,7 @@ static int set_values(struct handle *h, struct call *c, uint32_t first, uint32_t
 		}
 		undo_clear(&t, count == 1 && h->sems > 1 ? (int)first : -1);
 		txn_keep_all(&t);
-		scan_sleepers(&t);
+		scan_sleepers(&t, true);
 		/* Not before the commit: the sleeper may turn out to be awake. */
 		bool completed = t.completed;
 		words_settle(&t);

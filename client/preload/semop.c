@@ -109,7 +109,7 @@ static int attempt(struct txn *t, const struct want *want, uint32_t *cell, uint3
 
 	*again = true;
 	if (load64(&header_of(h)->pending) & 1) {
-		scan_sleepers(t);
+		scan_sleepers(t, false);
 		words_settle(t);
 		txn_commit(t, false);
 		return 0;
@@ -162,7 +162,7 @@ static int attempt(struct txn *t, const struct want *want, uint32_t *cell, uint3
 	txn_keep_tentative(t);
 	if (verdict == PROCEED) {
 		if (want->alters)
-			scan_sleepers(t);
+			scan_sleepers(t, false);
 		/* A caller that comes here by the kind of its operations will
 		 * come again: it leaves the words slow, which saves it a
 		 * compare-and-swap each; the first simple one clears them. */

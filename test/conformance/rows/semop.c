@@ -234,6 +234,49 @@ ROW(121, "a sleeper that comes to block at an operation with IPC_NOWAIT is woken
 	EXPECT_EQ(semctl(set, 0, GETNCNT) + semctl(set, 1, GETNCNT), 0);
 }
 
+ROW(121, "one that waits for zeros alone is looked at only when a semaphore has become 0")
+{
+	int set = new_set(3);
+	pid_t p, q;
+	set_value(set, 0, 3);
+	CHILD(p)
+		EXPECT_ERR(SEMOP(set, { 1, 0, IPC_NOWAIT }, { 0, 0, 0 }), EAGAIN);
+	CHILD(q)
+		EXPECT_ERR(SEMOP(set, { 1, 0, IPC_NOWAIT }, { 0, 0, 0 }), EAGAIN);
+	UNTIL_COUNT(set, 0, GETZCNT, 2);
+	EXPECT_OK(op1(set, 1, 5, 0));
+	EXPECT_STILL_ASLEEP(p);
+	EXPECT_STILL_ASLEEP(q);
+	EXPECT_OK(op1(set, 0, -1, 0));
+	EXPECT_STILL_ASLEEP(p);
+	EXPECT_OK(op1(set, 2, 0, 0));
+	EXPECT_STILL_ASLEEP(q);
+	EXPECT_OK(SEMOP(set, { 2, 1, 0 }, { 2, -1, 0 }));
+	JOIN(p);
+	JOIN(q);
+	expect_values(set, 2, 5, 0);
+}
+
+ROWS("121,160", "a SETVAL has them looked at if any semaphore is 0")
+{
+	int set = new_set(3);
+	pid_t p;
+	for (int i = 0; i < 2; i++) {
+		set_value(set, 0, 3);
+		set_value(set, 1, 0);
+		set_value(set, 2, !i);
+		CHILD(p)
+			EXPECT_ERR(SEMOP(set, { 1, 0, IPC_NOWAIT }, { 0, 0, 0 }), EAGAIN);
+		UNTIL_COUNT(set, 0, GETZCNT, 1);
+		set_value(set, 1, 5);
+		if (i == 0) {
+			EXPECT_STILL_ASLEEP(p);
+			set_value(set, 2, 0);
+		}
+		JOIN(p);
+	}
+}
+
 static int timed(int set, int delta, long sec, long nsec)
 {
 	struct sembuf op = { 0, (short)delta, 0 };
