@@ -325,6 +325,27 @@ static void need_copy(int q)
 		SKIP("no MSG_COPY in this kernel");
 }
 
+ROW(201, "lrpid is who slept, also where a vfork child has called first")
+{
+	int q = new_queue();
+	pid_t p;
+	CHILD(p) {
+		struct message m;
+		pid_t v = vfork();
+		if (v == 0) {
+			msgget(0x1201, 0);
+			_exit(0);
+		}
+		EXPECT_EQ(waitpid(v, NULL, 0), v);
+		ready(MSG, q);
+		EXPECT_EQ(receive(q, &m, 0, 0), 2);
+	}
+	UNTIL_ASLEEP(p);
+	EXPECT_OK(send_text(q, 1, "hi", 0));
+	JOIN(p);
+	EXPECT_EQ(queue_stat(q).msg_lrpid, p);
+}
+
 ROW(202, "MSG_COPY copies the n-th message and changes nothing")
 {
 	int q = new_queue();
