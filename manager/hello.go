@@ -32,7 +32,7 @@ func (s *space) hello(c *channel, req *request) reply {
 	// A vfork child acts as its parent.
 	owner, start, err := memoryOwner(c.pid)
 	if err != nil || !c.alive() {
-		return reply{errno: unix.ESRCH, hangUp: true}
+		return reply{errno: unseen(err), hangUp: true}
 	}
 	id := processID{owner, start}
 

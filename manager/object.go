@@ -101,16 +101,17 @@ func (o *object) unmap() {
 const maxMapped = 4096
 
 // use maps the object's files for the data plane; release ends it.
+// ENOMEM, whatever there is too little of.
 func (o *object) use() error {
 	if o.mem == nil {
 		mem, err := o.control.mapped(controlRoom(o.sems()))
 		if err != nil {
-			return err
+			return fmt.Errorf("%w: %w", unix.ENOMEM, err)
 		}
 		if o.family == Msg {
 			if o.dataMem, err = o.data.mapped(abi.DataSize(abi.MaxChunks)); err != nil {
 				_ = unix.Munmap(mem)
-				return err
+				return fmt.Errorf("%w: %w", unix.ENOMEM, err)
 			}
 		}
 		o.mem = mem

@@ -137,7 +137,7 @@ func guarded(f func()) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			if e, ok := r.(interface{ Addr() uintptr }); ok {
-				err = fmt.Errorf("fault at %#x: %w", e.Addr(), unix.EFAULT)
+				err = fmt.Errorf("fault at %#x: %w", e.Addr(), unix.EIO)
 			} else {
 				err = fmt.Errorf("%v: %w", r, unix.EIO)
 			}

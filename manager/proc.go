@@ -297,6 +297,27 @@ func startTime(pid int) (uint64, error) {
 	return st.Start, err
 }
 
+// unseen is what to answer for a process that could not be looked at. ESRCH says
+// that it has ended, on which a client gives its session up: not if it is the
+// manager that lacks something.
+func unseen(err error) unix.Errno {
+	if scarce(err) {
+		return unix.ENOMEM
+	}
+	return unix.ESRCH
+}
+
+// scarce tells whether an error is that the manager, or the machine, has no more
+// of something.
+func scarce(err error) bool {
+	for _, errno := range []unix.Errno{unix.EMFILE, unix.ENFILE, unix.ENOMEM, unix.ENOSPC, unix.EAGAIN} {
+		if errors.Is(err, errno) {
+			return true
+		}
+	}
+	return false
+}
+
 // sharesMemory tells whether two processes are in one address space, as after
 // vfork. false if the kernel does not say.
 func sharesMemory(a, b int) bool {

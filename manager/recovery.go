@@ -73,7 +73,9 @@ func (s *space) takeOver() error {
 	step("recover: intent resolved")
 	s.recoverObjects()
 	step("recover: objects recovered")
-	s.buryDead()
+	if err := s.buryDead(); err != nil {
+		return err
+	}
 	step("recover: dead buried")
 	return nil
 }
@@ -416,8 +418,8 @@ func (s *space) recoverObjects() {
 }
 
 // buryDead opens pidfds again and cleans up after the processes that ended
-// while no manager was there.
-func (s *space) buryDead() {
+// while no manager was there. An error: of one it cannot be told whether it has.
+func (s *space) buryDead() error {
 	var dead []*session
 	for _, x := range s.sessions {
 		if x.id == (processID{}) {
@@ -426,11 +428,15 @@ func (s *space) buryDead() {
 		fd, err := unix.PidfdOpen(x.id.pid, 0)
 		if err == nil {
 			x.pidfd = fd
-			if start, err := startTime(x.id.pid); err == nil && start == x.id.start && pidAlive(fd) {
+			var start uint64
+			if start, err = startTime(x.id.pid); err == nil && start == x.id.start && pidAlive(fd) {
 				if err = s.m.deaths.watch(x); err == nil {
 					continue
 				}
 			}
+		}
+		if scarce(err) {
+			return fmt.Errorf("watch process %d: %w", x.id.pid, err)
 		}
 		dead = append(dead, x)
 	}
@@ -447,4 +453,5 @@ func (s *space) buryDead() {
 		}
 	}
 	s.destroyOrphans()
+	return nil
 }

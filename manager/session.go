@@ -124,7 +124,7 @@ func (s *space) bind(x *session, id processID) error {
 	levels, err := pidLevelsOf(id.pid)
 	if start, err2 := startTime(id.pid); err != nil || err2 != nil || start != id.start {
 		_ = unix.Close(fd)
-		return unix.ESRCH
+		return unseen(errorsFirst(err, err2))
 	}
 	return s.bindTo(x, id, fd, levels)
 }

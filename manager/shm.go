@@ -52,11 +52,8 @@ func (s *space) attaches(o *object) (attachment, error) {
 			s.foldPage(x, x.executed(), true)
 		}
 	}
-	st, err := s.state.segment(o.index)
-	if err != nil {
-		return a, unix.ENOMEM
-	}
-	if st.Serial == o.rec.Serial {
+	// Where there is no memory for it, nothing was ever kept.
+	if st, err := s.state.segment(o.index); err == nil && st.Serial == o.rec.Serial {
 		a = attachment{atime: st.ATime, dtime: st.DTime, last: st.LastSession, lastTime: st.LastTime}
 	}
 	for _, x := range holders {
