@@ -168,6 +168,7 @@ CHAOS ?= -chaos.time=3m -chaos.manager=200ms
 .PHONY: chaos
 chaos: build $(FAIL_POINTS) ## minutes of random deaths of clients and the manager; what was survived
 	$(GO) test -v -run 'TestChaos$$' -count=1 -timeout 60m $(TEST_FLAGS) ./test/chaos $(CHAOS)
+	$(GO) test -v -run 'TestControl$$' -count=1 -timeout 60m $(TEST_FLAGS) ./test/chaos -control.deaths=80
 
 .PHONY: attacks
 attacks: build ## the table: what a hostile member does, what must come of it, what came of it

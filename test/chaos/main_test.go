@@ -1,6 +1,7 @@
 // Package chaos_test kills, stops and interrupts processes that use a space, and its manager, and
 // checks that nothing is lost: at random (TestChaos), at each step of each operation
-// (TestFailPoints), and at each step of the manager's changes (TestManagerSteps).
+// (TestFailPoints), at each step of the manager's changes (TestManagerSteps), and under each call that
+// needs it (TestControl, TestBrokered).
 //
 // It owns deaths only; what each call must do is the conformance tests' business.
 //

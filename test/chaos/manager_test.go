@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -28,7 +29,7 @@ func newManager(t *testing.T) *manager { t.Helper(); return newManagerOf(t, "ipc
 // newManagerOf starts one of another build.
 func newManagerOf(t *testing.T, program string) *manager {
 	t.Helper()
-	m := &manager{program: program, root: filepath.Join(scratch, t.Name())}
+	m := &manager{program: program, root: filepath.Join(scratch, strings.NewReplacer("/", "-", " ", "-").Replace(t.Name()))}
 	var err error
 	if m.log, err = os.Create(m.root + ".log"); err != nil {
 		t.Fatal(err)
