@@ -216,7 +216,7 @@ func (f *file) grow(size int64) error {
 // punchTries is how often a range is freed that has pages still. The kernel does
 // not split a huge page that anybody holds at that moment: it clears the part of
 // the range, and keeps its memory (truncate_inode_partial_folio in mm/truncate.c).
-const punchTries = 4
+const punchTries = 8
 
 // punch frees the pages of a range.
 func (f *file) punch(offset, length int64) error {

@@ -47,6 +47,24 @@ func pidLevelsOf(pid int) (levels pidList, err error) {
 	return levels, nil
 }
 
+// pidLevelsBeside is pidLevelsOf for a process that is inside in the pid
+// namespace of another, of which near tells, and has no deeper one. The
+// manager's own namespace is the outermost that it sees.
+func pidLevelsBeside(pid int, inside uint32, near *pidList) (pidList, error) {
+	if near[2].NS != 0 {
+		return pidLevelsOf(pid)
+	}
+	ns, err := nsInode(pid, "pid")
+	if err != nil || ns != near[0].NS {
+		return pidList{}, cmp.Or(err, error(unix.ESRCH))
+	}
+	levels := pidList{{NS: ns, PID: inside}}
+	if near[1].NS != 0 {
+		levels[1] = pidLevel{NS: near[1].NS, PID: uint32(pid)}
+	}
+	return levels, nil
+}
+
 // who is the number that the caller knows a session's process by, or a thread
 // of it that its own pid namespace knows as thread; 0: it is not visible there,
 // or nobody.

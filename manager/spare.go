@@ -22,7 +22,6 @@ import (
 const (
 	longestFork   = time.Minute // of a parent that does not tell, for its manager died
 	maxUnsettled  = 64          // used ones of one parent
-	settleSoon    = 25 * time.Millisecond
 	settlePause   = 100 * time.Millisecond
 	settleLongest = 10 * time.Second
 )
@@ -92,7 +91,7 @@ func (s *space) forked(x *session, req *request) {
 // looked at.
 func (s *space) watchForks() {
 	atomic.StoreUint32(&s.table.header.Forks, 1)
-	s.settleLater(settleSoon)
+	s.settleLater(settlePause)
 }
 
 // newForks tells whether spares were used that nobody had seen used. If not,
@@ -216,7 +215,7 @@ func (s *space) isSession(pid int) bool {
 // namespace. All that follows is that the session ends with that one.
 func (s *space) findChild(y, parent *session, pid uint32) (id processID, pidfd int, levels pidList, ok bool) {
 	claimed := y.page.claimed()
-	candidates := processes
+	candidates, levelsOf := processes, pidLevelsOf
 	if parent != nil {
 		// The kernel itself translates, mostly; and a pid that it does not
 		// know is nobody's any more.
@@ -226,6 +225,7 @@ func (s *space) findChild(y, parent *session, pid uint32) (id processID, pidfd i
 		}
 		if err == nil {
 			candidates = func() []int { return []int{p} }
+			levelsOf = func(p int) (pidList, error) { return pidLevelsBeside(p, pid, &parent.state.Levels) }
 		}
 	}
 	for _, p := range candidates() {
@@ -237,7 +237,7 @@ func (s *space) findChild(y, parent *session, pid uint32) (id processID, pidfd i
 			_ = unix.Close(fd)
 			continue
 		}
-		levels, err := pidLevelsOf(p)
+		levels, err := levelsOf(p)
 		start, err2 := startTime(p)
 		if err == nil && err2 == nil && levels[0].PID == pid && levels[0].NS == y.pidns &&
 			start*nsPerTick <= claimed && pidAlive(fd) {
