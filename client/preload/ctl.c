@@ -24,7 +24,10 @@ long ctl_set(int family, int id, const struct user_perm *perm, const uint64_t *q
 
 long ctl_remove(int family, int id)
 {
-	return channel_simple(ABI_MSG_CTL, family, id, IPC_RMID, 0, NULL);
+	long r = channel_simple(ABI_MSG_CTL, family, id, IPC_RMID, 0, NULL);
+
+	handle_sweep(family);
+	return r;
 }
 
 long ctl_max_index(int family)
@@ -85,6 +88,7 @@ long get_object(int family, uint32_t key, uint64_t size, int flags)
 	}
 	struct exchange x = {.request = {.kind = ABI_MSG_GET,
 					 .arg = {family, (int64_t)(int32_t)key, flags, (int64_t)size}}};
+	handle_sweep(family);
 	long e = channel_call(&x);
 
 	id = x.reply.val[0];

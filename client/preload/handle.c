@@ -4,6 +4,7 @@
 struct handle **handle_index[ABI_FAMILIES];
 
 #define ARENA_HANDLES 64
+#define SWEEP 4 /* indexes looked at for each new object */
 
 static struct handle *free_handles;
 /* Superseded handles that a call of another thread may still be using. */
@@ -68,6 +69,42 @@ static void retire(struct handle *h)
 		} else {
 			at = &old->next;
 		}
+	}
+}
+
+/* Whether the object was removed. A record that is just written may say so of one
+ * that was not: then it is opened once more. */
+static bool gone(int family, uint32_t index, const struct handle *h)
+{
+	uint64_t slot = load64(table_slot(family, index));
+	const struct abi_record *r = table_named(slot);
+
+	return h != NULL && (slot == 0 || (r != NULL && r->serial != h->serial));
+}
+
+static uint32_t top[ABI_FAMILIES]; /* highest index with a handle */
+
+void handle_sweep(int family)
+{
+	static uint32_t next[ABI_FAMILIES];
+
+	/* A call that this one interrupted, in a signal handler, may be using any. */
+	if (handle_index[family] == NULL || this_thread == NULL || this_thread->active != 0)
+		return;
+	for (int i = 0; i < SWEEP; i++) {
+		uint32_t at = load32(&next[family]);
+		struct handle **place = &handle_index[family][at];
+
+		store32(&next[family], at < load32(&top[family]) ? at + 1 : 0);
+		if (likely(!gone(family, at, __atomic_load_n(place, __ATOMIC_ACQUIRE))))
+			continue;
+		control_lock();
+		struct handle *h = *place;
+		if (gone(family, at, h)) {
+			__atomic_store_n(place, NULL, __ATOMIC_RELEASE);
+			retire(h);
+		}
+		control_unlock();
 	}
 }
 
@@ -186,6 +223,8 @@ static struct handle *open_locked(int family, uint32_t id, uint32_t access, int 
 			release(h);
 			continue;
 		}
+		if ((id & ABI_INDEX_MASK) > top[family])
+			top[family] = id & ABI_INDEX_MASK;
 		__atomic_store_n(place, h, __ATOMIC_RELEASE);
 		if (old != NULL) {
 			if (old->fd == h->fd) /* it was closed and given out again */

@@ -344,6 +344,10 @@ static inline struct handle *handle_get(int family, int id, int *error)
 	return handle_open(family, (uint32_t)id, 0, error);
 }
 
+/* Lets go of a few objects that are gone. What this process has open of them is
+ * memory that nobody else can use. */
+void handle_sweep(int family);
+
 /* Another descriptor of a segment, for that access alone; -errno. */
 long handle_descriptor(const struct handle *h, uint32_t access);
 

@@ -77,13 +77,7 @@ int main(void)
 
 // An idle manager and idle clients use no CPU.
 func TestRest(t *testing.T) {
-	program := filepath.Join(t.TempDir(), "sleeper")
-	gcc := exec.Command("gcc", "-w", "-x", "c", "-", "-o", program)
-	gcc.Stdin = strings.NewReader(sleeper)
-	if out, err := gcc.CombinedOutput(); err != nil {
-		t.Fatalf("gcc: %v\n%s", err, out)
-	}
-	cmd := exec.Command("../../bin/ipcspace", "run", "--", program)
+	cmd := exec.Command("../../bin/ipcspace", "run", "--", compiled(t, sleeper))
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
@@ -108,6 +102,66 @@ func TestRest(t *testing.T) {
 	if used := ticks(t, cmd.Process.Pid) - before; used > 2 {
 		t.Errorf("%d ticks of 10 ms in %v at rest", used, rest)
 	}
+}
+
+const remover = `
+#include <stdio.h>
+#include <sys/msg.h>
+#include <sys/sem.h>
+#include <sys/shm.h>
+static int mappings(void)
+{
+	int n = 0, c;
+	FILE *f = fopen("/proc/self/maps", "r");
+	while ((c = getc(f)) != EOF)
+		n += c == '\\n';
+	fclose(f);
+	return n;
+}
+static void use(void)
+{
+	struct { long type; char text; } m = {1, 'x'};
+	struct sembuf up = {0, 1, 0};
+	int id = shmget(IPC_PRIVATE, 1 << 20, 0600), set = semget(IPC_PRIVATE, 1, 0600), queue = msgget(IPC_PRIVATE, 0600);
+	for (int i = 0; i < 2; i++)
+		shmdt(shmat(id, 0, 0));
+	semop(set, &up, 1);
+	msgsnd(queue, &m, 1, 0);
+	shmctl(id, IPC_RMID, 0);
+	semctl(set, 0, IPC_RMID);
+	msgctl(queue, IPC_RMID, 0);
+}
+int main(void)
+{
+	use();
+	int before = mappings();
+	for (int i = 0; i < 200; i++)
+		use();
+	printf("%d\n", mappings() - before);
+}
+`
+
+// What a process had open of objects that are gone is given back: it would keep
+// their memory.
+func TestRemoved(t *testing.T) {
+	out, err := exec.Command("../../bin/ipcspace", "run", "--", compiled(t, remover)).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if more, err := strconv.Atoi(strings.TrimSpace(string(out))); err != nil || more > 40 {
+		t.Errorf("after 200 objects of each family came and went, a process has %s mappings more", out)
+	}
+}
+
+func compiled(t *testing.T, text string) string {
+	t.Helper()
+	program := filepath.Join(t.TempDir(), "program")
+	gcc := exec.Command("gcc", "-w", "-x", "c", "-", "-o", program)
+	gcc.Stdin = strings.NewReader(text)
+	if out, err := gcc.CombinedOutput(); err != nil {
+		t.Fatalf("gcc: %v\n%s", err, out)
+	}
+	return program
 }
 
 // ticks is the CPU time of a process and its descendants.
