@@ -144,10 +144,13 @@ func (s *space) settle(y *session) bool {
 		state, pid = y.page.state()
 	}
 	if state == abi.PageClaimed {
-		id, pidfd, levels, ok := s.findChild(y, parent, pid)
+		id, pidfd, levels, err := s.findChild(y, parent, pid)
 		step("spare: child looked for")
-		if ok && s.bindTo(y, id, pidfd, levels) == nil {
+		if err == nil && s.bindTo(y, id, pidfd, levels) == nil {
 			return true
+		}
+		if scarce(err) {
+			return false
 		}
 		// It is gone already, but named as the last to detach, perhaps.
 		if st, err := s.state.session(y.state.Parent); err == nil {
@@ -213,7 +216,10 @@ func (s *space) isSession(pid int) bool {
 //
 // The page is the client's own word: it could name another process of its
 // namespace. All that follows is that the session ends with that one.
-func (s *space) findChild(y, parent *session, pid uint32) (id processID, pidfd int, levels pidList, ok bool) {
+//
+// ESRCH: it is gone. Other errors: the manager has too little of something to see.
+func (s *space) findChild(y, parent *session, pid uint32) (id processID, pidfd int, levels pidList, err error) {
+	gone := error(unix.ESRCH)
 	claimed := y.page.claimed()
 	candidates, levelsOf := processes, pidLevelsOf
 	if parent != nil {
@@ -221,7 +227,7 @@ func (s *space) findChild(y, parent *session, pid uint32) (id processID, pidfd i
 		// know is nobody's any more.
 		p, err := parent.outside(int(pid))
 		if errors.Is(err, unix.ESRCH) {
-			return id, 0, levels, false
+			return id, 0, levels, gone
 		}
 		if err == nil {
 			candidates = func() []int { return []int{p} }
@@ -230,22 +236,24 @@ func (s *space) findChild(y, parent *session, pid uint32) (id processID, pidfd i
 	}
 	for _, p := range candidates() {
 		fd, err := unix.PidfdOpen(p, 0)
-		if err != nil {
-			continue
+		if err == nil && pidAlive(fd) {
+			var start uint64
+			if levels, err = levelsOf(p); err == nil {
+				start, err = startTime(p)
+			}
+			if err == nil && levels[0].PID == pid && levels[0].NS == y.pidns &&
+				start*nsPerTick <= claimed && pidAlive(fd) {
+				return processID{p, start}, fd, levels, nil
+			}
 		}
-		if !pidAlive(fd) {
+		if fd >= 0 {
 			_ = unix.Close(fd)
-			continue
 		}
-		levels, err := levelsOf(p)
-		start, err2 := startTime(p)
-		if err == nil && err2 == nil && levels[0].PID == pid && levels[0].NS == y.pidns &&
-			start*nsPerTick <= claimed && pidAlive(fd) {
-			return processID{p, start}, fd, levels, true
+		if scarce(err) {
+			gone = err
 		}
-		_ = unix.Close(fd)
 	}
-	return id, 0, levels, false
+	return id, 0, levels, gone
 }
 
 // settleChildren looks at the spares of a session that died.

@@ -340,6 +340,23 @@ static void step(char *line)
 	quiet(timeout >= 0 ? a : -1);
 }
 
+/* Ends who is no actor any more, or not yet: he would answer in the next program. */
+static void end_strays(void)
+{
+	pid_t pid;
+	int found;
+
+	do {
+		FILE *children = fopen("/proc/thread-self/children", "r");
+		for (found = 0; children && fscanf(children, "%d", &pid) == 1; found++)
+			kill(pid, SIGKILL);
+		if (children)
+			fclose(children);
+		if (found)
+			nap();
+	} while (found);
+}
+
 /* Ends all actors and removes what they made. */
 static void clear(void)
 {
@@ -348,6 +365,7 @@ static void clear(void)
 			kill(actor[a].pid, SIGKILL);
 			until_gone(a);
 		}
+	end_strays();
 	for (int a = 0; a < ACTORS; a++) {
 		char text[TEXT];
 		while (recv(board->socket[a][1], text, sizeof text, MSG_DONTWAIT) >= 0)
@@ -411,6 +429,7 @@ int main(int argc, char **argv)
 			return 2;
 		}
 	signal(SIGCHLD, SIG_IGN);
+	prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);	/* orphans are the stage's, for end_strays */
 	clear();
 	while (fgets(line, sizeof line, stdin)) {
 		line[strcspn(line, "\n")] = 0;
