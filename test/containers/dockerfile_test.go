@@ -74,7 +74,8 @@ func TestDockerfile(t *testing.T) {
 }
 
 // The same for arm64, where nothing of arm64 can run: by podman, for Docker's classic builder makes
-// images of its own machine only.
+// images of its own machine only. Podman can also lend the build this machine's cache of compiled
+// packages, which Go keeps by the content of what they were made from: only the first time is long.
 func TestDockerfileARM64(t *testing.T) {
 	if !*dockerfile {
 		t.Skip("takes many minutes: make image-test")
@@ -82,9 +83,11 @@ func TestDockerfileARM64(t *testing.T) {
 	needPodman(t)
 	local := "--pull=never"
 	builderImage(t, podman.command, local)
+	compiled, err := goEnv("GOCACHE")
+	must(t, err)
 	name := imageProject + ":arm64"
-	_, err := runCommandFor(buildTimeout, podman.command("build", local, "--platform", "linux/arm64", "--layers=false", "--network=none",
-		"--build-arg", "GOLANG="+imageBuilder, "--build-arg", "VERSION=v1.2.3", "-t", name, "../.."))
+	_, err = runCommandFor(buildTimeout, podman.command("build", local, "--platform", "linux/arm64", "--layers=false", "--network=none",
+		"--volume", compiled+":/root/.cache/go-build", "--build-arg", "GOLANG="+imageBuilder, "--build-arg", "VERSION=v1.2.3", "-t", name, "../.."))
 	must(t, err)
 	if got := strings.TrimSpace(mustRun(t, podman.command("inspect", "-f", "{{.Os}}/{{.Architecture}}", name))); got != "linux/arm64" {
 		t.Errorf("the image for linux/arm64 is one for %s", got)
