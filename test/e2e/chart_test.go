@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -57,7 +58,8 @@ func installChart(version string, values ...string) error {
 		return err
 	}
 	arguments := []string{"upgrade", "--install", release, chartFolder, "--create-namespace", "--wait", "--timeout", startTimeout.String()}
-	for _, value := range append(append([]string{"image.repository=" + imageIpcspace, "image.digest=" + digest}, chartValues...), values...) {
+	always := []string{"image.repository=" + imageIpcspace, "image.digest=" + digest, "kubeletDir=" + *kubeletDir}
+	for _, value := range slices.Concat(always, chartValues, values) {
 		arguments = append(arguments, "--set", value)
 	}
 	if _, err := runCommand(helm(arguments...)); err != nil {

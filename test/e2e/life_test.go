@@ -232,7 +232,7 @@ func TestUninstall(t *testing.T) {
 		must(t, eventually(patience, func() error { return notMounted(part) }))
 	}
 	// The root's own folders stay, empty, with the lock by which two managers would know of each other.
-	for _, pattern := range []string{nodeRoot + "/spaces/*", nodeRoot + "/proc/*", nodeRoot + "/private/[^l]*", nodeRoot + "/*.sock", "/var/lib/kubelet/plugins/csi.ipcspace.io", "/var/lib/kubelet/plugins_registry/*ipcspace*", filepath.Dir(hookPath) + "/*"} {
+	for _, pattern := range []string{nodeRoot + "/spaces/*", nodeRoot + "/proc/*", nodeRoot + "/private/[^l]*", nodeRoot + "/*.sock", *kubeletDir + "/plugins/csi.ipcspace.io", *kubeletDir + "/plugins_registry/*ipcspace*", filepath.Dir(hookPath) + "/*"} {
 		if files, _ := filepath.Glob(pattern); len(files) > 0 {
 			t.Errorf("left on the node: %v", files)
 		}

@@ -33,7 +33,10 @@ import (
 var (
 	whole = flag.Bool("e2e.whole", false, "run the tests that take minutes too")
 	older = flag.String("e2e.containerd", "", "`folder` with another containerd, ctr and containerd-shim-runc-v2 for the nodes")
-	keep  = flag.Duration("e2e.keep", 0, "how long a cluster whose tests failed stays, to look at it")
+	// Of the nodes, which share no /var with the machine.
+	kubeletDir = flag.String("e2e.kubelet-dir", "/var/lib/kubelet", "the kubelets' `--root-dir`, and the chart's kubeletDir")
+
+	keep = flag.Duration("e2e.keep", 0, "how long a cluster whose tests failed stays, to look at it")
 )
 
 // Both name the suite's folder, which is in memory of the whole run: outside and inside.

@@ -45,7 +45,7 @@ func (n node) containerdArguments() []string { return []string{"--config", n.fil
 
 func (n node) kubeletArguments() []string {
 	return []string{
-		"--config", n.file("kubelet.yaml"), "--kubeconfig", pki(n.name + ".kubeconfig"),
+		"--root-dir", *kubeletDir, "--config", n.file("kubelet.yaml"), "--kubeconfig", pki(n.name + ".kubeconfig"),
 		"--hostname-override", n.name, "--node-ip", n.address, "--v", "2",
 	}
 }
