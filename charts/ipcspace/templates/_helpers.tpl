@@ -80,4 +80,16 @@ seccompProfile: {type: RuntimeDefault}
 {{- if and .Values.nri.hook (not .Values.nri.enabled) }}
 {{- fail "nri.hook is set and nri.enabled is false: the hook is the plugin's; set nri.enabled=true or drop nri.hook" }}
 {{- end }}
+{{- $name := include "ipcspace.fullname" . }}
+{{- if and .Values.webhook.enabled (not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $name)) }}
+{{- fail (printf "%s-webhook cannot be the name of a Service, which begins with a letter and has no dots: set fullnameOverride, such as ipcspace, or choose another name for the release" $name) }}
+{{- end }}
+{{- $own := include "ipcspace.labels" . | fromYaml | keys | concat (list "app.kubernetes.io/component") }}
+{{- range $part, $labels := dict "node" .Values.node.podLabels "webhook" .Values.webhook.podLabels }}
+{{- range $label, $_ := $labels }}
+{{- if has $label $own }}
+{{- fail (printf "%s.podLabels has %s, which the chart sets itself, and finds its pods by such: drop it" $part $label) }}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- end }}
