@@ -51,13 +51,17 @@ func Main(ctx context.Context, args []string) error {
 		return err
 	}
 	h.log.Info("serving", "address", listener.Addr())
-	return serve(ctx, h, tls.NewListener(listener, &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: pair.get}))
+	return serve(ctx, h, tls.NewListener(listener, &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: pair.get}), leavePatience)
 }
 
-// stopPatience is how long requests under way may take at the end.
-const stopPatience = 10 * time.Second
+const (
+	// leavePatience is how long it goes on when it is to end: requests come until all know of its end.
+	leavePatience = 5 * time.Second
+	// stopPatience is how long requests under way may take then.
+	stopPatience = 10 * time.Second
+)
 
-func serve(ctx context.Context, h *handler, listener net.Listener) error {
+func serve(ctx context.Context, h *handler, listener net.Listener, leave time.Duration) error {
 	mux := http.NewServeMux()
 	mux.Handle("POST /mutate", h)
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
@@ -67,6 +71,8 @@ func serve(ctx context.Context, h *handler, listener net.Listener) error {
 	}
 	stopped := make(chan error, 1)
 	stop := context.AfterFunc(ctx, func() {
+		server.SetKeepAlivesEnabled(false)
+		time.Sleep(leave)
 		limit, cancel := context.WithTimeout(context.Background(), stopPatience)
 		defer cancel()
 		stopped <- server.Shutdown(limit)

@@ -67,8 +67,8 @@ func write(t *testing.T, path string, content []byte) {
 	}
 }
 
-// serving starts a webhook that reaches no API server.
-func serving(t *testing.T, pair *pair) (address string) {
+// serving starts a webhook that reaches no API server, and goes on for a while when it is to end.
+func serving(t *testing.T, pair *pair, leave time.Duration) (address string, end func()) {
 	t.Helper()
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))
 	api, err := dynamic.NewForConfig(&rest.Config{Host: "http://127.0.0.1:1"})
@@ -84,7 +84,7 @@ func serving(t *testing.T, pair *pair) (address string) {
 	ended := make(chan error, 1)
 	go func() {
 		ended <- serve(ctx, &handler{spaces: &spaces{client: cluster.New(api), log: log}, log: log},
-			tls.NewListener(listener, &tls.Config{GetCertificate: pair.get}))
+			tls.NewListener(listener, &tls.Config{GetCertificate: pair.get}), leave)
 	}()
 	t.Cleanup(func() {
 		cancel()
@@ -92,7 +92,7 @@ func serving(t *testing.T, pair *pair) (address string) {
 			t.Error(err)
 		}
 	})
-	return listener.Addr().String()
+	return listener.Addr().String(), cancel
 }
 
 // A renewed certificate is served without a restart; files that do not fit each other change nothing.
@@ -100,7 +100,7 @@ func TestCertificate(t *testing.T) {
 	dir := t.TempDir()
 	p := &pair{certificate: filepath.Join(dir, "tls.crt"), key: filepath.Join(dir, "tls.key")}
 	pool := certify(t, p.certificate, p.key, 1)
-	address := serving(t, p)
+	address, _ := serving(t, p, 0)
 	serial := func(pool *x509.CertPool) (int64, error) {
 		conn, err := tls.Dial("tcp", address, &tls.Config{RootCAs: pool, ServerName: "webhook"})
 		if err != nil {
@@ -122,11 +122,42 @@ func TestCertificate(t *testing.T) {
 	}
 }
 
+// A cluster's nodes learn of a pod's end after the pod does: what they send it meanwhile is answered.
+func TestLeaving(t *testing.T) {
+	dir := t.TempDir()
+	p := &pair{certificate: filepath.Join(dir, "tls.crt"), key: filepath.Join(dir, "tls.key")}
+	pool := certify(t, p.certificate, p.key, 1)
+	address, end := serving(t, p, 2*time.Second)
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, ServerName: "webhook"}}}
+	t.Cleanup(client.CloseIdleConnections)
+	live := func() error {
+		resp, err := client.Get("https://" + address + "/livez")
+		if err == nil {
+			err = resp.Body.Close()
+		}
+		return err
+	}
+	if err := live(); err != nil {
+		t.Fatal(err)
+	}
+	end()
+	time.Sleep(200 * time.Millisecond) // by now it knows
+	if err := live(); err != nil {
+		t.Errorf("when it is to end: %v", err)
+	}
+	for deadline := time.Now().Add(20 * time.Second); live() == nil; time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("it goes on for good")
+		}
+	}
+}
+
 func TestReview(t *testing.T) {
 	dir := t.TempDir()
 	p := &pair{certificate: filepath.Join(dir, "tls.crt"), key: filepath.Join(dir, "tls.key")}
 	pool := certify(t, p.certificate, p.key, 1)
-	url := "https://" + serving(t, p) + "/mutate"
+	address, _ := serving(t, p, 0)
+	url := "https://" + address + "/mutate"
 	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, ServerName: "webhook"}}}
 	t.Cleanup(client.CloseIdleConnections)
 	post := func(body string) (status int, text []byte) {

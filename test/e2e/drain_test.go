@@ -1,6 +1,7 @@
 package e2e_test
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -97,5 +98,57 @@ spec:
 	late.awaitReady(t)
 	if output := late.fails(t, "glibc", "ipc", "get", "7"); !strings.Contains(output, "No such file") {
 		t.Error(output)
+	}
+}
+
+// With the chart's disruption budget the webhook's pods leave a node that is drained one at a time, and
+// all the while pods with a space can be made.
+func drainWebhook(t *testing.T, nodes ...string) {
+	namespace := newNamespace(t)
+	manifest := fmt.Sprintf("apiVersion: v1\nkind: Pod\nmetadata: {generateName: p-, namespace: %s, annotations: {ipcspace.io/space: orders}}\nspec: {containers: [%s]}\n",
+		namespace, container("glibc", imageGlibc, "ipc", "sleep"))
+	ctx, enough := context.WithCancel(t.Context())
+	made := make(chan int)
+	go func() {
+		n := 0
+		for ; ctx.Err() == nil; n++ {
+			command := kubectlCommand("create", "--dry-run=server", "-o", "jsonpath={.spec.volumes[*].csi.driver}", "-f", "-")
+			command.Stdin = strings.NewReader(manifest)
+			volume, err := runCommand(command)
+			if err == nil && volume != "csi.ipcspace.io" {
+				err = fmt.Errorf("it has the volumes %q", volume)
+			}
+			if err != nil {
+				t.Errorf("a pod after %d others: %v", n, err)
+			}
+		}
+		made <- n
+	}()
+	defer func() {
+		enough()
+		t.Logf("%d pods were made meanwhile", <-made)
+	}()
+
+	must(t, installChart("1", "webhook.podDisruptionBudget.enabled=true"))
+	t.Cleanup(func() { must(t, installChart("1")) })
+	for _, node := range nodes {
+		must(t, eventually(patience, func() error {
+			allowed, err := kubectl("-n", chartSpace, "get", "pdb", release+"-webhook", "-o", "jsonpath={.status.disruptionsAllowed}")
+			if err == nil && allowed != "1" {
+				err = fmt.Errorf("of the webhook's pods %q may go; want 1", allowed)
+			}
+			return err
+		}))
+		began := time.Now()
+		_, err := kubectl("drain", node, "--ignore-daemonsets", "--pod-selector", "app.kubernetes.io/component=webhook", "--timeout", startTimeout.String())
+		must(t, err)
+		t.Logf("%s was drained of them in %v", node, time.Since(began).Round(100*time.Millisecond))
+		there, err := kubectl("-n", chartSpace, "get", "pods", "-l", "app.kubernetes.io/component=webhook", "-o", "jsonpath={.items[*].spec.nodeName}")
+		must(t, err)
+		if strings.Contains(" "+there+" ", " "+node+" ") {
+			t.Errorf("they are on %s", there)
+		}
+		_, err = kubectl("uncordon", node)
+		must(t, err)
 	}
 }

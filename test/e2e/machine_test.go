@@ -111,6 +111,8 @@ func TestTwoMachines(t *testing.T) {
 		return o.Status.Node
 	}
 
+	t.Run("the webhook is drained", func(t *testing.T) { drainWebhook(t, nodeName, m.name) })
+
 	t.Run("two first pods at once", func(t *testing.T) {
 		namespace := newNamespace(t)
 		names := []string{nodeName, m.name}
