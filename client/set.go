@@ -14,17 +14,6 @@ import (
 	"github.com/ipcspace/ipcspace/client/plane"
 )
 
-// Commands of semctl that the manager does for who has part of the rights (sem.h).
-const (
-	semGetPID  = 11
-	semGetVal  = 12
-	semGetAll  = 13
-	semGetNCnt = 14
-	semGetZCnt = 15
-	semSetVal  = 16
-	semSetAll  = 17
-)
-
 // Flags of operations (sembuf.sem_flg).
 const (
 	OpNoWait = 0o4000 // IPC_NOWAIT: ErrWouldBlock instead of waiting
@@ -169,25 +158,25 @@ func (s *Set) value(num int, command int64, direct func(p *plane.Set) (int, erro
 
 // Value is a semaphore's value (GETVAL).
 func (s *Set) Value(num int) (int, error) {
-	return s.value(num, semGetVal, func(p *plane.Set) (int, error) { return p.Value(num) })
+	return s.value(num, abi.SemGetVal, func(p *plane.Set) (int, error) { return p.Value(num) })
 }
 
 // WaitingForMore counts those whose first operation that has to wait waits for
 // the semaphore to grow (GETNCNT).
 func (s *Set) WaitingForMore(num int) (int, error) {
-	return s.value(num, semGetNCnt, func(p *plane.Set) (int, error) { return p.NCount(num) })
+	return s.value(num, abi.SemGetNcnt, func(p *plane.Set) (int, error) { return p.NCount(num) })
 }
 
 // WaitingForZero counts those whose first operation that has to wait waits for
 // the semaphore to be 0 (GETZCNT).
 func (s *Set) WaitingForZero(num int) (int, error) {
-	return s.value(num, semGetZCnt, func(p *plane.Set) (int, error) { return p.ZCount(num) })
+	return s.value(num, abi.SemGetZcnt, func(p *plane.Set) (int, error) { return p.ZCount(num) })
 }
 
 // PID is the process that changed or tested the semaphore last (GETPID), 0 if
 // nobody did or it is not visible in this process's pid namespace.
 func (s *Set) PID(num int) (int, error) {
-	return s.value(num, semGetPID, func(p *plane.Set) (int, error) {
+	return s.value(num, abi.SemGetPID, func(p *plane.Set) (int, error) {
 		session, err := p.PID(num)
 		if err != nil {
 			return 0, err
@@ -205,7 +194,7 @@ func (s *Set) Values() (values []uint16, err error) {
 			values, err = h.set.All()
 			return err
 		}
-		r, err := s.s.broker(ctx, abi.MsgSemCtl, nil, int64(s.id), 0, semGetAll)
+		r, err := s.s.broker(ctx, abi.MsgSemCtl, nil, int64(s.id), 0, abi.SemGetAll)
 		if err != nil {
 			return err
 		}
@@ -231,7 +220,7 @@ func (s *Set) SetValue(num, value int) error {
 		return s.failed(context.Background(), "semctl", unix.EINVAL)
 	}
 	return s.set(func(p *plane.Set) error { return p.SetValue(num, value) },
-		nil, int64(s.id), int64(num), semSetVal, int64(value))
+		nil, int64(s.id), int64(num), abi.SemSetVal, int64(value))
 }
 
 // SetValues gives all semaphores their values (SETALL), one for each.
@@ -240,7 +229,7 @@ func (s *Set) SetValues(values []uint16) error {
 	for _, v := range values {
 		body = binary.LittleEndian.AppendUint16(body, v)
 	}
-	return s.set(func(p *plane.Set) error { return p.SetAll(values) }, body, int64(s.id), 0, semSetAll, 0)
+	return s.set(func(p *plane.Set) error { return p.SetAll(values) }, body, int64(s.id), 0, abi.SemSetAll, 0)
 }
 
 func (s *Set) set(direct func(p *plane.Set) error, body []byte, args ...int64) error {

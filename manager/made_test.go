@@ -38,9 +38,9 @@ func TestBrokeredSpace(t *testing.T) {
 		}
 		set, err := p.get(Sem, 1, 0o600, 1)
 		check(t, err)
-		_, err = p.call(abi.MsgSemCtl, nil, set, 0, semSetVal, 5)
+		_, err = p.call(abi.MsgSemCtl, nil, set, 0, abi.SemSetVal, 5)
 		check(t, err)
-		got, err := p.call(abi.MsgSemCtl, nil, set, 0, semGetVal)
+		got, err := p.call(abi.MsgSemCtl, nil, set, 0, abi.SemGetVal)
 		check(t, err)
 		if got.Val[0] != 5 {
 			t.Errorf("value %d, want 5", got.Val[0])

@@ -99,17 +99,6 @@ func (s *space) planSemOp(who *caller, req *request) (*brokered, error) {
 	}, nil
 }
 
-// Commands of semctl that the data plane does (sem.h).
-const (
-	semGetPID  = 11
-	semGetVal  = 12
-	semGetAll  = 13
-	semGetNCnt = 14
-	semGetZCnt = 15
-	semSetVal  = 16
-	semSetAll  = 17
-)
-
 // planSemCtl is semctl's GET and SET commands.
 func (s *space) planSemCtl(x *session, who *caller, req *request) (*brokered, error) {
 	num, cmd, value := req.Arg[1], req.Arg[2]&^ipc64, req.Arg[3]
@@ -127,17 +116,17 @@ func (s *space) planSemCtl(x *session, who *caller, req *request) (*brokered, er
 	var body []byte
 	b.result = func() reply { return reply{val: [6]int64{int64(result)}, body: body} }
 	switch cmd {
-	case semGetVal, semGetPID, semGetNCnt, semGetZCnt:
+	case abi.SemGetVal, abi.SemGetPID, abi.SemGetNcnt, abi.SemGetZcnt:
 		b.check = func(o *object) error {
 			return errorsFirst(checkPermission(&o.rec, who, abi.AccessRead), inSet(o))
 		}
 		b.set = func(_ context.Context, p *plane.Set) (err error) {
 			switch cmd {
-			case semGetVal:
+			case abi.SemGetVal:
 				result, err = p.Value(int(num))
-			case semGetNCnt:
+			case abi.SemGetNcnt:
 				result, err = p.NCount(int(num))
-			case semGetZCnt:
+			case abi.SemGetZcnt:
 				result, err = p.ZCount(int(num))
 			default:
 				var session uint32
@@ -148,7 +137,7 @@ func (s *space) planSemCtl(x *session, who *caller, req *request) (*brokered, er
 			}
 			return err
 		}
-	case semGetAll:
+	case abi.SemGetAll:
 		b.check = func(o *object) error { return checkPermission(&o.rec, who, abi.AccessRead) }
 		b.set = func(_ context.Context, p *plane.Set) error {
 			all, err := p.All()
@@ -158,7 +147,7 @@ func (s *space) planSemCtl(x *session, who *caller, req *request) (*brokered, er
 			}
 			return err
 		}
-	case semSetVal:
+	case abi.SemSetVal:
 		// "ERANGE: […] SETVAL and the value to which semval is to be set […]
 		// is less than 0 or greater than the implementation limit SEMVMX."
 		// Before the set is looked for.
@@ -169,7 +158,7 @@ func (s *space) planSemCtl(x *session, who *caller, req *request) (*brokered, er
 			return errorsFirst(inSet(o), checkPermission(&o.rec, who, abi.AccessWrite))
 		}
 		b.set = func(_ context.Context, p *plane.Set) error { return p.SetValue(int(num), int(value)) }
-	case semSetAll:
+	case abi.SemSetAll:
 		values := make([]uint16, len(req.body)/2)
 		for i := range values {
 			values[i] = binary.LittleEndian.Uint16(req.body[2*i:])

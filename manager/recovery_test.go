@@ -281,7 +281,7 @@ func TestKilledInMove(t *testing.T) {
 			check(t, err)
 			_, err = p.call(abi.MsgSend, []byte("hello"), queue, 1, 0)
 			check(t, err)
-			_, err = p.call(abi.MsgSemCtl, nil, set, 1, semSetVal, 7)
+			_, err = p.call(abi.MsgSemCtl, nil, set, 1, abi.SemSetVal, 7)
 			check(t, err)
 			qbytes := binary.LittleEndian.AppendUint64(nil, 16384)
 			if _, err := d.again(p, abi.MsgCtl, qbytes, int64(Msg), queue, ipcSet, 0, 0, 0o600); err != nil {
@@ -304,7 +304,7 @@ func TestKilledInMove(t *testing.T) {
 			if err != nil || string(a.body) != "hello" {
 				t.Errorf("%s: received %v %v", kill, a, err)
 			}
-			a, err = p.call(abi.MsgSemCtl, nil, set, 1, semGetVal)
+			a, err = p.call(abi.MsgSemCtl, nil, set, 1, abi.SemGetVal)
 			if err != nil || a.Val[0] != 7 {
 				t.Errorf("%s: value %v %v", kill, a, err)
 			}

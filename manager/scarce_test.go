@@ -108,7 +108,7 @@ func TestFewDescriptors(t *testing.T) {
 	d.start("")
 	p := mustPeer(t, d.dir())
 	kept := p.makeOne(t, 5)
-	_, err := p.call(abi.MsgSemCtl, nil, kept[Sem], 3, semSetVal, 76)
+	_, err := p.call(abi.MsgSemCtl, nil, kept[Sem], 3, abi.SemSetVal, 76)
 	check(t, err)
 	_, err = p.call(abi.MsgSemOp, []byte{3, 0, 1, 0, 0, 0x10}, kept[Sem], 1, -1) // with SEM_UNDO
 	check(t, err)
@@ -140,7 +140,7 @@ func (p *peer) makeOne(t *testing.T, key uint32) (ids [abi.Families]int64) {
 		check(t, err)
 		ids[f] = id
 	}
-	_, err := p.call(abi.MsgSemCtl, nil, ids[Sem], 3, semSetVal, 77)
+	_, err := p.call(abi.MsgSemCtl, nil, ids[Sem], 3, abi.SemSetVal, 77)
 	check(t, err)
 	mem, err := p.attach(ids[Shm], abi.AccessRead|abi.AccessWrite)
 	check(t, err)
@@ -155,7 +155,7 @@ func (p *peer) checkOne(t *testing.T, ids [abi.Families]int64, key uint32) {
 			t.Errorf("%s: id %d %v, not %d", Family(f), got, err, id)
 		}
 	}
-	a, err := p.call(abi.MsgSemCtl, nil, ids[Sem], 3, semGetVal)
+	a, err := p.call(abi.MsgSemCtl, nil, ids[Sem], 3, abi.SemGetVal)
 	check(t, err)
 	if a.Val[0] != 77 {
 		t.Errorf("value %d", a.Val[0])
@@ -203,7 +203,7 @@ func (p *peer) useUp(t *testing.T) (refused, served int) {
 			a.close()
 		}
 		if f == Sem {
-			_, err = p.call(abi.MsgSemCtl, nil, id, 1, semSetVal, 5)
+			_, err = p.call(abi.MsgSemCtl, nil, id, 1, abi.SemSetVal, 5)
 			note("SETVAL", f, err)
 		}
 		_, err = p.stat(f, id)

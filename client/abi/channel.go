@@ -106,6 +106,17 @@ const (
 	MsgForked = 19
 )
 
+// Commands of semctl that MsgSemCtl takes, in linux/sem.h's numbers.
+const (
+	SemGetPID  = 11
+	SemGetVal  = 12
+	SemGetAll  = 13
+	SemGetNcnt = 14
+	SemGetZcnt = 15
+	SemSetVal  = 16
+	SemSetAll  = 17
+)
+
 // MaxSpares is how many spares a parent may have at once.
 const MaxSpares = 8
 

@@ -50,6 +50,13 @@
 #define ABI_MSG_UNDO 17
 #define ABI_MSG_PUNCH 18
 #define ABI_MSG_FORKED 19
+#define ABI_SEM_GET_PID 11
+#define ABI_SEM_GET_VAL 12
+#define ABI_SEM_GET_ALL 13
+#define ABI_SEM_GET_NCNT 14
+#define ABI_SEM_GET_ZCNT 15
+#define ABI_SEM_SET_VAL 16
+#define ABI_SEM_SET_ALL 17
 #define ABI_MAX_SPARES 8
 #define ABI_ACCESS_READ 4
 #define ABI_ACCESS_WRITE 2

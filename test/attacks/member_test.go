@@ -21,8 +21,6 @@ const (
 	ipcRmid       = 0
 	ipcSet        = 1
 	ipcStat       = 2
-	semGetVal     = 12
-	semSetVal     = 16
 	ipcNowait     = 0o4000
 )
 

@@ -28,7 +28,7 @@ func (h *hostile) openShared() error {
 func (h *hostile) provoke() {
 	for _, r := range [][]int64{
 		{abi.MsgCtl, sem, h.Set, ipcStat}, {abi.MsgCtl, msg, h.Queue, ipcStat}, {abi.MsgCtl, msg, 0, 12},
-		{abi.MsgSemCtl, h.Set, 1, semGetVal}, {abi.MsgSemCtl, h.Set, 1, 14}, {abi.MsgSemCtl, h.Set, 1, semSetVal, 3},
+		{abi.MsgSemCtl, h.Set, 1, abi.SemGetVal}, {abi.MsgSemCtl, h.Set, 1, abi.SemGetNcnt}, {abi.MsgSemCtl, h.Set, 1, abi.SemSetVal, 3},
 		{abi.MsgReceive, h.Queue, 100, 0, ipcNowait}, {abi.MsgGrow, sem, h.Set, 200, 0}, {abi.MsgUndo}, {abi.MsgReap, 3},
 	} {
 		_, _ = h.call(uint32(r[0]), nil, r[1:]...)

@@ -53,8 +53,8 @@ func secrets(h *hostile) (string, error) {
 		{"open the segment to write", e, abi.MsgOpen, nil, []int64{shm, h.Secret, 2}, 0},
 		{"open the segment for nothing", nil, abi.MsgCreds, nil, nil, 0},
 		{"open the set", nil, abi.MsgOpen, nil, []int64{sem, h.SecretSet, 6}, 0},
-		{"GETVAL", e, abi.MsgSemCtl, nil, []int64{h.SecretSet, 0, semGetVal}, 0},
-		{"SETVAL", e, abi.MsgSemCtl, nil, []int64{h.SecretSet, 0, semSetVal, 1}, 0},
+		{"GETVAL", e, abi.MsgSemCtl, nil, []int64{h.SecretSet, 0, abi.SemGetVal}, 0},
+		{"SETVAL", e, abi.MsgSemCtl, nil, []int64{h.SecretSet, 0, abi.SemSetVal, 1}, 0},
 		{"semop", e, abi.MsgSemOp, ops(abi.SemOp{Op: 1}), []int64{h.SecretSet, 1, -1}, 0},
 		{"msgsnd", e, abi.MsgSend, []byte("x"), []int64{h.SecretQueue, 1, 0}, 0},
 		{"msgrcv", e, abi.MsgReceive, nil, []int64{h.SecretQueue, 10, 0, 0}, 0},
@@ -95,12 +95,12 @@ func readOnlySet(h *hostile) (string, error) {
 	e := unix.EACCES
 	return h.expect([]want{
 		{"open", nil, abi.MsgOpen, nil, []int64{sem, id, 6}, 0},
-		{"GETVAL", nil, abi.MsgSemCtl, nil, []int64{id, 1, semGetVal}, 0},
+		{"GETVAL", nil, abi.MsgSemCtl, nil, []int64{id, 1, abi.SemGetVal}, 0},
 		{"semop of zero", nil, abi.MsgSemOp, ops(abi.SemOp{Num: 1}), []int64{id, 1, -1}, 0},
 		{"semop +1", e, abi.MsgSemOp, ops(abi.SemOp{Num: 1, Op: 1}), []int64{id, 1, -1}, 0},
 		{"semop of zero and +1", e, abi.MsgSemOp, ops(abi.SemOp{}, abi.SemOp{Num: 1, Op: 1}), []int64{id, 2, -1}, 0},
-		{"SETVAL", e, abi.MsgSemCtl, nil, []int64{id, 1, semSetVal, 5}, 0},
-		{"SETALL", e, abi.MsgSemCtl, make([]byte, 6), []int64{id, 0, 17}, 0},
+		{"SETVAL", e, abi.MsgSemCtl, nil, []int64{id, 1, abi.SemSetVal, 5}, 0},
+		{"SETALL", e, abi.MsgSemCtl, make([]byte, 6), []int64{id, 0, abi.SemSetAll}, 0},
 		{"grow", e, abi.MsgGrow, nil, []int64{sem, id, 100, 0}, 0},
 	})
 }
@@ -149,7 +149,7 @@ func narrowed(h *hostile) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if _, err := h.call(abi.MsgSemCtl, nil, id, 0, semSetVal, 7); err != nil {
+	if _, err := h.call(abi.MsgSemCtl, nil, id, 0, abi.SemSetVal, 7); err != nil {
 		return "", err
 	}
 	if err := h.set(id, nobody, nobody, 0o400); err != nil {
@@ -158,13 +158,13 @@ func narrowed(h *hostile) (string, error) {
 	for off := abi.WordsOff; off < abi.WordsOff+32; off += 8 {
 		store(mem, off, 1<<40|99)
 	}
-	if a, err := h.call(abi.MsgSemCtl, nil, id, 0, semGetVal); err != nil || a.val[0] != 7 {
+	if a, err := h.call(abi.MsgSemCtl, nil, id, 0, abi.SemGetVal); err != nil || a.val[0] != 7 {
 		return "", fmt.Errorf("GETVAL: %d, %w; want 7", a.val[0], err)
 	}
 	if a, err := h.open("again", sem, id, 6); err != nil || len(a.fds) > 0 {
 		return "", fmt.Errorf("opened again: %w", err)
 	}
-	if _, err := h.call(abi.MsgSemCtl, nil, id, 0, semSetVal, 9); !errors.Is(err, unix.EACCES) {
+	if _, err := h.call(abi.MsgSemCtl, nil, id, 0, abi.SemSetVal, 9); !errors.Is(err, unix.EACCES) {
 		return "", fmt.Errorf("SETVAL: %w, want EACCES", err)
 	}
 	return "value kept, no descriptor", nil
