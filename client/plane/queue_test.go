@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"math"
-	"runtime"
 	"testing"
 	"time"
 
@@ -59,9 +58,20 @@ func (q *Queue) receiving(t testing.TB, ctx context.Context, room int, typ int64
 
 func (q *Queue) sending(t testing.TB, ctx context.Context, typ int64, text string) chan error {
 	t.Helper()
+	return q.sender(t, func() error { return q.Send(ctx, typ, []byte(text), 0) })
+}
+
+// refused is a sender that has lost its right.
+func (q *Queue) refused(t testing.TB) chan error {
+	t.Helper()
+	return q.sender(t, func() error { return q.Refuse(bg, 0) })
+}
+
+func (q *Queue) sender(t testing.TB, send func() error) chan error {
+	t.Helper()
 	before := q.waiting()
 	done := make(chan error, 1)
-	go func() { done <- q.Send(ctx, typ, []byte(text), 0) }()
+	go func() { done <- send() }()
 	eventually(t, "a sender", func() bool { return q.waiting() > before })
 	time.Sleep(2 * time.Millisecond)
 	return done
@@ -243,15 +253,7 @@ func TestFullQueue(t *testing.T) {
 	a.verify(t, 3, 19)
 	f.qbytes.Store(0)
 	// Row 183: one that lost its right while it slept learns so when there is room.
-	refused := func() <-chan error {
-		n, done := a.inUse(), make(chan error, 1)
-		go func() { done <- a.Refuse(bg, 0) }()
-		for a.inUse() == n {
-			runtime.Gosched()
-		}
-		return done
-	}
-	r1, s3 := refused(), a.sending(t, bg, 5, "")
+	r1, s3 := a.refused(t), a.sending(t, bg, 5, "")
 	f.qbytes.Store(12)
 	if got := b.get(t, 9, 5, 0); got.err != nil {
 		t.Fatal(got)
@@ -260,7 +262,7 @@ func TestFullQueue(t *testing.T) {
 	ok(t, <-s3)
 	want(t, a.Refuse(bg, 0), unix.EACCES)
 	f.qbytes.Store(0)
-	r2 := refused()
+	r2 := a.refused(t)
 	ok(t, a.Rescan())
 	want(t, <-r2, ErrStale)
 }
