@@ -16,8 +16,8 @@ import (
 // Cut before Poison: litter, and recovery opens the object again. Cut between
 // Poison and the publication: the object stands closed, with the record as it
 // was; recovery moves it again, from the old file, and the request counts as
-// not done. Cut after the publication: it is done, and the old file is litter;
-// its sleepers find the slot word changed when recovery wakes all (Changes).
+// not done. Cut after the publication: it is done, and the old file is litter,
+// whose sleepers recovery wakes (wakeInLitter).
 func (s *space) move(old *object, rec abi.Record) error {
 	rec.Serial = s.state.nextSerial()
 	o := &object{space: s, family: old.family, index: old.index, rec: rec}

@@ -108,7 +108,7 @@ func (o *object) use() error {
 		if err != nil {
 			return fmt.Errorf("%w: %w", unix.ENOMEM, err)
 		}
-		if o.family == Msg {
+		if o.data != nil {
 			if o.dataMem, err = o.data.mapped(abi.DataSize(abi.MaxChunks)); err != nil {
 				_ = unix.Munmap(mem)
 				return fmt.Errorf("%w: %w", unix.ENOMEM, err)

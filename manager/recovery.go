@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -156,121 +155,6 @@ func (s *space) openPulse() error {
 		_ = f.Close()
 	}
 	return err
-}
-
-// readSlots finds all objects and writes anew what follows from them.
-func (s *space) readSlots() error {
-	h := s.table.header
-	used := map[uint32]bool{}
-	var keys [abi.Families]map[uint32]uint32
-	atomic.StoreUint64(&h.Sems, 0)
-	atomic.StoreUint64(&h.ShmPages, 0)
-	for f := range Family(abi.Families) {
-		keys[f] = map[uint32]uint32{}
-		atomic.StoreUint32(&h.InUse[f], 0)
-		atomic.StoreUint32(&h.MaxIndex[f], 0)
-		for index := range uint32(abi.MaxObjects) {
-			word := s.table.word(f, index)
-			if word == 0 {
-				continue
-			}
-			n := uint32(word & abi.SlotRecordMask)
-			s.state.header.Generation = max(s.state.header.Generation, word>>abi.SlotGenShift)
-			o := &object{space: s, family: f, index: index, rec: *s.table.record(n)}
-			o.locker = o.rec.UID
-			o.word.Store(word)
-			s.state.header.Serial = max(s.state.header.Serial, o.rec.Serial)
-			used[n] = true
-			s.enter(o)
-			s.table.account(f, &o.rec, true)
-			if o.rec.Key != 0 {
-				keys[f][o.rec.Key] = index
-			}
-		}
-	}
-	s.table.findFreeRecords(used)
-	segments, err := s.storage.segmentFiles()
-	if err != nil {
-		return err
-	}
-	for f := range Family(abi.Families) {
-		s.table.rewriteKeys(f, keys[f])
-		for _, o := range s.objects[f] {
-			if err := s.reenter(o, segments); err != nil {
-				return fmt.Errorf("%s %d: %w", f, o.rec.ID, err)
-			}
-		}
-	}
-	return nil
-}
-
-// reenter finds an object's files and takes its promise, which was made when
-// there was room.
-func (s *space) reenter(o *object, segments map[uint64]string) (err error) {
-	st := &s.storage
-	o.shared, o.given.unknown = true, true
-	switch o.family {
-	case Shm:
-		o.promised = pages(o.rec.Size) * abi.PageSize
-		path := segments[o.rec.Serial]
-		if path == "" && (!st.mounted || o.rec.Size < largeSegment) {
-			path = st.path(segmentName(o.rec.Key, o.rec.Serial)) // nobody opened it yet
-		}
-		o.inner = filepath.Base(path) != segmentData
-		if o.control, err = st.findFile(path, int64(o.promised)); err != nil {
-			return err
-		}
-	case Sem:
-		if o.control, err = st.findFile(st.path(setName(o.rec.Serial)), controlLength(o.sems(), o.rec.Cells)); err != nil {
-			return err
-		}
-	case Msg:
-		if o.control, err = st.findFile(st.path(queueName(o.rec.Serial)), controlLength(0, o.rec.Cells)); err != nil {
-			return err
-		}
-		if o.data, err = st.findFile(st.path(dataName(o.rec.Serial)), dataLength(o.rec.Chunks)); err != nil {
-			return err
-		}
-	}
-	if o.family != Shm {
-		o.promised, o.inner = cost(o.sems(), o.rec.Cells, o.rec.Chunks), true
-		o.setCapacity(o.rec.Cells, o.rec.Chunks)
-	}
-	st.promised += o.promised
-	if o.inner {
-		st.inner += o.promised
-	}
-	st.budget.used.Add(o.promised)
-	return nil
-}
-
-// removeLitter removes files that no slot word names.
-func (s *space) removeLitter() error {
-	entries, err := os.ReadDir(s.storage.private)
-	if err != nil {
-		return err
-	}
-	alive := map[uint64]bool{}
-	for f := range s.objects {
-		for _, o := range s.objects[f] {
-			alive[o.rec.Serial] = true
-		}
-	}
-	for _, e := range entries {
-		m := objectFile.FindStringSubmatch(e.Name())
-		if m == nil {
-			continue
-		}
-		serial, err := strconv.ParseUint(m[1], 10, 64)
-		if err != nil || alive[serial] {
-			continue
-		}
-		path := s.storage.path(e.Name())
-		if err := s.storage.removeLitter(path); err != nil {
-			s.log.Error("litter not removed", "path", path, keyError, err)
-		}
-	}
-	return nil
 }
 
 // readSessions takes over the sessions. What became of their processes is

@@ -63,22 +63,24 @@ func (o *object) still() error {
 	return unix.EIO
 }
 
-// dismiss ends all sleepers with an errno, without the lock.
+// dismiss ends all sleepers with an errno, without the lock. Those that have their
+// result are woken too: a dismissal before this one may have been cut off there.
 func (o *object) dismiss(errno unix.Errno) {
 	for i := range o.present() {
 		off := o.cellsOff + i*abi.CellSize
 		for range patienceSteps {
 			st := o.state(off)
-			if !st.sleeping() {
+			if !st.sleeping() && !(st.waits() && st.phase() == abi.CellDone) {
 				break
 			}
-			if o.shift(off, st, st.to(abi.CellDone, errno)) {
-				wake(o.futex(off))
-				if uint32(o.load(off+offFlags))&abi.SleeperDoorbell != 0 {
-					o.host.RingDoorbell(st.session())
-				}
-				break
+			if st.sleeping() && !o.shift(off, st, st.to(abi.CellDone, errno)) {
+				continue
 			}
+			wake(o.futex(off))
+			if uint32(o.load(off+offFlags))&abi.SleeperDoorbell != 0 {
+				o.host.RingDoorbell(st.session())
+			}
+			break
 		}
 	}
 }
