@@ -129,8 +129,13 @@ func drainWebhook(t *testing.T, nodes ...string) {
 		t.Logf("%d pods were made meanwhile", <-made)
 	}()
 
-	must(t, installChart("1", "webhook.podDisruptionBudget.enabled=true"))
-	t.Cleanup(func() { must(t, installChart("1")) })
+	budget := func(enabled string) {
+		t.Helper()
+		_, err := runCommand(helm("upgrade", release, chartFolder, "--reuse-values", "--set", "webhook.podDisruptionBudget.enabled="+enabled))
+		must(t, err)
+	}
+	budget("true")
+	t.Cleanup(func() { budget("false") })
 	for _, node := range nodes {
 		must(t, eventually(patience, func() error {
 			allowed, err := kubectl("-n", chartSpace, "get", "pdb", release+"-webhook", "-o", "jsonpath={.status.disruptionsAllowed}")
