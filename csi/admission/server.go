@@ -31,6 +31,7 @@ func Main(ctx context.Context, args []string) error {
 	address := flags.String("listen", ":9443", "`address` of the HTTPS server: /mutate and /livez")
 	certificate := flags.String("certificate", "/tls/tls.crt", "`file` of its certificate, read again when it changes")
 	key := flags.String("key", "/tls/tls.key", "`file` of its key")
+	plugin := flags.String("nri-plugin", "", "`name` of the NRI plugin without which no container of a pod with a space shall begin; empty: none")
 	kubeconfig := flags.String("kubeconfig", "", "`file` that says where the API server is; empty: the pod's service account does")
 	flags.TextVar(&level, "log-level", slog.LevelInfo, "debug, info, warn or error")
 	if err := flags.Parse(args); err != nil {
@@ -41,7 +42,7 @@ func Main(ctx context.Context, args []string) error {
 		return err
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
-	h := &handler{spaces: &spaces{client: client, log: log}, log: log}
+	h := &handler{spaces: &spaces{client: client, log: log}, plugin: *plugin, log: log}
 	pair := &pair{certificate: *certificate, key: *key, log: h.log}
 	if _, err := pair.get(nil); err != nil {
 		return err
@@ -90,6 +91,7 @@ const mostBody = 8 << 20
 // handler answers admission reviews.
 type handler struct {
 	spaces *spaces
+	plugin string // see require
 	log    *slog.Logger
 }
 
@@ -135,6 +137,7 @@ func (h *handler) review(ctx context.Context, req *admissionv1.AdmissionRequest)
 	} else {
 		response.Warnings = warnings(&pod)
 		p = w.forNew(&pod, req.Namespace, h.spaces.placement(ctx, w.space, req.Namespace))
+		require(&p, &pod, h.plugin)
 	}
 	if len(p) == 0 {
 		return response

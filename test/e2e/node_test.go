@@ -108,6 +108,8 @@ state = '/run/containerd'
       BinaryName = '%[2]s/runc'
 [plugins.'io.containerd.nri.v1.nri']
   socket_path = '/run/nri/nri.sock'
+  [plugins.'io.containerd.nri.v1.nri'.default_validator]
+    enable = true
 `, n.dir, programs, imagePause)
 	kubelet := fmt.Sprintf(`apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration

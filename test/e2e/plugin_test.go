@@ -3,13 +3,14 @@ package e2e_test
 import (
 	"fmt"
 	"strings"
+	"syscall"
 	"testing"
 
 	"golang.org/x/mod/semver"
 )
 
-// Without ipcspace on a node, who runs and asks the manager nothing goes on; who comes waits and is told
-// why, and who ends waits to be unmounted. When it is back, all go on by themselves.
+// Without ipcspace on a node, who runs and asks the manager nothing goes on; who comes or starts again
+// waits and is told why, and who ends waits to be unmounted. When it is back, all go on by themselves.
 func TestNodePodsAway(t *testing.T) {
 	needWhole(t)
 	needChart(t)
@@ -18,6 +19,8 @@ func TestNodePodsAway(t *testing.T) {
 		"containers: ["+container("glibc", imageGlibc, "ipc", "storm", "7", "alone")+"]")}}
 	s.goesOn("at first")
 	leaver := sleeper(t, namespace, "leaver", "orders", imageGlibc)
+	again := newPod(t, namespace, "again", "orders", "containers: ["+container("glibc", imageGlibc, "ipc", "sleep", "again")+"]")
+	again.awaitReady(t)
 	patch := func(selector string) {
 		t.Helper()
 		_, err := kubectl("-n", chartSpace, "patch", "daemonset", release, "--type", "merge", "-p",
@@ -43,12 +46,23 @@ func TestNodePodsAway(t *testing.T) {
 		if _, err := leaver.field(".metadata.name"); err != nil {
 			t.Errorf("the pod that was deleted is gone, and who unmounted its space? %v", err)
 		}
+		if validates(t) {
+			for _, pid := range processes("ipc\x00sleep\x00again") {
+				if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+					return err
+				}
+			}
+			again.awaitEvent(t, `required plugin "ipcspace" not present`)
+		}
 		patch("null")
 		return rollout()
 	})
 	comer.awaitReady(t)
 	wants(t, comer.run(t, "glibc", "ipc", "value", "7"), "")
-	_, err := leaver.kubectl("wait", "--for=delete", "pod/"+leaver.name, "--timeout", patience.String())
+	_, err := again.kubectl("wait", "--for=condition=Ready", "pod/"+again.name, "--timeout", startTimeout.String())
+	must(t, err)
+	wants(t, again.run(t, "glibc", "ipc", "value", "7"), "")
+	_, err = leaver.kubectl("wait", "--for=delete", "pod/"+leaver.name, "--timeout", patience.String())
 	must(t, err)
 	must(t, notMounted(leaver.name))
 }
@@ -82,6 +96,9 @@ func TestWithoutInjection(t *testing.T) {
 		t.Errorf("events of a pod that has the library: %s", events)
 	}
 }
+
+// validates tells whether the node's containerd can see to it that a plugin is there, as it is told to.
+func validates(t *testing.T) bool { return setsSysctls(t) } // both came with 2.2
 
 // setsSysctls tells whether the node's containerd does what a plugin says of sysctls.
 func setsSysctls(t *testing.T) bool {
