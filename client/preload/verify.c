@@ -20,7 +20,8 @@ struct list {
 	uint64_t cells, bytes;
 };
 
-/* The words that a sleeper names are SLOW, as far as its operations were looked at: the first. */
+/* The words that a sleeper names are SLOW, as far as its operations were looked at: the first. One
+ * that is CANCELLED gets nothing, and may have been the only one that a word was SLOW for. */
 static bool sleeper_ok(struct handle *h, const struct abi_sleeper_cell *s)
 {
 	return s->ops[0].num < h->sems &&
@@ -53,7 +54,8 @@ static bool list_ok(struct handle *h, struct list *l)
 		default:
 			if (!cell_sleeps(w) && cell_state(w) != ABI_CELL_CANCELLED)
 				return false;
-			if (l->kind == ABI_KIND_SLEEPER && !sleeper_ok(h, (struct abi_sleeper_cell *)cell))
+			if (l->kind == ABI_KIND_SLEEPER && cell_sleeps(w) &&
+			    !sleeper_ok(h, (struct abi_sleeper_cell *)cell))
 				return false;
 		}
 		last = at;
