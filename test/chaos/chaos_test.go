@@ -26,7 +26,7 @@ var (
 	chaosAway   = flag.Duration("chaos.manager", 400*time.Millisecond, "mean time between two deaths of the manager; 0: it lives")
 )
 
-// Offsets and sizes of testdata/ledger.h.
+// Offsets and sizes of testdata/worker/ledger.h.
 const (
 	maxLives     = 65536
 	messages     = 2048
@@ -48,7 +48,7 @@ const patience = time.Minute
 
 var roleNames = []string{"undo", "lock", "count", "sender", "receiver", "segment", "churn", "signals"}
 
-// life is testdata/ledger.h's.
+// life is testdata/worker/ledger.h's.
 type life struct {
 	pid, role, space, killed, ended, slept uint32
 	progress, sentBegun, sentDone          uint64

@@ -17,7 +17,7 @@ import (
 
 var controlDeaths = flag.Int("control.deaths", 5, "deaths of the manager under each call")
 
-// controlCalls are those of testdata/control.c; brokered: by the manager, in place of the process.
+// controlCalls are those of testdata/control; brokered: by the manager, in place of the process.
 var controlCalls = []struct {
 	name     string
 	brokered bool
@@ -95,7 +95,7 @@ func killUnder(t *testing.T, call string, args []string, seed uint64) (deaths in
 	return deaths, made.Load()
 }
 
-// controlLedger is struct ledger of testdata/control.c.
+// controlLedger is struct ledger of testdata/control.
 func controlLedger(t *testing.T) *ledger {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "ledger")

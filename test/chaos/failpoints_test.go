@@ -11,7 +11,7 @@ import (
 
 var (
 	failTable = flag.Bool("failpoints.table", false, "print each case")
-	failOnly  = flag.String("failpoints.only", "", "one operation of testdata/failpoints.c")
+	failOnly  = flag.String("failpoints.only", "", "one operation of testdata/failpoints")
 )
 
 // TestFailPoints kills, stops, siglongjmps out of and calls from a handler at each step of each
@@ -37,7 +37,7 @@ func TestFailPoints(t *testing.T) {
 	var order []row
 	points := map[string]bool{}
 	for line := range strings.Lines(text) {
-		// Columns of testdata/failpoints.c.
+		// Columns of testdata/failpoints.
 		if len(line) < 81 || !strings.Contains(line, " ms  ") {
 			if strings.HasPrefix(line, "FAILED") {
 				t.Log(strings.TrimSpace(line))

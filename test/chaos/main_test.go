@@ -59,7 +59,7 @@ func run(m *testing.M) int {
 }
 
 // build puts what the tests run into scratch: the commands from bin/ (so that a later make does not
-// change them under a test), and the C programs of testdata.
+// change them under a test), and the C programs, of which each has a folder of testdata.
 func build() error {
 	if err := suite.CopyCommands(scratch, "ipcspace", "ipcspace-manager", "libipcspace.so", "test/libipcspace-fail.so", "test/ipcspace-manager-fail"); err != nil {
 		return err
@@ -68,12 +68,12 @@ func build() error {
 	if cc == "" {
 		cc = "gcc"
 	}
-	sources, _ := filepath.Glob("testdata/*.c")
-	for _, file := range sources {
-		program := filepath.Join(scratch, filepath.Base(file[:len(file)-2]))
-		out, err := exec.Command(cc, "-O2", "-g", "-Wall", "-Wextra", "-Werror", "-o", program, file).CombinedOutput()
-		if err != nil {
-			return fmt.Errorf("compile %s: %w\n%s", file, err, out)
+	folders, _ := filepath.Glob("testdata/*")
+	for _, folder := range folders {
+		sources, _ := filepath.Glob(filepath.Join(folder, "*.c"))
+		args := append([]string{"-O2", "-g", "-Wall", "-Wextra", "-Werror", "-o", command(filepath.Base(folder))}, sources...)
+		if out, err := exec.Command(cc, args...).CombinedOutput(); err != nil {
+			return fmt.Errorf("compile %s: %w\n%s", folder, err, out)
 		}
 	}
 	out, err := exec.Command("go", "build", "-o", command("goworker"), "./goworker").CombinedOutput()

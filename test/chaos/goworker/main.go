@@ -1,4 +1,4 @@
-// Command goworker is testdata/worker.c for those roles that a Go program can
+// Command goworker is testdata/worker for those roles that a Go program can
 // have, on the same objects: goworker LEDGER SPACE LIFE ROLE SEED. It is killed
 // and stopped as the C workers are, and writes the same ledger.
 package main
@@ -21,7 +21,7 @@ import (
 	"github.com/ipcspace/ipcspace/client"
 )
 
-// What testdata/ledger.h and worker.c have.
+// What testdata/worker/ledger.h and worker.c have.
 const (
 	maxLives    = 65536
 	messages    = 2048

@@ -1,0 +1,121 @@
+/* What the files of this program share: a case, and what the referee sees of it. */
+#ifndef FAILPOINTS_H
+#define FAILPOINTS_H
+
+#define _GNU_SOURCE
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+/* What comes over the victim at its step. */
+enum action { KILL, STOP, JUMP, NESTED, ACTIONS };
+
+/* What victim and referee share. */
+extern struct shared {
+	volatile int step;    /* passes seen by the victim in its operation */
+	volatile int reached; /* it came to the step */
+	volatile int result;  /* of its operation: 0 or errno, -1: not over */
+	volatile int nested;  /* errno of a call of its handler */
+	volatile int got;     /* messages that it received whole */
+	volatile int helped;  /* the helper's operation is over: errno + 1 */
+	volatile int went_on; /* of two helpers */
+	volatile int64_t beat; /* of the metronome: now_us */
+	volatile int64_t late; /* how late one of its wake-ups came in this case */
+	char name[64];	       /* of the step */
+} *shared;
+
+/* --- operations ------------------------------------------------------------ */
+
+struct scenario {
+	const char *name;
+	size_t msgmax;		 /* that it needs */
+	void (*before)(void);	 /* by the referee */
+	int (*help)(void);	 /* by a helper that is in it when the victim begins */
+	int sleepers;		 /* of a set: helpers that are asleep in it then */
+	bool stopped;		 /* the helper, in its sleep */
+	int (*operate)(void);	 /* by the victim: 0 or errno */
+	int error;		 /* that it may end with */
+	void (*meanwhile)(void); /* by the referee once the victim is dead, stopped, asleep or over */
+	void (*after)(bool happened, bool certain); /* by the referee at the end */
+};
+
+/* One kind of objects, each case has one of its own. */
+struct family {
+	const struct scenario *scenarios;
+	size_t count;
+	void (*make)(void);
+	void (*remove)(void);
+	int (*sleepers)(void); /* GETNCNT */
+	int (*nested)(void);   /* by the victim's handler: leaves the object as it was */
+	int (*again)(void);    /* by a victim that left its operation, as if nothing had been */
+	void (*beside)(void);  /* by the referee while the victim is stopped */
+	void (*check)(void);   /* by the referee: sleepers, locks and half messages that are left show here */
+};
+extern const struct family sets, queues, segments;
+
+extern int object; /* of the case, -1: removed */
+/* The operation, which waited for what did not come, did not happen. */
+void after_removal(bool happened, bool certain);
+
+/* --- processes ------------------------------------------------------------- */
+
+/* A step of the library, in any process of a case. */
+void hook(const char *step);
+extern const char *stop_at; /* a helper's: the step at which it stops */
+extern pid_t self;	    /* the victim, where a child of it may pass the hook, too */
+
+/* Does the operation, with the action at its step, and ends. 33: it was left, and what it did then is right. */
+_Noreturn void victim(const struct family *f, const struct scenario *s, enum action a, int step);
+#define LEFT 33
+
+extern pid_t helper;
+pid_t start_helper(const struct scenario *s);
+/* Two helpers sleep in the same operation. */
+int two(int (*operation)(void));
+/* Where one could go on, so can the other, whatever became of who let them. */
+void both_go_on(void);
+/* In a sleep, stopped, or at its end. */
+bool asleep(pid_t pid);
+
+/* --- time and failures ----------------------------------------------------- */
+
+extern char problem[200]; /* of this case: the first */
+extern int64_t worst;	  /* longest call of others in this case, in us */
+
+__attribute__((format(printf, 1, 2))) void wrong(const char *format, ...);
+int64_t now_us(void);
+void nap(long us);
+
+/*
+ * How long others may wait: 100 ms, where a process that is to run does run. The metronome wakes up
+ * every millisecond, and tells how late that is here and now; in a call of others three such
+ * wake-ups follow each other (the victim's or a helper's, that of whom it wakes, the referee's).
+ */
+#define PATIENCE 100000
+#define WAKE_UPS 3
+_Noreturn void metronome(void);
+int64_t lateness(void);
+
+#define TIMED(call)                                                                                \
+	({                                                                                         \
+		int64_t begun_ = now_us();                                                         \
+		long r_ = (call);                                                                  \
+		if (now_us() - begun_ > worst)                                                     \
+			worst = now_us() - begun_;                                                 \
+		r_;                                                                                \
+	})
+
+/* Waits for what must come true by itself. */
+#define SOON(what, condition)                                                                      \
+	do {                                                                                       \
+		int64_t begun_ = now_us();                                                         \
+		while (!(condition) && now_us() - begun_ < 3000000)                                \
+			nap(200);                                                                  \
+		if (!(condition))                                                                  \
+			wrong("%s: not in 3 s", what);                                             \
+		else if (now_us() - begun_ > worst)                                                \
+			worst = now_us() - begun_;                                                 \
+	} while (0)
+
+#endif

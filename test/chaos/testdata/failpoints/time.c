@@ -1,0 +1,55 @@
+/* How long others wait, and what went wrong. */
+#include "failpoints.h"
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <sys/prctl.h>
+#include <time.h>
+
+char problem[200];
+int64_t worst;
+
+void wrong(const char *format, ...)
+{
+	va_list ap;
+
+	if (problem[0])
+		return;
+	va_start(ap, format);
+	vsnprintf(problem, sizeof problem, format, ap);
+	va_end(ap);
+}
+
+int64_t now_us(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec * INT64_C(1000000) + ts.tv_nsec / 1000;
+}
+
+void nap(long us)
+{
+	struct timespec ts = {0, us * 1000};
+
+	nanosleep(&ts, NULL);
+}
+
+void metronome(void)
+{
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	for (;;) {
+		shared->beat = now_us();
+		nap(1000);
+		int64_t late = now_us() - shared->beat - 1000;
+		if (late > shared->late)
+			shared->late = late;
+	}
+}
+
+int64_t lateness(void)
+{
+	int64_t now = now_us() - shared->beat - 1000;
+
+	return now > shared->late ? now : shared->late;
+}
