@@ -35,6 +35,27 @@ func (s *Set) asleep(t testing.TB, ctx context.Context, timeout time.Duration, o
 	return done
 }
 
+// The C library lets a word be fast again when all that name it are CANCELLED, though not yet off
+// the list.
+func TestVerifyCancelled(t *testing.T) {
+	s := newFile(t, 1, 16, 0).set(1, 7)
+	sleeper := s.asleep(t, bg, -1, op(0, -1))
+	for i := range s.cells() {
+		off := s.cellsOff + i*abi.CellSize
+		st := s.state(off)
+		if !st.sleeping() {
+			continue
+		}
+		s.shift(off, st, st.to(abi.CellCancelled, 0))
+		w := s.load(semOff(0))
+		s.cas(semOff(0), w, w&^abi.SemSlow)
+		ok(t, s.Verify())
+		wake(s.futex(off))
+	}
+	want(t, <-sleeper, unix.EINTR)
+	s.check(t, 0)
+}
+
 func (s *Set) sleepers() (n int) {
 	for i := range s.cells() {
 		if st := s.state(s.cellsOff + i*abi.CellSize); st.sleeping() {
