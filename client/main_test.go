@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"syscall"
 	"testing"
 
@@ -206,4 +207,21 @@ func newQueue(t testing.TB, s *client.Space) *client.Queue {
 	check(t, err)
 	t.Cleanup(func() { _ = q.Remove(bg) })
 	return q
+}
+
+// idOf is the id in an argument.
+func idOf(i int) int {
+	n, err := strconv.Atoi(os.Args[i])
+	if err != nil {
+		panic(err)
+	}
+	return n
+}
+
+// do ends a role that fails.
+func do(err error) {
+	if err != nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
 }
