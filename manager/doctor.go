@@ -113,7 +113,7 @@ func (s *space) examineFiles() (found []Finding) {
 	var fs unix.Statfs_t
 	if st.mounted && unix.Statfs(st.private, &fs) == nil {
 		used := (fs.Blocks - fs.Bfree) * uint64(fs.Bsize)
-		if bound := st.inner + st.overhead + innerSlack; used > bound {
+		if bound := st.inner + st.heldInner.Load() + st.overhead + innerSlack; used > bound {
 			found = append(found, Finding{Serious: true, What: "files", Text: fmt.Sprintf("they take %d MiB, %d MiB were promised", used>>20, bound>>20), Remedy: "a member makes files longer, or touches all of the pulse: the log has its pid"})
 		}
 		if free := fs.Ffree; fs.Files > 0 && free < fs.Files/20 {

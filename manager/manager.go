@@ -16,19 +16,20 @@ import (
 
 // Manager keeps the spaces under one root.
 type Manager struct {
-	cfg    Config
-	log    *slog.Logger
-	lock   *os.File // the root's, held: one manager at a time
-	mounts bool
-	guard  *guard // nil: files are not sealed
-	userns *userns
-	node   node
-	work   sync.WaitGroup
-	growth *growth
-	deaths *deaths
-	budget budget
-	calls  atomic.Int64 // brokered calls under way
-	count  atomic.Int64 // spaces served
+	cfg     Config
+	log     *slog.Logger
+	lock    *os.File // the root's, held: one manager at a time
+	mounts  bool
+	guard   *guard // nil: files are not sealed
+	userns  *userns
+	node    node
+	work    sync.WaitGroup
+	growth  *growth
+	remains *remains
+	deaths  *deaths
+	budget  budget
+	calls   atomic.Int64 // brokered calls under way
+	count   atomic.Int64 // spaces served
 	// descriptors is RLIMIT_NOFILE; the Go runtime has raised it already.
 	descriptors int
 
@@ -123,6 +124,7 @@ func (m *Manager) release() {
 	if m.growth != nil {
 		m.growth.close()
 	}
+	m.remains.close()
 	if m.guard != nil {
 		m.guard.close()
 	}

@@ -53,13 +53,13 @@ func (s *space) move(old *object, rec abi.Record) error {
 	step("move: sleepers woken")
 	o.shared = true
 	old.gone, old.moved = true, true
+	s.storage.retire(old)
 	if err := s.removeFiles(old); err != nil {
 		s.log.Error("files not removed", keyFamily, o.family.String(), keyID, rec.ID, keyError, err)
 	}
 	if old.users == 0 {
 		old.close()
 	}
-	s.storage.release(old.promised, old.inner)
 	return nil
 }
 

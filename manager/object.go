@@ -313,6 +313,7 @@ func (s *space) removeObject(o *object) {
 		delete(x.opened, o)
 	}
 	o.gone = true
+	s.storage.retire(o)
 	if err := s.removeFiles(o); err != nil {
 		s.log.Error("files not removed", keyFamily, o.family.String(), keyID, o.rec.ID, keyError, err)
 	}
@@ -320,7 +321,6 @@ func (s *space) removeObject(o *object) {
 		o.close()
 	}
 	step("remove: files removed")
-	s.storage.release(o.promised, o.inner)
 }
 
 func (s *space) removeFiles(o *object) (err error) {

@@ -49,6 +49,7 @@ func (m *Manager) prepareRoot() error {
 	}
 	m.guard = g
 	m.growth = newGrowth(m.log)
+	m.remains = newRemains(m.log)
 	return nil
 }
 

@@ -91,7 +91,7 @@ func (m *Manager) newSpace(name string) *space {
 			public: public, shown: shown, private: private,
 			proc:    filepath.Join(m.cfg.Root, "proc", name),
 			mounted: m.mounts, guard: m.guard, budget: &m.budget,
-			growth: m.growth, open: map[*file]struct{}{}, mostOpen: m.mostOpen,
+			growth: m.growth, remains: m.remains, open: map[*file]struct{}{}, mostOpen: m.mostOpen,
 		},
 		segments: map[uint64]*object{},
 		sessions: map[uint32]*session{},

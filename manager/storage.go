@@ -47,6 +47,10 @@ type storage struct {
 	litter litter
 	growth *growth
 
+	// What was promised to removed objects whose files clients hold, in bytes.
+	remains         *remains
+	held, heldInner atomic.Uint64 // heldInner: of held, in the private tmpfs
+
 	open     map[*file]struct{} // those that have descriptors
 	mostOpen func() int         // how many may
 }
@@ -137,8 +141,11 @@ func (s *storage) makeFolder(path string, mode os.FileMode, size, inodes uint64)
 // promise takes n bytes of the space's size and of the node's budget; inner
 // bytes also of the private tmpfs, which grows for them. ENOSPC.
 func (s *storage) promise(n uint64, inner bool) error {
-	if n > s.size || s.promised > s.size-n || !s.budget.take(n) {
-		return unix.ENOSPC
+	if !s.fits(n) || !s.budget.take(n) {
+		s.remains.look()
+		if !s.fits(n) || !s.budget.take(n) {
+			return unix.ENOSPC
+		}
 	}
 	if inner {
 		if err := s.makeRoom(s.inner + n); err != nil {
@@ -167,7 +174,7 @@ func (s *storage) reserve(overhead uint64) error {
 }
 
 func (s *storage) makeRoom(inner uint64) error {
-	need := inner + s.overhead + innerSlack + headroom()
+	need := inner + s.heldInner.Load() + s.overhead + innerSlack + headroom()
 	if !s.mounted {
 		var fs unix.Statfs_t
 		if err := unix.Statfs(s.private, &fs); err == nil && inner-s.inner > fs.Bavail*uint64(fs.Bsize) {
