@@ -28,8 +28,9 @@ type stage struct {
 func compile(t *testing.T) string {
 	t.Helper()
 	binary := filepath.Join(publicDir(t), "stage")
-	out, err := exec.Command("gcc", "-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Werror",
-		"-pthread", "-o", binary, "stage/stage.c", "stage/actor.c", "stage/calls.c").CombinedOutput()
+	sources, _ := filepath.Glob("stage/*.c")
+	args := []string{"-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-pthread", "-o", binary}
+	out, err := exec.Command("gcc", append(args, sources...)...).CombinedOutput()
 	if err != nil {
 		t.Fatalf("gcc: %v\n%s", err, out)
 	}

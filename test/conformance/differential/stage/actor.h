@@ -22,8 +22,12 @@ extern __thread volatile int in_call;
 #define SLEEPS(call) \
 	(sigsetjmp(way_out, 1) == 0 ? (in_call = 1, (call), in_call = 0, 1) : (in_call = 0, say(" jumped"), 0))
 
+/* The id in the slot that the operation names first. */
+int id_of(int family);
+
 /* Does the operation if it is a call of System V IPC, or on what it attached. */
 int perform_call(const char *name);
+int perform_attach(const char *name);
 /* What a handler calls: on the first set and the first queue. */
 void handler_calls(void);
 
