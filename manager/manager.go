@@ -125,6 +125,7 @@ func (m *Manager) release() {
 		m.growth.close()
 	}
 	m.remains.close()
+	m.remains.close()
 	if m.guard != nil {
 		m.guard.close()
 	}
