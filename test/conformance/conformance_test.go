@@ -100,7 +100,7 @@ func TestMusl(t *testing.T) {
 	if _, err := exec.LookPath("musl-gcc"); err != nil {
 		t.Skip("no musl-gcc: ", err)
 	}
-	for _, family := range []string{"ids", "shmmem", "semop", "semwait", "undo", "msgsnd", "msgrcv"} {
+	for _, family := range []string{"ids", "shmmem", "shmfork", "semop", "semwait", "undo", "msgsnd", "msgrcv"} {
 		t.Run(family, func(t *testing.T) {
 			for _, r := range runProgram(t, family, inSpace(build(t, "musl-gcc", family), "default")) {
 				t.Run(r.name(), r.reportUnlessKnown)

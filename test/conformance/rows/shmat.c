@@ -1,4 +1,4 @@
-/* Rows 54 to 72: attaching. Rows 73 to 84 are in shmmem.c. */
+/* Rows 54 to 72: attaching. Rows 73 to 84 are in shmmem.c and shmfork.c. */
 #include "case.h"
 
 /* An address with room for this many pages: far below where mappings without a wish are put, so
