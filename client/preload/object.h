@@ -268,11 +268,9 @@ void doorbell_ring(uint32_t number);
 uint32_t spin_rounds(struct thread *t);
 void spin_over(struct thread *t, uint32_t rounds, bool paid);
 
-/* Sleeps on the cell until it is served, cancelled, or it has to serve
- * itself. Returns the state word. deadline: CLOCK_MONOTONIC ns, or -1.
- * *interrupted: 0, -EINTR or -EAGAIN. */
-uint64_t sleep_on(struct handle *h, struct call *c, uint32_t cell, int64_t deadline,
-		  int *interrupted);
+/* Sleeps on the cell until the call is over, true: it was served, or gave up and *r says why
+ * (-EINTR, -EAGAIN, -EIDRM); or until it has to serve itself. deadline: CLOCK_MONOTONIC ns, or -1. */
+bool sleep_on(struct handle *h, struct call *c, uint32_t cell, int64_t deadline, int *r);
 
 /* Ends the wait of this session's cell (0: none): takes it off its list if it is
  * in it. Returns the state it has then: DONE, if it was served after all. */

@@ -215,7 +215,7 @@ static int receive_direct(struct handle *h, struct call *c, const struct wanted 
 			  uint32_t *message)
 {
 	uint32_t cell = 0, spare = 0;
-	int r, interrupted = 0;
+	int r;
 	struct txn t;
 	bool again;
 
@@ -247,13 +247,8 @@ static int receive_direct(struct handle *h, struct call *c, const struct wanted 
 			continue;
 		}
 		spare = 0;
-		uint64_t state = sleep_on(h, c, cell, -1, &interrupted);
-		if (cell_state(state) == ABI_CELL_DONE)
+		if (sleep_on(h, c, cell, -1, &r))
 			break;
-		if (interrupted != 0) {
-			r = interrupted;
-			break;
-		}
 	}
 	if (cell == 0)
 		cell = spare;

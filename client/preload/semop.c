@@ -211,7 +211,7 @@ static bool spin_for(struct thread *t, struct handle *h, const struct want *want
 static int with_lock(struct handle *h, struct call *c, const struct want *want)
 {
 	uint32_t cell = 0, spare = 0;
-	int r, interrupted = 0, tries = 0;
+	int r, tries = 0;
 	struct txn t;
 	bool again;
 
@@ -249,13 +249,8 @@ static int with_lock(struct handle *h, struct call *c, const struct want *want)
 		}
 		spare = 0;
 		t.n_asked = 0;
-		uint64_t w = sleep_on(h, c, cell, want->deadline, &interrupted);
-		if (cell_state(w) == ABI_CELL_DONE)
+		if (sleep_on(h, c, cell, want->deadline, &r))
 			break;
-		if (interrupted != 0) {
-			r = interrupted;
-			break;
-		}
 	}
 	if (cell == 0)
 		cell = spare;

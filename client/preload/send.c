@@ -108,7 +108,7 @@ static int send_direct(struct handle *h, struct call *c, int64_t type, const voi
 		       size_t size, int flags)
 {
 	uint32_t cell = 0, spare = 0;
-	int r, interrupted = 0;
+	int r;
 	struct txn t;
 	bool again;
 	uint32_t message = message_make(h, type, text, size, &r);
@@ -144,13 +144,8 @@ static int send_direct(struct handle *h, struct call *c, int64_t type, const voi
 			continue;
 		}
 		spare = 0;
-		uint64_t w = sleep_on(h, c, cell, -1, &interrupted);
-		if (cell_state(w) == ABI_CELL_DONE)
+		if (sleep_on(h, c, cell, -1, &r))
 			break;
-		if (interrupted != 0) {
-			r = interrupted;
-			break;
-		}
 	}
 	if (cell == 0)
 		cell = spare;

@@ -69,29 +69,28 @@ void spin_over(struct thread *t, uint32_t rounds, bool paid)
 	t->spin = next > SPIN_MOST ? SPIN_MOST : next < SPIN_LEAST ? 0 : next;
 }
 
-uint64_t sleep_on(struct handle *h, struct call *c, uint32_t cell, int64_t deadline,
-		  int *interrupted)
+bool sleep_on(struct handle *h, struct call *c, uint32_t cell, int64_t deadline, int *r)
 {
+	int interrupted = 0;
 	struct thread *t = c->thread;
 	uint64_t *state = cell_at(h, cell - 1);
 	uint64_t w;
 
 	t->wait_handle = h;
 	t->wait_cell = cell;
-	*interrupted = 0;
 	FAIL_POINT("sleep: noted");
 	/* Pairs with the barrier between removing the slot word and looking
 	 * for sleepers: either the remover sees this one, or this one the
 	 * removal. */
 	full_barrier();
 	if (unlikely(load64(h->table_word) != h->slot) && removed(h))
-		*interrupted = -EIDRM;
+		interrupted = -EIDRM;
 	else if (unlikely(call_disturbed()))
-		*interrupted = -EINTR;
+		interrupted = -EINTR;
 	bool woken = false;
-	for (unsigned spins = 0; *interrupted == 0;) {
+	for (unsigned spins = 0; interrupted == 0;) {
 		struct timespec64 ts = far_future;
-		long r;
+		long slept;
 
 		w = load64(state);
 		if (cell_state(w) == ABI_CELL_CLAIMED && woken &&
@@ -106,11 +105,11 @@ uint64_t sleep_on(struct handle *h, struct call *c, uint32_t cell, int64_t deadl
 			continue;
 		}
 		if (cell_state(w) == ABI_CELL_CANCELLED)
-			*interrupted = -EINTR;
+			interrupted = -EINTR;
 		if (cell_state(w) != ABI_CELL_WAITING)
 			break;
 		if (deadline >= 0 && !rest_of(deadline, &ts)) {
-			*interrupted = -EAGAIN;
+			interrupted = -EAGAIN;
 			break;
 		}
 		bool cancel_point = cell_kind(w) != ABI_KIND_SLEEPER && pthread_setcanceltype;
@@ -120,27 +119,29 @@ uint64_t sleep_on(struct handle *h, struct call *c, uint32_t cell, int64_t deadl
 		store32(&t->asleep, 1);
 		if (cancel_point)
 			pthread_setcanceltype(CANCEL_ASYNCHRONOUS, &type);
-		r = futex_wait((uint32_t *)state, (uint32_t)w, &ts);
+		slept = futex_wait((uint32_t *)state, (uint32_t)w, &ts);
 		if (cancel_point)
 			pthread_setcanceltype(type, &type);
 		store32(&t->asleep, 0);
 		FAIL_POINT("sleep: woken");
-		woken = r == 0;
-		if (r == -EINTR)
-			*interrupted = -EINTR;
-		else if (r == -ETIMEDOUT && deadline >= 0)
-			*interrupted = -EAGAIN;
-		else if (r == 0 && cell_state(load64(state)) == ABI_CELL_WAITING)
+		woken = slept == 0;
+		if (slept == -EINTR)
+			interrupted = -EINTR;
+		else if (slept == -ETIMEDOUT && deadline >= 0)
+			interrupted = -EAGAIN;
+		else if (slept == 0 && cell_state(load64(state)) == ABI_CELL_WAITING)
 			break; /* woken by one who died then: serve itself */
 	}
 	FAIL_POINT("sleep: over");
-	w = *interrupted ? cancel(state) : load64(state);
+	w = interrupted ? cancel(state) : load64(state);
 	FAIL_POINT("sleep: looked at");
 	if (cell_state(w) == ABI_CELL_DONE)
-		*interrupted = 0;
-	else if (*interrupted == 0 && !cell_sleeps(w))
-		*interrupted = -EIDRM; /* taken from it by one who writes nonsense */
-	return w;
+		return true;
+	if (interrupted == 0 && !cell_sleeps(w))
+		interrupted = -EIDRM; /* taken from it by one who writes nonsense */
+	if (interrupted != 0)
+		*r = interrupted;
+	return interrupted != 0;
 }
 
 /* A wait that this thread will not come back to, or not before this call is
