@@ -143,7 +143,14 @@ func (s *space) bindTo(x *session, id processID, fd int, levels pidList) error {
 		_ = unix.Close(fd)
 		return unix.ESRCH
 	}
-	x.id, x.pidfd, x.pidns = id, fd, levels[0].NS
+	x.id, x.pidfd = id, fd
+	if err := s.m.deaths.watch(x); err != nil {
+		s.log.Error("cannot watch process", keyPID, id.pid, keyError, err)
+		x.id, x.pidfd = processID{}, -1
+		_ = unix.Close(fd)
+		return unix.ENOMEM
+	}
+	x.pidns = levels[0].NS
 	x.state.Levels, x.state.Start = levels, id.start
 	x.container, x.state.Container = container, containerTag(container)
 	atomic.StoreUint32(&x.state.PID, uint32(id.pid))
@@ -156,10 +163,6 @@ func (s *space) bindTo(x *session, id processID, fd int, levels pidList) error {
 		x.inherit(parent)
 	} else if x.state.Parent != 0 {
 		x.everything = true
-	}
-	if err := s.m.deaths.watch(x); err != nil {
-		s.log.Error("cannot watch process", keyPID, id.pid, keyError, err)
-		return unix.ENOMEM
 	}
 	return nil
 }

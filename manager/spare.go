@@ -146,11 +146,11 @@ func (s *space) settle(y *session) bool {
 	if state == abi.PageClaimed {
 		id, pidfd, levels, err := s.findChild(y, parent, pid)
 		step("spare: child looked for")
-		if err == nil && s.bindTo(y, id, pidfd, levels) == nil {
-			return true
+		if err == nil {
+			err = s.bindTo(y, id, pidfd, levels)
 		}
-		if scarce(err) {
-			return false
+		if err == nil || scarce(err) {
+			return err == nil
 		}
 		// It is gone already, but named as the last to detach, perhaps.
 		if st, err := s.state.session(y.state.Parent); err == nil {
