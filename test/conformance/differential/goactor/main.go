@@ -91,7 +91,6 @@ func main() {
 		log.Fatalf("goactor: %v", err)
 	}
 	p.begin(place, os.Args[3])
-	p.starting[place].Store(0)
 	select {} // the last actor ends the process
 }
 
@@ -150,6 +149,7 @@ func (a *actor) act(greeting string, there chan<- struct{}) {
 	}
 	a.process[a.place].Store(int32(os.Getpid()))
 	a.thread[a.place].Store(int32(unix.Gettid()))
+	a.starting[a.place].Store(0)
 	close(there)
 	line := make([]byte, text)
 	for {

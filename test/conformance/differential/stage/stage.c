@@ -122,14 +122,22 @@ static void gone(int a)
 
 static void start(int a)
 {
-	if (fork() == 0) {
+	pid_t pid = fork();
+
+	if (pid == 0) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
 		if (atomic_load(&board->go) & 1 << a)
 			execute(a, a, "");
 		act(a, "");
 	}
-	while ((actor[a].pid = atomic_load(&board->place[a])) == 0)
+	/* Stopped while it still counts as starting, it would never come to rest. */
+	while ((actor[a].pid = atomic_load(&board->place[a])) == 0 || atomic_load(&board->starting[a])) {
+		if (kill(pid, 0) < 0) {
+			fprintf(stderr, "stage: actor %d did not start\n", a);
+			exit(2);
+		}
 		nap();
+	}
 }
 
 /* Whether an actor's thread is gone, and not by an exec, which may leave it in another. */
