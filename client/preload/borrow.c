@@ -64,6 +64,8 @@ __attribute__((noinline)) long with_descriptors(long (*f)(void *), void *arg)
 	}
 	borrowing = true;
 	result = -EMFILE;
+	/* It has the lock by this thread's number. */
+	uint32_t number = thread_renumber(thread_id());
 	pid = SYS6(__NR_clone, CLONE_VM | CLONE_VFORK, 0, 0, 0, 0, 0);
 	if (pid == 0) {
 		result = work(f, arg);
@@ -73,6 +75,7 @@ __attribute__((noinline)) long with_descriptors(long (*f)(void *), void *arg)
 	if (pid > 0)
 		while (SYS4(__NR_wait4, pid, NULL, WCLONE, NULL) == -EINTR)
 			;
+	thread_renumber(number);
 	control_abandoned(depth);
 	borrowing = false;
 	long r = result;

@@ -14,16 +14,17 @@
 uint32_t creds_process = 1;
 static uint32_t last_creds = 1;
 
-static struct {
-	uint32_t creds; /* which these are, 0: never filled */
+/* Whether any thread has, or had, credentials of its own. */
+bool creds_differ;
+
+struct creds {
 	uint32_t uid, gid;
 	bool plain; /* effective ids are the real ones */
 	long count;
 	uint32_t groups[GROUPS];
-} kept;
-
-/* Whether any thread has credentials of its own. */
-bool creds_differ;
+};
+static struct creds kept;
+static uint32_t kept_of; /* which these are, 0: never filled */
 
 uint32_t creds_slow(void)
 {
@@ -32,12 +33,21 @@ uint32_t creds_slow(void)
 	return creds_differ && t != NULL && t->creds != 0 ? t->creds : creds_process;
 }
 
+uint32_t creds_new(void)
+{
+	return __atomic_add_fetch(&last_creds, 1, __ATOMIC_ACQ_REL);
+}
+
 void creds_thread_changed(void)
 {
 	struct thread *t = this_thread ? this_thread : thread_make();
 
-	t->creds = __atomic_add_fetch(&last_creds, 1, __ATOMIC_ACQ_REL);
+	if (thread_total() == 1) {
+		creds_changed(0);
+		return;
+	}
 	creds_differ = true;
+	t->creds = creds_new();
 }
 
 uint32_t creds_uid(void)
@@ -50,44 +60,52 @@ uint32_t creds_gid(void)
 	return (uint32_t)SYS0(__NR_getegid);
 }
 
-static void refresh(void)
+static void ask(struct creds *c)
 {
-	uint32_t now = creds_now();
+	c->uid = creds_uid();
+	c->gid = creds_gid();
+	c->plain = c->uid == (uint32_t)SYS0(__NR_getuid) && c->gid == (uint32_t)SYS0(__NR_getgid);
+	c->count = SYS2(__NR_getgroups, GROUPS, c->groups);
+}
 
-	if (likely(load32(&kept.creds) == now))
-		return;
-	kept.uid = creds_uid();
-	kept.gid = creds_gid();
-	kept.plain = kept.uid == (uint32_t)SYS0(__NR_getuid) &&
-		     kept.gid == (uint32_t)SYS0(__NR_getgid);
-	kept.count = SYS2(__NR_getgroups, GROUPS, kept.groups);
-	store32(&kept.creds, now);
+/* The calling thread's. None are kept where threads differ: they go to own. */
+static const struct creds *creds(struct creds *own)
+{
+	if (unlikely(creds_differ)) {
+		ask(own);
+		return own;
+	}
+	uint32_t now = creds_process;
+
+	if (unlikely(load32(&kept_of) != now)) {
+		ask(&kept);
+		store32(&kept_of, now);
+	}
+	return &kept;
 }
 
 bool creds_plain(void)
 {
-	if (creds_differ)
-		return false;
-	refresh();
-	return kept.plain;
+	return !creds_differ && creds(NULL)->plain;
 }
 
-static bool in_groups(uint32_t gid, uint32_t other)
+static bool in_groups(const struct creds *c, uint32_t gid, uint32_t other)
 {
-	for (long i = 0; i < kept.count; i++)
-		if (kept.groups[i] == gid || kept.groups[i] == other)
+	for (long i = 0; i < c->count; i++)
+		if (c->groups[i] == gid || c->groups[i] == other)
 			return true;
 	return false;
 }
 
 bool creds_allow(const struct abi_record *r, uint32_t wanted)
 {
+	struct creds own;
+	const struct creds *c = creds(&own);
 	uint32_t granted = r->mode;
 
-	refresh();
-	if (kept.uid == r->cuid || kept.uid == r->uid)
+	if (c->uid == r->cuid || c->uid == r->uid)
 		granted >>= 6;
-	else if (kept.gid == r->cgid || kept.gid == r->gid || in_groups(r->cgid, r->gid))
+	else if (c->gid == r->cgid || c->gid == r->gid || in_groups(c, r->cgid, r->gid))
 		granted >>= 3;
 	return (wanted & ~granted & 7) == 0;
 }
@@ -105,11 +123,9 @@ void *libc_function(const char *name)
 
 long creds_changed(long r)
 {
-	uint32_t now = __atomic_add_fetch(&last_creds, 1, __ATOMIC_ACQ_REL);
-
-	store32(&creds_process, now);
-	if (this_thread != NULL)
-		this_thread->creds = 0;
+	store32(&creds_process, creds_new());
+	if (unlikely(creds_differ))
+		threads_recreds();
 	return r;
 }
 
@@ -132,7 +148,13 @@ CHANGES(setregid, (uint32_t r, uint32_t e), (r, e), SYS2(__NR_setregid, r, e))
 CHANGES(setresuid, (uint32_t r, uint32_t e, uint32_t s), (r, e, s), SYS3(__NR_setresuid, r, e, s))
 CHANGES(setresgid, (uint32_t r, uint32_t e, uint32_t s), (r, e, s), SYS3(__NR_setresgid, r, e, s))
 CHANGES(setgroups, (size_t n, const uint32_t *g), (n, g), SYS2(__NR_setgroups, n, g))
-CHANGES(capset, (void *head, const void *data), (head, data), SYS2(__NR_capset, head, data))
-CHANGES(setfsuid, (uint32_t u), (u), SYS1(__NR_setfsuid, u))
-CHANGES(setfsgid, (uint32_t g), (g), SYS1(__NR_setfsgid, g))
 CHANGES(initgroups, (const char *user, uint32_t g), (user, g), -ENOSYS)
+
+/* One of them is the calling thread's alone, in libc, too. */
+EXPORT int capset(void *head, const void *data)
+{
+	long r = finish(SYS2(__NR_capset, head, data));
+
+	creds_thread_changed();
+	return (int)r;
+}

@@ -34,7 +34,7 @@ struct thread {
 	uint32_t wait_cell; /* index + 1, 0: none */
 	uint32_t asleep;    /* in the kernel: touches wait_handle alone */
 	uintptr_t disturbed; /* active, of the call in which call_disturbed() is true */
-	uint32_t tid;
+	uint32_t tid;	    /* 0: to be asked for */
 	uint32_t attaching; /* inside shmat or shmdt, without the control lock */
 	uint32_t away;	    /* in another IPC namespace: see MODE_AWAY */
 	uint32_t creds;	  /* of its own, 0: the process's */
@@ -64,8 +64,17 @@ struct call {
 extern __thread struct thread *this_thread __attribute__((tls_model("initial-exec")));
 
 struct thread *thread_make(void);
+/* The calling thread's number, without a system call where it is known. A vfork
+ * child has its parent's, if that is. */
+uint32_t thread_id(void);
+/* Another one: 0, in a child, for one to be asked for. The number before. */
+uint32_t thread_renumber(uint32_t tid);
 /* In a child: only the calling thread is left, and it sleeps on nothing. */
 void threads_forked(void);
+/* Gives new numbers to what credentials threads have of their own. */
+void threads_recreds(void);
+/* Threads of the process, as the kernel counts them; 0: /proc does not say. */
+uint64_t thread_total(void);
 /* Whether no thread but the calling one is using handle. */
 bool threads_left(const struct handle *h);
 /* Whether another thread is inside shmat or shmdt without the control lock. */
@@ -269,11 +278,12 @@ bool creds_plain(void);
 extern uint32_t creds_process;
 extern bool creds_differ;
 uint32_t creds_slow(void);
+uint32_t creds_new(void);
 static inline uint32_t creds_now(void)
 {
 	return likely(!creds_differ) ? creds_process : creds_slow();
 }
-/* The process's credentials changed, perhaps; returns r. */
+/* The process's credentials changed, perhaps, and those of all threads; returns r. */
 long creds_changed(long r);
 /* libc's own function, behind ours of that name; NULL: it has none. */
 void *libc_function(const char *name);

@@ -6,20 +6,6 @@
 #define CLONE_SYSVSEM 0x00040000
 #define CLONE_NEWUSER 0x10000000
 
-/* Threads of the process; 1 where /proc does not say. */
-static uint64_t thread_total(void)
-{
-	uint64_t st[18]; /* struct stat: dev, ino, then nlink, or mode and nlink of 32 bits */
-
-	if (SYS4(__NR_newfstatat, AT_FDCWD, "/proc/self/task", st, 0) < 0)
-		return 1;
-#if defined(__x86_64__)
-	return st[2] - 2;
-#else
-	return (st[2] >> 32) - 2;
-#endif
-}
-
 /* Ends the list of adjustments, as exit_sem() does in these calls, unless other
  * threads share it. */
 static void undo_now(void)

@@ -40,7 +40,7 @@ static struct wanted convert(size_t room, int64_t type, int flags)
  * it is its process's first. */
 static uint32_t sleeping_thread(void)
 {
-	uint32_t tid = (uint32_t)SYS0(__NR_gettid); /* remembered is a vfork child's, if it called first */
+	uint32_t tid = thread_id();
 
 	return tid == load32(&session.page->pid) ? 0 : tid;
 }

@@ -94,11 +94,6 @@ static uint32_t lock_word; /* 0 free, 1 held, 2 held and waited for */
 static uint32_t lock_owner, lock_depth;
 static uint64_t lock_mask; /* the owner's signal mask before */
 
-uint32_t thread_id(void)
-{
-	return likely(this_thread != NULL) ? this_thread->tid : (uint32_t)SYS0(__NR_gettid);
-}
-
 /* Whether this thread has the lock. A vfork child has its parent's number, and leaves
  * the lock to it when it is killed: then signals are not blocked. */
 static bool lock_mine(void)
@@ -191,26 +186,17 @@ void control_abandoned(uint32_t depth)
 	lock_depth = depth;
 }
 
-/* A child's thread has another number than its parent's. */
-static uint32_t renumber(void)
-{
-	uint32_t tid = (uint32_t)SYS0(__NR_gettid);
-
-	if (this_thread != NULL)
-		this_thread->tid = tid;
-	return tid;
-}
-
 /* In a child, whose one thread held the lock as it forked. */
 void control_inherit(void)
 {
-	store32(&lock_owner, renumber());
+	thread_renumber(0);
+	store32(&lock_owner, thread_id());
 }
 
 /* In a child that was made while anybody held it, or nobody. */
 void control_reset(void)
 {
-	renumber();
+	thread_renumber(0);
 	store32(&lock_owner, 0);
 	lock_depth = 0;
 	store32(&lock_word, 0);

@@ -37,8 +37,6 @@ uint32_t control_depth(void);
 void control_abandoned(uint32_t depth);
 void control_inherit(void);
 void control_reset(void);
-/* The calling thread's number, without a system call where it is known. */
-uint32_t thread_id(void);
 
 /* Connects and says HELLO for the session (or a new one), with control held.
  * 0 or -errno. */

@@ -1,6 +1,8 @@
 /* What each thread keeps between its calls. */
 #include "object.h"
 
+#define AT_FDCWD (-100)
+
 __thread struct thread *this_thread __attribute__((tls_model("initial-exec")));
 
 /* Few chunks: the library's data is one page, so that its start costs little. */
@@ -21,8 +23,16 @@ static struct thread *thread_at(uint32_t i)
 	return i == 0 ? &first : chunk ? &chunk[i % CHUNK_THREADS] : NULL;
 }
 
+/* Whether this is a thread of the session's process, and not a vfork child, which
+ * runs in the place of its parent's. */
+static bool of_process(void)
+{
+	return session.page != NULL && load32(session.alive) == 1 &&
+	       load32(&session.page->pid) == (uint32_t)SYS0(__NR_getpid);
+}
+
 /* A thread that ended left its place; nothing points to it but the arena. */
-static struct thread *reuse(uint32_t count, uint32_t tid)
+static struct thread *reuse(uint32_t count)
 {
 	uint32_t pid = (uint32_t)SYS0(__NR_getpid);
 
@@ -31,7 +41,7 @@ static struct thread *reuse(uint32_t count, uint32_t tid)
 		uint32_t dead = t ? load32(&t->tid) : 0;
 
 		if (dead != 0 && SYS3(__NR_tgkill, pid, dead, 0) == -ESRCH &&
-		    cas32(&t->tid, dead, tid)) {
+		    cas32(&t->tid, dead, 0)) {
 			memset(t->log, 0, sizeof t->log);
 			t->active = 0;
 			t->attaching = 0;
@@ -46,11 +56,40 @@ static struct thread *reuse(uint32_t count, uint32_t tid)
  * not correctness, for its caches are checked on use. */
 static struct thread shared;
 
-struct thread *thread_make(void)
+/* Remembers it with the thread's place, unless it is a vfork child's, which may be
+ * the first to call there. */
+static uint32_t ask_number(struct thread *t)
 {
 	uint32_t tid = (uint32_t)SYS0(__NR_gettid);
+
+	if (t != NULL && t != &shared && of_process())
+		store32(&t->tid, tid);
+	return tid;
+}
+
+uint32_t thread_id(void)
+{
+	struct thread *t = this_thread;
+	uint32_t tid = t != NULL ? load32(&t->tid) : 0;
+
+	return likely(tid != 0) ? tid : ask_number(t);
+}
+
+uint32_t thread_renumber(uint32_t tid)
+{
+	uint32_t before = 0;
+
+	if (this_thread != NULL && this_thread != &shared) {
+		before = load32(&this_thread->tid);
+		store32(&this_thread->tid, tid);
+	}
+	return before;
+}
+
+struct thread *thread_make(void)
+{
 	uint32_t n = load32(&made);
-	struct thread *t = n && n % REUSE_EVERY == 0 ? reuse(n, tid) : NULL;
+	struct thread *t = n && n % REUSE_EVERY == 0 && of_process() ? reuse(n) : NULL;
 
 	if (t == NULL) {
 		n = __atomic_fetch_add(&made, 1, __ATOMIC_ACQ_REL);
@@ -68,8 +107,9 @@ struct thread *thread_make(void)
 			__sync_bool_compare_and_swap(chunk, NULL, p);
 		}
 		t = thread_at(n);
-		store32(&t->tid, tid);
 	}
+	ask_number(t);
+	t->creds = creds_differ ? creds_new() : 0; /* whose thread it was made by, nobody knows */
 	if (session.mode == MODE_AWAY) /* it has the namespace of the thread that made it */
 		t->away = session_elsewhere();
 	return this_thread = t;
@@ -93,12 +133,34 @@ void threads_forked(void)
 			t->active = 0;
 			t->attaching = 0;
 			t->tid = UINT32_MAX >> 1; /* nobody's: free to be reused */
-		} else {
-			t->tid = (uint32_t)SYS0(__NR_gettid);
 		}
 		t->wait_cell = 0;
 		t->asleep = 0;
 	}
+	thread_renumber(0);
+}
+
+void threads_recreds(void)
+{
+	for (uint32_t i = 0; i < thread_count(); i++) {
+		struct thread *t = thread_at(i);
+
+		if (t != NULL && load32(&t->creds) != 0)
+			store32(&t->creds, creds_new());
+	}
+}
+
+uint64_t thread_total(void)
+{
+	uint64_t st[18]; /* struct stat: dev, ino, then nlink, or mode and nlink of 32 bits */
+
+	if (SYS4(__NR_newfstatat, AT_FDCWD, "/proc/self/task", st, 0) < 0)
+		return 0;
+#if defined(__x86_64__)
+	return st[2] - 2;
+#else
+	return (st[2] >> 32) - 2;
+#endif
 }
 
 #define MEMBARRIER_PRIVATE_EXPEDITED 8

@@ -302,3 +302,97 @@ ROW(30, "credentials are the calling thread's")
 	}
 	JOIN(p);
 }
+
+/* Runs a thread to its end. */
+static void in_thread(void *(*run)(void *), void *arg)
+{
+	pthread_t t;
+	EXPECT_EQ(pthread_create(&t, NULL, run, arg), 0);
+	EXPECT_EQ(pthread_join(t, NULL), 0);
+}
+
+static void *refused(void *ids)
+{
+	expect_access(ids, false, false);
+	return NULL;
+}
+
+static void *makes_thread_with_own_uid(void *ids)
+{
+	MUST(syscall(SYS_setresuid, -1, 777, -1));
+	in_thread(refused, ids);
+	expect_access(ids, false, false);
+	return NULL;
+}
+
+ROW(30, "a thread has the credentials of the one that made it")
+{
+	NEED_ROOT();
+	int id[3];
+	pid_t p;
+	make_all(id, 0600);
+	CHILD(p) {
+		expect_access(id, true, true);
+		in_thread(makes_thread_with_own_uid, id);
+		expect_access(id, true, true);
+	}
+	JOIN(p);
+}
+
+static int capset_of_libc(void *head, void *data)
+{
+	extern int capset(void *, void *);
+	return capset(head, data);
+}
+
+static void *without_capabilities(void *ids)
+{
+	struct cap_head h = { 0x20080522, 0 };
+	struct cap_data d[2] = { { 0 } };
+	MUST(capset_of_libc(&h, d));
+	expect_access(ids, false, false);
+	return NULL;
+}
+
+ROW(30, "capset is the calling thread's alone")
+{
+	NEED_ROOT();
+	int id[3];
+	pid_t p;
+	make_all(id, 0);
+	CHILD(p) {
+		expect_access(id, true, true);
+		in_thread(without_capabilities, id);
+		expect_access(id, true, true);
+		in_thread(without_capabilities, id);
+	}
+	JOIN(p);
+}
+
+static void *while_the_process_changes(void *ids)
+{
+	set_effective(CAP_LOCK_MEMORY, false);	/* this thread's own from now on */
+	expect_access(ids, true, true);
+	atomic_store(&board->n[0], 1);
+	UNTIL(atomic_load(&board->n[0]) == 2);
+	expect_access(ids, false, false);
+	return NULL;
+}
+
+ROW(30, "setuid changes threads that have some of their own, too")
+{
+	NEED_ROOT();
+	int id[3];
+	pid_t p;
+	make_all(id, 0600);
+	CHILD(p) {
+		pthread_t t;
+		EXPECT_EQ(pthread_create(&t, NULL, while_the_process_changes, id), 0);
+		UNTIL(atomic_load(&board->n[0]) == 1);
+		MUST(setresuid(777, 777, 777));
+		atomic_store(&board->n[0], 2);
+		EXPECT_EQ(pthread_join(t, NULL), 0);
+		expect_access(id, false, false);
+	}
+	JOIN(p);
+}

@@ -376,6 +376,43 @@ static void *take_shared(void *arg)
 	return NULL;
 }
 
+static void *calls_once(void *set)
+{
+	value(*(int *)set, 0);
+	return NULL;
+}
+static void *many_threads(void *set)
+{
+	UNTIL_COUNT(*(int *)set, 1, GETNCNT, 1);
+	for (int i = 0; i < 300; i++) {
+		pthread_t t;
+		EXPECT_EQ(pthread_create(&t, NULL, calls_once, set), 0);
+		EXPECT_EQ(pthread_join(t, NULL), 0);
+	}
+	EXPECT_EQ(semctl(*(int *)set, 1, GETNCNT), 1);
+	EXPECT_OK(op1(*(int *)set, 1, 1, 0));
+	return NULL;
+}
+
+ROW(138, "no thread disturbs one in whose place a vfork child has called first")
+{
+	int s = new_set(2);
+	pid_t p;
+	CHILD(p) {
+		pthread_t t;
+		pid_t v = vfork();
+		if (v == 0) {
+			semctl(s, 0, GETVAL);
+			_exit(0);
+		}
+		EXPECT_EQ(waitpid(v, NULL, 0), v);
+		EXPECT_EQ(pthread_create(&t, NULL, many_threads, &s), 0);
+		EXPECT_OK(op1(s, 1, -1, 0));
+		EXPECT_EQ(pthread_join(t, NULL), 0);
+	}
+	JOIN(p);
+}
+
 ROW(138, "and on one semaphore each takes one unit")
 {
 	enum { N = 6 };
