@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/ipcspace/ipcspace/client/abi"
 	"github.com/ipcspace/ipcspace/client/plane"
 )
 
@@ -20,6 +21,7 @@ type deaths struct {
 
 	mu      sync.Mutex
 	watched map[int32]*session // by pidfd
+	told    []*session         // that died and may not be buried yet
 }
 
 func newDeaths() (*deaths, error) {
@@ -90,15 +92,34 @@ func (d *deaths) run() {
 		if err != nil {
 			return // closed
 		}
+		d.mu.Lock()
 		for _, ev := range events[:n] {
-			d.mu.Lock()
-			x := d.watched[ev.Fd]
-			d.mu.Unlock()
-			if x != nil {
-				x.space.died(x)
+			if x := d.watched[ev.Fd]; x != nil {
+				d.told = append(d.told, x)
 			}
 		}
+		told := d.told
+		d.mu.Unlock()
+		for _, x := range told {
+			x.space.died(x)
+		}
+		d.mu.Lock()
+		d.told = nil
+		d.mu.Unlock()
 	}
+}
+
+// toldOf lists the sessions of a space of whose death a pidfd has told, but which
+// are not buried yet, for the space is locked.
+func (d *deaths) toldOf(s *space) (told []*session) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, x := range d.told {
+		if x.space == s && !x.dead {
+			told = append(told, x)
+		}
+	}
+	return told
 }
 
 // died is called when a pidfd says that its process ended.
@@ -134,6 +155,14 @@ func (s *space) bury(x *session) {
 	step("death: begun")
 	s.reapObjects(x)
 	step("death: reaped")
+	born := x.page.claimed()
+	for _, y := range s.spares(func(y *session) bool {
+		state, _ := y.page.state()
+		elder := y.state.Parent == x.state.Parent && y.page.claimed() < born
+		return state == abi.PageClaimed && (y.state.Parent == x.number || elder)
+	}) {
+		s.settle(y) // who is dead, too, was so before (lastToEnd)
+	}
 	s.foldPage(x, plane.Stamp(), true)
 	step("death: folded")
 	for c := range x.channels {

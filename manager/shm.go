@@ -73,7 +73,8 @@ func (s *space) attaches(o *object) (attachment, error) {
 	return a, nil
 }
 
-// holders are the sessions whose page names a segment.
+// holders are the sessions whose page names a segment, in the order in which
+// their processes are likely to have ended.
 func (s *space) holders(serial uint64) []*session {
 	var out []*session
 	for _, x := range s.sessions {
@@ -88,20 +89,20 @@ func (s *space) holders(serial uint64) []*session {
 			out = append(out, x)
 		}
 	}
-	return out
+	return lastToEnd(out)
 }
 
 // executed is when a process called exec that is found to have done so. It has
 // written that down, or, if it called without libc and never said hello, did it
 // soon after the fork, as most children do.
 func (x *session) executed() int64 {
-	now := plane.Stamp()
+	now := time.Now()
 	claimed := x.page.claimed()
 	var boot unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &boot); err != nil || claimed == 0 || x.heard && claimed&abi.ClaimedExec == 0 {
-		return now
+		return plane.StampOf(now)
 	}
-	return now - max(boot.Nano()-int64(claimed), 0)
+	return plane.StampOf(now.Add(-time.Duration(max(boot.Nano()-int64(claimed), 0))))
 }
 
 // foldPage keeps what a session's page says of segments, and forgets the

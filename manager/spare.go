@@ -1,6 +1,7 @@
 package manager
 
 import (
+	"cmp"
 	"errors"
 	"os"
 	"slices"
@@ -36,18 +37,21 @@ func (s *space) spare(x *session, req *request) reply {
 			return spareReply(y, r.Val[1])
 		}
 	}
-	unused, used := 0, 0
-	for _, y := range s.sessions {
-		if y.state.Parent != x.number || y.id != (processID{}) {
-			continue
+	unused := 0
+	used := s.spares(func(y *session) bool {
+		if y.state.Parent != x.number {
+			return false
 		}
-		if state, _ := y.page.state(); state == abi.PageSpare {
+		state, _ := y.page.state()
+		if state == abi.PageSpare {
 			unused++
-		} else if used++; used > maxUnsettled {
-			s.settle(y)
 		}
+		return state != abi.PageSpare
+	})
+	for _, y := range used[:max(len(used)-maxUnsettled, 0)] {
+		s.settle(y)
 	}
-	if used > 0 {
+	if len(used) > 0 {
 		s.settleLater(settlePause)
 	}
 	n := min(s.batch(x, req.Arg[1]), abi.MaxSpares-unused)
@@ -162,6 +166,14 @@ func (s *space) settle(y *session) bool {
 	} else {
 		y.everything = true
 	}
+	for _, x := range s.m.deaths.toldOf(s) {
+		if !x.dead {
+			s.bury(x) // and y, where it ended before
+		}
+	}
+	if y.dead {
+		return true
+	}
 	step("spare: given up")
 	s.bury(y)
 	return true
@@ -222,7 +234,7 @@ func (s *space) findChild(y, parent *session, pid uint32) (id processID, pidfd i
 	gone := error(unix.ESRCH)
 	claimed := y.page.claimed()
 	candidates, levelsOf := processes, pidLevelsOf
-	if parent != nil {
+	if parent != nil && !parent.dead {
 		// The kernel itself translates, mostly; and a pid that it does not
 		// know is nobody's any more.
 		p, err := parent.outside(int(pid))
@@ -265,7 +277,7 @@ func (s *space) settleChildren(parent *session) {
 	}
 }
 
-// spares lists the unclaimed sessions that match, in the order of numbers.
+// spares lists the unclaimed sessions that match, as lastToEnd orders them.
 func (s *space) spares(match func(*session) bool) []*session {
 	var out []*session
 	for _, y := range s.sessions {
@@ -273,8 +285,48 @@ func (s *space) spares(match func(*session) bool) []*session {
 			out = append(out, y)
 		}
 	}
-	slices.SortFunc(out, func(a, b *session) int { return int(a.number) - int(b.number) })
-	return out
+	return lastToEnd(out)
+}
+
+// lastToEnd puts last the process that is likely to end last. Who of several dead
+// ones did, when all are found at once, nobody tells; but most parents wait for
+// each child: a child ends before the next is born, and before its parent.
+func lastToEnd(of []*session) []*session {
+	if len(of) < 2 {
+		return of
+	}
+	type birth struct {
+		*session
+		at uint64
+	}
+	births := make([]birth, len(of))
+	children := map[uint32][]*session{}
+	for i, x := range of {
+		births[i] = birth{x, x.page.claimed()}
+	}
+	slices.SortFunc(births, func(a, b birth) int {
+		return cmp.Or(cmp.Compare(a.at, b.at), cmp.Compare(a.number, b.number))
+	})
+	for _, b := range births {
+		children[b.state.Parent] = append(children[b.state.Parent], b.session)
+	}
+	ordered := of[:0]
+	seen := map[*session]bool{}
+	var add func(x *session)
+	add = func(x *session) {
+		if seen[x] {
+			return
+		}
+		seen[x] = true
+		for _, child := range children[x.number] {
+			add(child)
+		}
+		ordered = append(ordered, x)
+	}
+	for _, b := range births {
+		add(b.session)
+	}
+	return ordered
 }
 
 // settleLater looks at used spares again after a pause, which grows as long

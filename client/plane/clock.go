@@ -43,12 +43,21 @@ func Seconds() int64 {
 
 // Stamp is the present time in nanoseconds since 1970, in a second that Seconds
 // has seen begin: what happens before that is put into the last microseconds of
-// the second before, in order, as the C library does (now_real). What happens to
-// segments is ordered by such stamps.
-func Stamp() int64 {
-	now := time.Now()
-	if late := time.Duration(now.Nanosecond()); late < tick && Seconds() < now.Unix() {
-		return now.Unix()*int64(time.Second) - 1 - int64(tick-late)/1000
+// the second before, in order, and what did happen in those makes room, as in the
+// C library (now_real). What happens to segments is ordered by such stamps.
+func Stamp() int64 { return StampOf(time.Now()) }
+
+// StampOf is what Stamp was at a time that is not long ago.
+func StampOf(t time.Time) int64 { return stamp(t, Seconds) }
+
+func stamp(now time.Time, seconds func() int64) int64 {
+	const room = int64(tick)/1000 + 2
+	late := int64(now.Nanosecond())
+	if early := int64(time.Second) - late; early < 2*room {
+		return now.UnixNano() - (2*room-early)/2
+	}
+	if late < int64(tick) && seconds() < now.Unix() {
+		return now.Unix()*int64(time.Second) - 1 - (int64(tick)-late)/1000
 	}
 	return now.UnixNano()
 }

@@ -39,15 +39,20 @@ static int64_t nanoseconds(int clock)
 	return ts.tv_sec * SECOND + ts.tv_nsec;
 }
 
+/* time(2) says the second of the last tick, which may be the one before. What
+ * happens until the next tick is put into the last microseconds of that, in order:
+ * who came last to a segment is told by these times. What did happen in those
+ * makes room, by being put closer together. */
 int64_t now_real(void)
 {
-	int64_t t = nanoseconds(CLOCK_REALTIME), begun = t - t % SECOND, late = t - begun;
+	const int64_t room = TICK / 1000 + 2;
+	int64_t t = nanoseconds(CLOCK_REALTIME), late = t % SECOND, begun = t - late;
+	int64_t early = SECOND - late;
 
+	if (unlikely(early < 2 * room))
+		return t - (2 * room - early) / 2;
 	if (likely(late >= TICK) || now_seconds_slow() * SECOND >= begun)
 		return t;
-	/* time(2) says the second of the last tick, which is the one before. What
-	 * happens until the next tick is put into its last microseconds, in order:
-	 * who came last to a segment is told by these times. */
 	return begun - 1 - (TICK - late) / 1000;
 }
 

@@ -64,6 +64,28 @@ ROW(77, "a child that ends at once, before anybody looked, is lpid all the same"
 	}
 }
 
+ROW(77, "of several children that ended before anybody looked, the last is lpid")
+{
+	int id = new_segment(4096);
+	pid_t p, q;
+	MUST(shmat(id, NULL, 0));
+	for (int round = 0; round < 20; round++) {
+		for (int i = 0; i < 4; i++) {
+			p = MUST(fork());
+			if (p == 0)
+				syscall(SYS_exit, 0);
+			MUST(waitpid(p, NULL, 0));
+		}
+		EXPECT_EQ(segment_stat(id).shm_lpid, p);
+		CHILD(p) {
+			CHILD(q) {}
+			JOIN(q);
+		}
+		JOIN(p);
+		EXPECT_EQ(segment_stat(id).shm_lpid, p);
+	}
+}
+
 ROW(77, "grandchildren count at once, too, and the forking child is lpid")
 {
 	int id = new_segment(4096);

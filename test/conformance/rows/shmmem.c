@@ -38,6 +38,28 @@ ROW(73, "lpid is who came last, also as a second begins")
 	JOIN(p);
 }
 
+ROW(73, "lpid is who came last, also after what was done as the second before ended")
+{
+	int id = new_segment(4096);
+	struct timespec now;
+	pid_t p;
+
+	for (int second = 0; second < 3; second++) {
+		do
+			clock_gettime(CLOCK_REALTIME, &now);
+		while (now.tv_nsec < 999900000);
+		do {
+			EXPECT_OK(shmdt(MUST(shmat(id, NULL, 0))));
+			clock_gettime(CLOCK_REALTIME, &now);
+		} while (now.tv_nsec > 500000000);
+		CHILD(p) {
+			EXPECT_OK(shmdt(MUST(shmat(id, NULL, 0))));
+			EXPECT_EQ(segment_stat(id).shm_lpid, getpid());
+		}
+		JOIN(p);
+	}
+}
+
 ROW(74, "shmdt detaches all that is left of an attach in pieces")
 {
 	size_t page = page_size();
