@@ -2,6 +2,7 @@ package e2e_test
 
 import (
 	"fmt"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -60,6 +61,32 @@ func TestSpaceOfAnotherNamespace(t *testing.T) {
 	newIPCSpace(t, shop, "orders", "allowedNamespaces: ["+office+"]")
 	guest.awaitReady(t)
 	wants(t, guest.run(t, "glibc", "ipc", "get", "7"), "hello")
+}
+
+// The folder of a space is not what lets in: a pod that may mount the node's files and takes it, with the
+// library, is told apart by its cgroup.
+func TestIntruder(t *testing.T) {
+	needChart(t)
+	t.Parallel()
+	namespace := newNamespace(t)
+	owner := sleeper(t, namespace, "owner", "orders", imageGlibc)
+	owner.run(t, "glibc", "ipc", "put", "7", "hello")
+	orders, err := getIPCSpace(namespace, "orders")
+	must(t, err)
+	folders, err := filepath.Glob(nodeRoot + "/spaces/*" + orders.Metadata.UID)
+	must(t, err)
+	if len(folders) != 1 {
+		t.Fatalf("the space's folders: %v", folders)
+	}
+	c := strings.TrimSuffix(container("glibc", imageGlibc, "ipc", "sleep"), "}") +
+		", env: [{name: LD_PRELOAD, value: /run/ipcspace/lib/libipcspace.so}, {name: IPCSPACE_REQUIRED, value: '1'}]" +
+		", volumeMounts: [{name: taken, mountPath: /run/ipcspace, readOnly: true}]}"
+	intruder := newPod(t, namespace, "intruder", "", "containers: ["+c+"]",
+		fmt.Sprintf("volumes: [{name: taken, hostPath: {path: %s, type: Directory}}]", folders[0]))
+	intruder.awaitReady(t)
+	wants(t, intruder.run(t, "glibc", "ls", "/run/ipcspace"), "register")
+	wants(t, intruder.fails(t, "glibc", "ipc", "get", "7"), "shmget: Function not implemented")
+	wants(t, owner.run(t, "glibc", "ipc", "get", "7"), "hello")
 }
 
 // Without a right to use a space nobody joins it; the event has the command that grants it.
