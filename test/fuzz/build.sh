@@ -1,5 +1,5 @@
 #!/bin/sh
-# build.sh PROGRAM [FLAG...]: the library's sources with sanitizers, and library.c. CC must be clang
+# build.sh PROGRAM [FLAG...]: the library's sources with sanitizers, library.c and manager.c. CC must be clang
 # with -fsanitize=fuzzer; without, replay.c is the main program.
 set -eu
 program=$(realpath "$1")
@@ -13,7 +13,7 @@ flags="-std=gnu11 -O1 -g -fno-omit-frame-pointer -Wall -Wextra -Werror -fsanitiz
 own="-Dmemcpy=ipcspace_memcpy -Dmemset=ipcspace_memset -Dmemcmp=ipcspace_memcmp"
 cd "$objects"
 # shellcheck disable=SC2046,SC2086 # words
-${CC:-gcc} $flags "$@" -c $(ls "$preload"/*.c | grep -v /sys.c) "$here/library.c"
+${CC:-gcc} $flags "$@" -c $(ls "$preload"/*.c | grep -v /sys.c) "$here/library.c" "$here/manager.c"
 # shellcheck disable=SC2086
 ${CC:-gcc} $flags -Wno-unknown-pragmas $own "$@" -c "$preload/sys.c"
 case " $* " in

@@ -7,6 +7,7 @@
  * The files are as long as the table's records say, as the manager's are; the calls do not wait for
  * others but for a moment.
  */
+#include "manager.h"
 #include "object.h"
 #include "session.h"
 
@@ -26,6 +27,7 @@
 #define INDEX 1 /* of each of the three objects, and its key */
 #define LIBRARYS_FIRST 960 /* where fd_move puts descriptors */
 #define PIPE_BUFFER 60000 /* bytes of packets on their way */
+#define BROKERED 250 /* from here on, an input's byte for what is next is a brokered call */
 
 int ipcspace_semop(int, struct abi_sem_op *, size_t);
 int ipcspace_semtimedop(int, struct abi_sem_op *, size_t, const struct timespec64 *);
@@ -43,6 +45,7 @@ int ipcspace_shmctl(int, int, void *);
 /* --- the space ------------------------------------------------------------- */
 
 static uint8_t *table;
+static const char nowhere[] = "/nowhere", *broker_dir; /* folders of a space */
 static int peer = -1; /* the manager's end of the channel */
 static size_t sent;
 static uint32_t last_seq; /* of the request that was answered last */
@@ -92,7 +95,8 @@ static void begin(void)
 	session.cpus = 1;
 	session.page = room_anonymous(ABI_PAGE_SIZE);
 	session.mode = MODE_SPACE;
-	memcpy(control.dir, "/nowhere", 9);
+	memcpy(control.dir, nowhere, sizeof nowhere);
+	broker_dir = broker_begin();
 	for (int i = 0; i < FILES; i++) {
 		files[i] = memory_file(sizes[i]);
 		p = SYS6(__NR_mmap, 0, sizes[i], PROT_READ | PROT_WRITE, MAP_SHARED, files[i], 0);
@@ -172,55 +176,25 @@ static void make_table(void)
 
 /* --- the manager ----------------------------------------------------------- */
 
-struct packet {
-	struct {
-		const void *base;
-		size_t len;
-	} iov[2];
-	struct {
-		void *name;
-		int namelen;
-		void *iov;
-		size_t iovlen;
-		void *control;
-		size_t controllen;
-		unsigned flags;
-	} head;
-	struct {
-		size_t len;
-		int level, type;
-		int fds[6];
-	} control;
-};
-
-static void send_packet(const void *head, size_t n, const void *rest, size_t more, const int *fds, unsigned n_fds)
+/* On the channel, as long as there is room for it. */
+static void answer(const struct answer *a)
 {
-	static struct packet p;
-
-	if (sent + n + more + 600 > PIPE_BUFFER)
+	if (sent + a->n + a->more + 600 > PIPE_BUFFER)
 		return;
-	sent += n + more + 600; /* what the kernel counts a packet */
-	p = (struct packet){.iov = {{head, n}, {rest, more}}};
-	p.head.iov = p.iov;
-	p.head.iovlen = 2;
-	if (n_fds > 0) {
-		p.control.len = 16 + n_fds * sizeof(int);
-		p.control.level = 1; /* SOL_SOCKET, SCM_RIGHTS */
-		p.control.type = 1;
-		memcpy(p.control.fds, fds, n_fds * sizeof(int));
-		p.head.control = &p.control;
-		p.head.controllen = (p.control.len + 7) & ~(size_t)7;
-	}
-	SYS3(__NR_sendmsg, peer, &p.head, 0x4040); /* MSG_NOSIGNAL | MSG_DONTWAIT */
+	sent += a->n + a->more + 600; /* what the kernel counts a packet */
+	answer_send(peer, a);
 }
 
 /* What an honest manager answers to an OPEN, or to anything that wants one number. */
-static void send_open(int family)
+static void answer_open(int family, bool brokered)
 {
-	struct abi_reply r = {.kind = ABI_MSG_OPEN, .seq = ++last_seq, .val = {(int64_t)*slot(family), 6, 0}};
-	int fds[2] = {files[family == ABI_SEM ? SET : family == ABI_MSG ? QUEUE : SEGMENT], files[DATA]};
+	struct answer a = {
+		.head = {.kind = ABI_MSG_OPEN, .seq = ++last_seq, .val = {(int64_t)*slot(family), 6, brokered}},
+		.n = sizeof a.head,
+		.fds = {files[family == ABI_SEM ? SET : family == ABI_MSG ? QUEUE : SEGMENT], files[DATA]},
+		.n_fds = brokered ? 0 : family == ABI_MSG ? 2 : 1};
 
-	send_packet(&r, sizeof r, NULL, 0, fds, family == ABI_MSG ? 2 : 1);
+	answer(&a);
 }
 
 /* --- the input ------------------------------------------------------------- */
@@ -351,25 +325,31 @@ static void segment(void)
 	}
 }
 
-static void packet(void)
+static struct answer take_answer(void)
 {
-	uint8_t bytes[sizeof(struct abi_reply)] = {0};
-	int fds[6];
-	unsigned n_fds = (unsigned)take(1) % 8;
-	size_t n = take(1) % 4 ? sizeof bytes : take(1) % sizeof bytes, more = take(1) % 16 * 8;
+	struct answer a = {.n_fds = (unsigned)take(1) % 8};
+	uint8_t *bytes = (uint8_t *)&a.head;
 
-	for (size_t i = 0; i < n; i++)
+	a.n = take(1) % 4 ? sizeof a.head : take(1) % sizeof a.head;
+	a.more = take(1) % 16 * 8;
+	for (size_t i = 0; i < a.n; i++)
 		bytes[i] = i < 8 || i % 8 < 2 ? (uint8_t)take(1) : 0;
 	if (take(1) % 4)
-		memset(bytes + 8, 0, 4); /* errno */
-	if (bytes[4] % 8 != 0) { /* else it answers nothing */
-		last_seq++;
-		memcpy(bytes + 4, &last_seq, 4);
-	}
-	n_fds = n_fds > 6 ? 0 : n_fds;
-	for (unsigned i = 0; i < n_fds; i++)
-		fds[i] = files[take(1) % FILES];
-	send_packet(bytes, n, message.text, more, fds, n_fds);
+		a.head.errno = 0;
+	a.stray = a.head.seq % 8 == 0;
+	a.n_fds = a.n_fds > ANSWER_FDS ? 0 : a.n_fds;
+	for (unsigned i = 0; i < a.n_fds; i++)
+		a.fds[i] = files[take(1) % FILES];
+	return a;
+}
+
+static void packet(void)
+{
+	struct answer a = take_answer();
+
+	if (!a.stray)
+		a.head.seq = ++last_seq;
+	answer(&a);
 }
 
 /* A new channel, in the place of one that has come to its end. */
@@ -390,15 +370,33 @@ static void connect_channel(void)
 	last_seq = control.seq;
 }
 
+static void (*const calls[])(void) = {[ABI_SHM] = segment, [ABI_SEM] = semaphores, [ABI_MSG] = queue};
+
 /* A call meets the packets sent so far, and then a manager that is gone. */
 static void call(int family)
 {
-	static void (*const calls[])(void) = {[ABI_SHM] = segment, [ABI_SEM] = semaphores, [ABI_MSG] = queue};
-
 	if (handle_find(family, INDEX) == NULL)
-		send_open(family);
+		answer_open(family, false);
 	SYS2(__NR_shutdown, peer, 1); /* SHUT_WR */
 	calls[family]();
+	connect_channel();
+}
+
+/* The same with an object that the process has only part of the rights of: the manager does the call. */
+static void call_brokered(int family)
+{
+	struct answer answers[BROKER_ANSWERS];
+	unsigned n = (unsigned)take(1) % (BROKER_ANSWERS + 1);
+
+	for (unsigned i = 0; i < n; i++)
+		answers[i] = take_answer();
+	broker_says(answers, n);
+	if (handle_find(family, INDEX) == NULL)
+		answer_open(family, true);
+	SYS2(__NR_shutdown, peer, 1);
+	memcpy(control.dir, broker_dir, strlen(broker_dir) + 1);
+	calls[family]();
+	memcpy(control.dir, nowhere, sizeof nowhere);
 	connect_channel();
 }
 
@@ -413,7 +411,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	SYS3(__NR_close_range, LIBRARYS_FIRST, ~0U, 0); /* of the inputs before */
 	connect_channel();
 	while (left > 0) {
-		switch (take(1) % 10) {
+		uint8_t what = (uint8_t)take(1);
+
+		if (what >= BROKERED) {
+			call_brokered(what % 2 ? ABI_SEM : ABI_MSG);
+			continue;
+		}
+		switch (what % 10) {
 		case 0:
 			table_store((uint32_t)take(4) % ABI_TABLE_SIZE, take_word());
 			break;
