@@ -66,9 +66,10 @@ static struct answer next_answer(const struct abi_request *r)
 	return a;
 }
 
-static void serve(int fd)
+static void *serve(void *connection)
 {
-	static union {
+	int fd = (int)(intptr_t)connection;
+	union {
 		struct abi_request head;
 		uint8_t packet[ABI_MAX_PACKET];
 	} got;
@@ -81,15 +82,18 @@ static void serve(int fd)
 		while (answer_send(fd, &a) > 0 && a.stray);
 	}
 	close(fd);
+	return NULL;
 }
 
+/* The library may keep a connection, and make another. */
 static void *broker(void *listener)
 {
 	for (;;) {
 		int fd = accept4((int)(intptr_t)listener, NULL, NULL, SOCK_CLOEXEC);
+		pthread_t thread;
 
-		CHECK(fd >= 0);
-		serve(fd);
+		CHECK(fd >= 0 && pthread_create(&thread, NULL, serve, (void *)(intptr_t)fd) == 0);
+		pthread_detach(thread);
 	}
 	return NULL;
 }
