@@ -425,6 +425,7 @@ static long brokered(struct exchange *x, int64_t deadline, bool *cancelled)
 			r = *cancelled && !x->request.arg[ABI_BROKERED_AGAIN] ? -EINTR : -ERESTART;
 		break;
 	}
+	packet_close(x); /* no answer to such a call has descriptors */
 	SYS1(__NR_close, fd);
 	return r;
 }
