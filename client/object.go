@@ -267,18 +267,19 @@ func (s *session) pidOf(ctx context.Context, number, thread uint32) (int, error)
 	return int(pid), err
 }
 
-// identity is the process's effective ids and groups, as last asked for.
+// identity is what counts of the process's ids for access, as last asked for.
 type identity struct {
-	uid, gid uint32
-	groups   []int
+	uid, fsgid uint32
+	groups     []int
 }
 
 func (s *session) identity() *identity {
 	if i := s.who.Load(); i != nil {
 		return i
 	}
-	groups, _ := unix.Getgroups() // none: the manager judges
-	i := &identity{uint32(unix.Geteuid()), uint32(unix.Getegid()), groups}
+	groups, _ := unix.Getgroups()       // none: the manager judges
+	fsgid, _ := unix.SetfsgidRetGid(-1) // no gid: it only tells
+	i := &identity{uint32(unix.Geteuid()), uint32(fsgid), groups}
 	s.who.Store(i)
 	return i
 }
@@ -295,7 +296,7 @@ func (i *identity) allowed(rec *abi.Record, wanted uint32) bool {
 }
 
 func (i *identity) in(gid uint32) bool {
-	if i.gid == gid {
+	if i.fsgid == gid {
 		return true
 	}
 	for _, g := range i.groups {

@@ -39,6 +39,7 @@ type caller struct {
 	containerNS uint64
 
 	read   bool
+	fsgid  uint32 // the group that counts for access, setfsgid(2)
 	groups []uint32
 	caps   uint64
 }
@@ -74,7 +75,7 @@ func (c *caller) load() {
 	if c.read {
 		return
 	}
-	c.read = true
+	c.read, c.fsgid = true, invalidID
 	st, err := readStatus(c.statusPath())
 	if err != nil {
 		return
@@ -83,9 +84,9 @@ func (c *caller) load() {
 	if err != nil || !c.alive() {
 		return
 	}
-	c.groups = st.Groups
+	c.fsgid, c.groups = st.FSGID, st.Groups
 	if c.container != nil {
-		c.groups = slices.Clone(st.Groups)
+		c.fsgid, c.groups = c.container.gids.out(st.FSGID), slices.Clone(st.Groups)
 		for i, g := range c.groups {
 			c.groups[i] = c.container.gids.out(g)
 		}
@@ -122,13 +123,11 @@ func (c *caller) statusPath() string {
 	return process
 }
 
-// inGroup is in_group_p: the effective gid and the supplementary groups.
+// inGroup is in_group_p: the filesystem gid, which is the effective one but after
+// setfsgid, and the supplementary groups.
 func (c *caller) inGroup(gids ...uint32) bool {
-	if slices.Contains(gids, c.gid) {
-		return true
-	}
 	c.load()
-	return slices.ContainsFunc(gids, func(g uint32) bool { return slices.Contains(c.groups, g) })
+	return slices.ContainsFunc(gids, func(g uint32) bool { return g == c.fsgid || slices.Contains(c.groups, g) })
 }
 
 // capable is ns_capable in the user namespace of the space.

@@ -61,9 +61,12 @@ type holders struct {
 const maxHolders = 64
 
 func (h *holders) add(c *caller) {
-	one := caller{uid: c.uid, gid: c.gid, read: true, groups: c.groups, caps: c.caps}
+	one := caller{uid: c.uid, gid: c.gid, read: true, fsgid: c.gid, groups: c.groups, caps: c.caps}
+	if c.read {
+		one.fsgid = c.fsgid
+	}
 	same := func(k caller) bool {
-		return k.uid == one.uid && k.gid == one.gid && k.caps == one.caps && slices.Equal(k.groups, one.groups)
+		return k.uid == one.uid && k.fsgid == one.fsgid && k.caps == one.caps && slices.Equal(k.groups, one.groups)
 	}
 	switch {
 	case slices.ContainsFunc(h.known, same):

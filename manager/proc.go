@@ -160,6 +160,7 @@ func parseStat(b []byte) (procStat, error) {
 // procStatus is what is needed of /proc/<pid>/task/<tid>/status.
 type procStatus struct {
 	UID, GID uint32 // effective
+	FSGID    uint32
 	Groups   []uint32
 	CapEff   uint64
 	NSpid    []int // from the reader's pid namespace inwards
@@ -182,14 +183,14 @@ func readStatus(path string) (procStatus, error) {
 			if len(f) != 4 {
 				return procStatus{}, fmt.Errorf("%s: %s has %d fields", path, name, len(f))
 			}
-			v, err := strconv.ParseUint(f[1], 10, 32)
-			if err != nil {
+			var effective, filesystem uint32
+			if _, err := fmt.Sscan(f[1]+" "+f[3], &effective, &filesystem); err != nil {
 				return procStatus{}, fmt.Errorf("%s: %w", path, err)
 			}
 			if name == "Uid" {
-				st.UID = uint32(v)
+				st.UID = effective
 			} else {
-				st.GID = uint32(v)
+				st.GID, st.FSGID = effective, filesystem
 			}
 		case "Groups":
 			for _, s := range f {

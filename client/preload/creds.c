@@ -18,7 +18,7 @@ static uint32_t last_creds = 1;
 bool creds_differ;
 
 struct creds {
-	uint32_t uid, gid;
+	uint32_t uid, fsgid;
 	bool plain; /* effective ids are the real ones */
 	long count;
 	uint32_t groups[GROUPS];
@@ -63,8 +63,8 @@ uint32_t creds_gid(void)
 static void ask(struct creds *c)
 {
 	c->uid = creds_uid();
-	c->gid = creds_gid();
-	c->plain = c->uid == (uint32_t)SYS0(__NR_getuid) && c->gid == (uint32_t)SYS0(__NR_getgid);
+	c->fsgid = (uint32_t)SYS1(__NR_setfsgid, -1); /* no gid: it only tells */
+	c->plain = c->uid == (uint32_t)SYS0(__NR_getuid) && creds_gid() == (uint32_t)SYS0(__NR_getgid);
 	c->count = SYS2(__NR_getgroups, GROUPS, c->groups);
 }
 
@@ -105,7 +105,7 @@ bool creds_allow(const struct abi_record *r, uint32_t wanted)
 
 	if (c->uid == r->cuid || c->uid == r->uid)
 		granted >>= 6;
-	else if (c->gid == r->cgid || c->gid == r->gid || in_groups(c, r->cgid, r->gid))
+	else if (c->fsgid == r->cgid || c->fsgid == r->gid || in_groups(c, r->cgid, r->gid))
 		granted >>= 3;
 	return (wanted & ~granted & 7) == 0;
 }
@@ -150,7 +150,15 @@ CHANGES(setresgid, (uint32_t r, uint32_t e, uint32_t s), (r, e, s), SYS3(__NR_se
 CHANGES(setgroups, (size_t n, const uint32_t *g), (n, g), SYS2(__NR_setgroups, n, g))
 CHANGES(initgroups, (const char *user, uint32_t g), (user, g), -ENOSYS)
 
-/* One of them is the calling thread's alone, in libc, too. */
+/* These are the calling thread's alone, in libc, too. */
+EXPORT int setfsgid(uint32_t g)
+{
+	int before = (int)SYS1(__NR_setfsgid, g);
+
+	creds_thread_changed();
+	return before;
+}
+
 EXPORT int capset(void *head, const void *data)
 {
 	long r = finish(SYS2(__NR_capset, head, data));

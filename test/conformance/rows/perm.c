@@ -1,6 +1,8 @@
 /* Rows 22 to 30: permissions. Rows 31 to 41 are in ctl.c. */
 #include "case.h"
 
+#include <sys/fsuid.h>
+
 /* One object of each family with this mode, owned by STRANGER, group OTHER. */
 static void make_all(int id[3], int mode)
 {
@@ -88,6 +90,33 @@ ROW(22, "the creator's group counts as the owner's does")
 	as_user_expect(777, 4242, 0, id, true, true);
 	as_user_expect(777, OTHER, 0, id, true, true);
 	as_user_expect(777, 7, 4242, id, true, true);
+}
+
+ROW(22, "the group that counts is that of setfsgid")
+{
+	NEED_ROOT();
+	int id[3];
+	pid_t p;
+	make_all(id, 0060);
+	CHILD(p) {
+		MUST(setgroups(0, NULL));
+		MUST(setresgid(7, 7, OTHER));
+		MUST(setresuid(777, 777, 777));
+		expect_access(id, false, false);
+		setfsgid(OTHER);
+		expect_access(id, true, true);
+		setfsgid(7);
+		expect_access(id, false, false);
+	}
+	JOIN(p);
+	CHILD(p) {
+		MUST(setgroups(0, NULL));
+		MUST(setresgid(7, OTHER, 7));
+		setfsgid(7);
+		MUST(setresuid(777, 777, 777));
+		expect_access(id, false, false);
+	}
+	JOIN(p);
 }
 
 ROW(23, "an owner without the bit is not rescued by group or other bits")
