@@ -189,9 +189,12 @@ func (s *space) planSend(who *caller, req *request) (*brokered, error) {
 	text, typ, flags := append([]byte(nil), req.body...), req.Arg[1], int(req.Arg[2])
 	slept := req.Arg[3] != 0
 	var refused error
+	var still func() bool
 	return &brokered{
 		family: Msg, id: req.Arg[0],
 		check: func(o *object) error {
+			word := o.word.Load()
+			still = func() bool { return o.word.Load() == word }
 			refused = checkPermission(&o.rec, who, abi.AccessWrite)
 			if slept && flags&ipcNowait == 0 {
 				return nil // it learns so when there is room
@@ -201,7 +204,7 @@ func (s *space) planSend(who *caller, req *request) (*brokered, error) {
 		queue: func(ctx context.Context, p *plane.Queue) error {
 			slept = true
 			if refused != nil {
-				return p.Refuse(ctx, len(text))
+				return p.Refuse(ctx, len(text), still)
 			}
 			return p.Send(ctx, typ, text, flags)
 		},

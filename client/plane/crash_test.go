@@ -310,7 +310,7 @@ func FuzzQueue(fz *testing.F) {
 		_, _, _ = a.Copy(make([]byte, 5000), 1, ipcNoWait)
 		_ = a.Stat()
 		_ = m.Rescan()
-		_ = m.Refuse(ctx, 3000)
+		_ = m.Refuse(ctx, 3000, yes)
 		_ = m.ReapSession(3)
 		_ = m.Recover()
 		_, _ = m.ResumeSend()

@@ -64,7 +64,7 @@ func (q *Queue) sending(t testing.TB, ctx context.Context, typ int64, text strin
 // refused is a sender that has lost its right.
 func (q *Queue) refused(t testing.TB) chan error {
 	t.Helper()
-	return q.sender(t, func() error { return q.Refuse(bg, 0) })
+	return q.sender(t, func() error { return q.Refuse(bg, 0, yes) })
 }
 
 func (q *Queue) sender(t testing.TB, send func() error) chan error {
@@ -260,12 +260,19 @@ func TestFullQueue(t *testing.T) {
 	}
 	want(t, <-r1, unix.EACCES)
 	ok(t, <-s3)
-	want(t, a.Refuse(bg, 0), unix.EACCES)
+	want(t, a.Refuse(bg, 0, yes), unix.EACCES)
 	f.qbytes.Store(0)
 	r2 := a.refused(t)
 	ok(t, a.Rescan())
 	want(t, <-r2, ErrStale)
+	// An IPC_SET between the refusal and the wait recalls nobody: it is too early.
+	want(t, a.Refuse(bg, 0, no), ErrStale)
+	f.qbytes.Store(12)
+	want(t, a.Refuse(bg, 0, no), ErrStale)
 }
+
+func yes() bool { return true }
+func no() bool  { return false }
 
 func TestQueueInterrupted(t *testing.T) {
 	f := newFile(t, 0, 16, 0)

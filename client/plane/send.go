@@ -31,7 +31,7 @@ func (q *Queue) Send(ctx context.Context, typ int64, text []byte, flags int) err
 		err = q.sendNow(message, len(text), noWait)
 	}
 	if err == errCell {
-		err = q.sendWaiting(ctx, message, len(text), noWait)
+		err = q.sendWaiting(ctx, message, len(text), noWait, nil)
 	}
 	if err != nil {
 		q.freeMessage(message)
@@ -42,11 +42,15 @@ func (q *Queue) Send(ctx context.Context, typ int64, text []byte, flags int) err
 // Refuse is msgsnd of a caller that lost the right of sending while it slept:
 // do_msgsnd (ipc/msg.c) looks at rights again when there is room for the
 // message. EACCES then; ErrStale after an IPC_SET, that may have changed them.
-func (q *Queue) Refuse(ctx context.Context, size int) error {
+//
+// still says whether they are those that the caller was refused by. It is asked
+// under the lock: an IPC_SET before that is seen, one after it finds the call in
+// the list.
+func (q *Queue) Refuse(ctx context.Context, size int, still func() bool) error {
 	if err := q.usable(); err != nil {
 		return err
 	}
-	return q.sendWaiting(ctx, 0, size, false)
+	return q.sendWaiting(ctx, 0, size, false, still)
 }
 
 // sendNow sends a message that fits. errCell: it has to wait.
@@ -65,8 +69,8 @@ func (q *Queue) sendNow(message, size int, noWait bool) error {
 }
 
 // sendWaiting sends when the message fits. 0 is the message of a call that is
-// refused then.
-func (q *Queue) sendWaiting(ctx context.Context, message, size int, noWait bool) error {
+// refused then, unless still says no.
+func (q *Queue) sendWaiting(ctx context.Context, message, size int, noWait bool, still func() bool) error {
 	c, me, waits := q.newCall(senders), q.me, false
 	defer c.close()
 	flags := c.flags()
@@ -82,6 +86,8 @@ func (q *Queue) sendWaiting(ctx context.Context, message, size int, noWait bool)
 	err = q.locked(func(t *transaction) error {
 		waits = !q.fits(t, size)
 		switch {
+		case message == 0 && !still():
+			return ErrStale
 		case !waits && message == 0:
 			return unix.EACCES
 		case !waits:
