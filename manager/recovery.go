@@ -324,7 +324,7 @@ func (s *space) buryDead() error {
 		}
 		dead = append(dead, x)
 	}
-	for _, x := range dead {
+	for _, x := range lastToEnd(dead) {
 		if !x.dead {
 			s.bury(x)
 		}
