@@ -155,13 +155,8 @@ func (s *space) bury(x *session) {
 	step("death: begun")
 	s.reapObjects(x)
 	step("death: reaped")
-	born := x.page.claimed()
-	for _, y := range s.spares(func(y *session) bool {
-		state, _ := y.page.state()
-		elder := y.state.Parent == x.state.Parent && y.page.claimed() < born
-		return state == abi.PageClaimed && (y.state.Parent == x.number || elder)
-	}) {
-		s.settle(y) // who is dead, too, was so before (lastToEnd)
+	if x.page.names() {
+		s.settleBefore(x)
 	}
 	s.foldPage(x, plane.Stamp(), true)
 	step("death: folded")
@@ -176,6 +171,19 @@ func (s *space) bury(x *session) {
 	s.destroyOrphans()
 	s.left(x)
 	s.log.Debug("session ended", keySession, x.number, keyPID, x.id.pid)
+}
+
+// settleBefore buries those who are dead, too, and ended before x (lastToEnd):
+// the stamps of a segment are those of who leaves it last.
+func (s *space) settleBefore(x *session) {
+	born := x.page.claimed()
+	for _, y := range s.spares(func(y *session) bool {
+		state, _ := y.page.state()
+		elder := y.state.Parent == x.state.Parent && y.page.claimed() < born
+		return state == abi.PageClaimed && (y.state.Parent == x.number || elder)
+	}) {
+		s.settle(y)
+	}
 }
 
 // reapObjects has the data plane clean up in all sets and queues that may hold

@@ -118,6 +118,12 @@ func (p *page) uses(yield func(i int, u use)) {
 	}
 }
 
+// names tells whether the page names any segment.
+func (p *page) names() (yes bool) {
+	p.uses(func(int, use) { yes = true })
+	return yes
+}
+
 // attached tells whether the page counts attaches of a segment.
 func (p *page) attached(serial uint64) (yes bool) {
 	p.uses(func(_ int, u use) { yes = yes || u.serial == serial && u.count > 0 })
