@@ -54,19 +54,23 @@ func classBits(r *abi.Record, c *caller, asked uint32) uint32 {
 // holders are all those who were ever given an object's descriptors, with
 // what is known of their credentials then; a descriptor outlives a setuid.
 type holders struct {
-	known   []caller
+	known   []holder
 	unknown bool // there may be others
+}
+
+// holder is one. unread: its groups and capabilities made no difference then, and
+// are not known.
+type holder struct {
+	caller
+	unread bool
 }
 
 const maxHolders = 64
 
 func (h *holders) add(c *caller) {
-	one := caller{uid: c.uid, gid: c.gid, read: true, fsgid: c.gid, groups: c.groups, caps: c.caps}
-	if c.read {
-		one.fsgid = c.fsgid
-	}
-	same := func(k caller) bool {
-		return k.uid == one.uid && k.fsgid == one.fsgid && k.caps == one.caps && slices.Equal(k.groups, one.groups)
+	one := holder{caller{uid: c.uid, gid: c.gid, read: true, fsgid: c.fsgid, groups: c.groups, caps: c.caps}, !c.read}
+	same := func(k holder) bool {
+		return k.uid == one.uid && k.unread == one.unread && k.fsgid == one.fsgid && k.caps == one.caps && slices.Equal(k.groups, one.groups)
 	}
 	switch {
 	case slices.ContainsFunc(h.known, same):
@@ -80,8 +84,17 @@ func (h *holders) add(c *caller) {
 // keep tells whether all of them surely have both rights under rec, too: then
 // they may go on with the same file.
 func (h *holders) keep(rec *abi.Record) bool {
+	return !h.unknown && !slices.ContainsFunc(h.known, func(one holder) bool { return !one.keeps(rec) })
+}
+
+func (h *holder) keeps(rec *abi.Record) bool {
 	const both = abi.AccessRead | abi.AccessWrite
-	return !h.unknown && !slices.ContainsFunc(h.known, func(c caller) bool { return rights(rec, &c, both) != both })
+	as := *rec
+	if h.unread {
+		lesser := rec.Mode >> 3 & rec.Mode & 7
+		as.Mode = rec.Mode&^0o77 | lesser<<3 | lesser
+	}
+	return rights(&as, &h.caller, both) == both
 }
 
 // checkOwner is the check of IPC_SET and IPC_RMID (ipcctl_obtain_check). The

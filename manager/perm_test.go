@@ -151,6 +151,43 @@ func TestBrokered(t *testing.T) {
 	}
 }
 
+// An IPC_SET moves a set away from whoever loses a right by it, also where nobody had to know the
+// groups of those that opened it, and leaves it where it is if nobody does.
+func TestWhoKeepsASet(t *testing.T) {
+	needRoot(t)
+	_, info := newManager(t, Config{}, SpaceConfig{})
+	owner := mustPeer(t, info.Dir)
+	for _, c := range []struct {
+		name     string
+		uid, gid int64
+		mode     int64
+		moves    bool
+	}{
+		{"the owner's bits are gone", someone, someGroup, 0o466, true},
+		{"the others' bits are gone", someone, someGroup, 0o600, false},
+		{"an owner no more, and in a group without bits", 0, someGroup, 0o606, true},
+		{"an owner no more, and in no group with bits", 0, 0, 0o660, true},
+		{"an owner no more, and all may", 0, someGroup, 0o666, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			id, err := owner.get(Sem, 0, ipcCreat|0o666, 1)
+			check(t, err)
+			_, err = owner.ctl(Sem, id, ipcSet, someone, someGroup, 0o666)
+			check(t, err)
+			other := newPuppet(t, info.Dir, someoneElse(someGroup))
+			if out := other.want("open", 0, abi.MsgOpen, int64(Sem), id); out.Files == 0 {
+				t.Fatal("no file")
+			}
+			before := owner.record(Sem, id).Serial
+			_, err = owner.ctl(Sem, id, ipcSet, c.uid, c.gid, c.mode)
+			check(t, err)
+			if moved := owner.record(Sem, id).Serial != before; moved != c.moves {
+				t.Errorf("moved: %v", moved)
+			}
+		})
+	}
+}
+
 // A brokered call that sleeps: cancelled, served, ended by removal, by a lost
 // right (row 200), by its process.
 func TestBrokeredSleep(t *testing.T) {
