@@ -81,7 +81,11 @@ bool asleep(pid_t pid);
 /* --- time and failures ----------------------------------------------------- */
 
 extern char problem[200]; /* of this case: the first */
-extern int64_t worst;	  /* longest call of others in this case, in us */
+extern struct wait {
+	int64_t us;	  /* longest call of others in this case */
+	int64_t ready;	  /* in it, the caller was to run and had no CPU */
+	const char *what; /* the call */
+} worst;
 
 __attribute__((format(printf, 1, 2))) void wrong(const char *format, ...);
 int64_t now_us(void);
@@ -97,25 +101,30 @@ void nap(long us);
 _Noreturn void metronome(void);
 int64_t lateness(void);
 
+struct moment {
+	int64_t us, ready;
+};
+struct moment begin(void);
+void end(const char *what, struct moment begun);
+
 #define TIMED(call)                                                                                \
 	({                                                                                         \
-		int64_t begun_ = now_us();                                                         \
+		struct moment begun_ = begin();                                                    \
 		long r_ = (call);                                                                  \
-		if (now_us() - begun_ > worst)                                                     \
-			worst = now_us() - begun_;                                                 \
+		end(#call, begun_);                                                                \
 		r_;                                                                                \
 	})
 
 /* Waits for what must come true by itself. */
 #define SOON(what, condition)                                                                      \
 	do {                                                                                       \
-		int64_t begun_ = now_us();                                                         \
-		while (!(condition) && now_us() - begun_ < 3000000)                                \
+		struct moment begun_ = begin();                                                    \
+		while (!(condition) && now_us() - begun_.us < 3000000)                             \
 			nap(200);                                                                  \
 		if (!(condition))                                                                  \
 			wrong("%s: not in 3 s", what);                                             \
-		else if (now_us() - begun_ > worst)                                                \
-			worst = now_us() - begun_;                                                 \
+		else                                                                               \
+			end(what, begun_);                                                         \
 	} while (0)
 
 #endif

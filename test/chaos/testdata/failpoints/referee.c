@@ -127,7 +127,7 @@ static bool one(const struct family *f, const struct scenario *s, enum action a,
 {
 	helper = 0;
 	problem[0] = 0;
-	worst = 0;
+	worst = (struct wait){0};
 	memset(shared, 0, offsetof(struct shared, beat));
 	memset(shared->name, 0, sizeof shared->name);
 	shared->late = 0;
@@ -139,7 +139,7 @@ static bool one(const struct family *f, const struct scenario *s, enum action a,
 		s->before();
 	if (s->help)
 		start_help(f, s);
-	worst = 0;
+	worst = (struct wait){0};
 	int kept = object;
 	int status = watch(f, s, a, step);
 	judge(s, a, status);
@@ -148,12 +148,13 @@ static bool one(const struct family *f, const struct scenario *s, enum action a,
 	if (!problem[0] && object >= 0 && f->check)
 		f->check();
 	int64_t late = lateness();
-	if (!problem[0] && worst > PATIENCE + WAKE_UPS * late)
-		wrong("others waited for %ld ms, a wake-up took %ld", (long)(worst / 1000), (long)(late / 1000));
+	if (!problem[0] && worst.us > PATIENCE + WAKE_UPS * late)
+		wrong("%s took %ld ms, %ld of them without a CPU, a wake-up %ld", worst.what, (long)(worst.us / 1000),
+		      (long)(worst.ready / 1000), (long)(late / 1000));
 	bool fails = problem[0] != 0;
 	if (shared->reached || fails)
 		printf("%-26s %-8s %3d %-28s %6.1f ms  %s\n", s->name, action_names[a], step,
-		       shared->reached ? shared->name : "(not reached)", (double)worst / 1000,
+		       shared->reached ? shared->name : "(not reached)", (double)worst.us / 1000,
 		       fails ? problem : "ok");
 	if (fails)
 		printf("FAILED object %d\n", kept);

@@ -7,7 +7,7 @@
 #include <time.h>
 
 char problem[200];
-int64_t worst;
+struct wait worst;
 
 void wrong(const char *format, ...)
 {
@@ -26,6 +26,36 @@ int64_t now_us(void)
 
 	clock_gettime(CLOCK_MONOTONIC, &ts);
 	return ts.tv_sec * INT64_C(1000000) + ts.tv_nsec / 1000;
+}
+
+/* How long this process was ready to run and did not. */
+static int64_t ready_us(void)
+{
+	char text[80] = "";
+	long long ran, waited = 0;
+	FILE *f = fopen("/proc/self/schedstat", "r");
+
+	if (f != NULL) {
+		if (fgets(text, sizeof text, f) == NULL || sscanf(text, "%lld %lld", &ran, &waited) != 2)
+			waited = 0;
+		fclose(f);
+	}
+	return waited / 1000;
+}
+
+struct moment begin(void)
+{
+	int64_t ready = ready_us();
+
+	return (struct moment){now_us(), ready};
+}
+
+void end(const char *what, struct moment begun)
+{
+	int64_t us = now_us() - begun.us;
+
+	if (us > worst.us)
+		worst = (struct wait){us, ready_us() - begun.ready, what};
 }
 
 void nap(long us)
