@@ -28,9 +28,10 @@ static uint32_t kept_of; /* which these are, 0: never filled */
 
 uint32_t creds_slow(void)
 {
-	struct thread *t = this_thread;
+	/* A thread's first call: it may have been made by one with credentials of its own. */
+	struct thread *t = this_thread ? this_thread : thread_make();
 
-	return creds_differ && t != NULL && t->creds != 0 ? t->creds : creds_process;
+	return t->creds != 0 ? t->creds : creds_process;
 }
 
 uint32_t creds_new(void)
