@@ -100,7 +100,7 @@ func TestMusl(t *testing.T) {
 	if _, err := exec.LookPath("musl-gcc"); err != nil {
 		t.Skip("no musl-gcc: ", err)
 	}
-	for _, family := range []string{"ids", "shmmem", "shmfork", "semop", "semwait", "undo", "msgsnd", "msgrcv"} {
+	for _, family := range []string{"ids", "whose", "shmmem", "shmfork", "semop", "semwait", "undo", "semadj", "msgsnd", "msgwait", "msgrcv"} {
 		t.Run(family, func(t *testing.T) {
 			for _, r := range runProgram(t, family, inSpace(build(t, "musl-gcc", family), "default")) {
 				t.Run(r.name(), r.reportUnlessKnown)
@@ -113,14 +113,15 @@ func TestMusl(t *testing.T) {
 // which the library knows a child, and has not. A family without any runs whole.
 var emulatedRows = map[string]string{
 	"shmget": "", "semget": "",
-	"ids":    "1 2 3 4 7 8 9 10 11 12 13 14 15 17 18 21",
-	"shmat":  "56 57 58 59 60 61 62 64 66 68 71 72",
-	"shmctl": "85 87 88 89 93 94 96 97 98",
-	"semop":  "107 108 112 113 114 115 116 118 119 120 126 127 128 137",
-	"semctl": "152 154 155 157 158 159 161 164 165 166 167",
-	"msgsnd": "168 169 170 171 172 173 176 177 180 181 182",
-	"msgrcv": "188 189 190 192 193 194 195 196 202 203 204 205 206",
-	"msgctl": "208 210 211 212 213 214",
+	"ids":     "1 2 3 4 7 8 9 10 11 12 13 14 15 17 18 21",
+	"shmat":   "56 57 58 59 60 61 62 64 66 68 71 72",
+	"shmctl":  "85 87 88 89 93 94 96 97 98",
+	"semop":   "107 108 112 113 114 115 116 118 119 120 126 127 128 137",
+	"semctl":  "152 154 155 157 158 159 161 164 165 166 167",
+	"msgsnd":  "168 169 170 171 172 173",
+	"msgwait": "176 177 180 181 182",
+	"msgrcv":  "188 189 190 192 193 194 195 196 202 203 204 205 206",
+	"msgctl":  "208 210 211 212 213 214",
 }
 
 // TestARM64 runs programs for arm64 with the library for arm64, in an emulator.

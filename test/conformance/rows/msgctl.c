@@ -1,20 +1,6 @@
 /* Rows 207 to 214: msgctl. */
 #include "case.h"
 
-static struct msginfo info(int cmd)
-{
-	struct msginfo i;
-	MUST(msgctl(0, cmd, (struct msqid_ds *)&i));
-	return i;
-}
-
-static void set_qbytes(int q, unsigned long bytes)
-{
-	struct msqid_ds d = queue_stat(q);
-	d.msg_qbytes = bytes;
-	MUST(msgctl(q, IPC_SET, &d));
-}
-
 ROW(207, "IPC_STAT fills every field")
 {
 	key_t key = free_key();
@@ -40,7 +26,7 @@ ROW(207, "IPC_STAT fills every field")
 	EXPECT_RECENT(d.msg_ctime, start);
 	EXPECT_EQ(d.__msg_cbytes, 13);
 	EXPECT_EQ(d.msg_qnum, 1);
-	EXPECT_EQ(d.msg_qbytes, info(IPC_INFO).msgmnb);
+	EXPECT_EQ(d.msg_qbytes, queue_info(IPC_INFO).msgmnb);
 	EXPECT_EQ(d.msg_lspid, p);
 	EXPECT_EQ(d.msg_lrpid, getpid());
 }
@@ -72,7 +58,7 @@ ROW(208, "IPC_SET changes uid, gid, mode, qbytes and ctime, nothing else")
 
 ROW(209, "qbytes over msgmnb without CAP_SYS_RESOURCE is EPERM, and nothing changes")
 {
-	unsigned long max = (unsigned long)info(IPC_INFO).msgmnb;
+	unsigned long max = (unsigned long)queue_info(IPC_INFO).msgmnb;
 	pid_t p;
 	CHILD(p) {
 		if (geteuid() == 0)
@@ -106,7 +92,7 @@ ROW(209, "with CAP_SYS_RESOURCE it is allowed")
 	if (!has_cap(CAP_RESOURCE))
 		SKIP("needs CAP_SYS_RESOURCE");
 	int q = new_queue();
-	unsigned long max = (unsigned long)info(IPC_INFO).msgmnb;
+	unsigned long max = (unsigned long)queue_info(IPC_INFO).msgmnb;
 	set_qbytes(q, max + 1000);
 	EXPECT_EQ(queue_stat(q).msg_qbytes, max + 1000);
 	for (unsigned long n = 0; n + 500 <= max + 1000; n += 500)
@@ -159,7 +145,7 @@ ROW(211, "a larger qbytes wakes the senders that now fit")
 
 ROW(212, "IPC_RMID drops all messages and wakes all sleepers with EIDRM")
 {
-	int q = new_queue(), before = info(MSG_INFO).msgmap;
+	int q = new_queue(), before = queue_info(MSG_INFO).msgmap;
 	set_qbytes(q, 10);
 	EXPECT_OK(send_size(q, 1, 10, 0));
 	pid_t s, r;
@@ -177,7 +163,7 @@ ROW(212, "IPC_RMID drops all messages and wakes all sleepers with EIDRM")
 	EXPECT_OK(msgctl(q, IPC_RMID, NULL));
 	JOIN(s);
 	JOIN(r);
-	EXPECT_EQ(info(MSG_INFO).msgmap, before);
+	EXPECT_EQ(queue_info(MSG_INFO).msgmap, before);
 }
 
 ROW(213, "IPC_INFO tells the limits, and constants where there are none")
@@ -198,20 +184,20 @@ ROW(213, "IPC_INFO tells the limits, and constants where there are none")
 
 ROW(214, "MSG_INFO counts queues, messages and bytes")
 {
-	struct msginfo before = info(MSG_INFO), after;
+	struct msginfo before = queue_info(MSG_INFO), after;
 	int q = new_queue(), r = new_queue();
 	struct message m;
 	EXPECT_OK(send_size(q, 1, 100, 0));
 	EXPECT_OK(send_size(r, 1, 10, 0));
 	EXPECT_OK(send_size(r, 1, 0, 0));
-	after = info(MSG_INFO);
+	after = queue_info(MSG_INFO);
 	EXPECT_EQ(after.msgpool, before.msgpool + 2);
 	EXPECT_EQ(after.msgmap, before.msgmap + 3);
 	EXPECT_EQ(after.msgtql, before.msgtql + 110);
-	EXPECT_EQ(after.msgmni, info(IPC_INFO).msgmni);
+	EXPECT_EQ(after.msgmni, queue_info(IPC_INFO).msgmni);
 	EXPECT_EQ_OR_ERRNO(receive(r, &m, 0, 0), 10);
 	MUST(msgctl(q, IPC_RMID, NULL));
-	after = info(MSG_INFO);
+	after = queue_info(MSG_INFO);
 	EXPECT_EQ(after.msgpool, before.msgpool + 1);
 	EXPECT_EQ(after.msgmap, before.msgmap + 1);
 	EXPECT_EQ(after.msgtql, before.msgtql);

@@ -308,6 +308,23 @@ ROW(30, "and so do setgroups and capset")
 	JOIN(p);
 }
 
+/* Twice, a thread that gives up its rights to objects of this mode; the process keeps its own. */
+static void expect_own_credentials(void *(*thread)(void *), int mode)
+{
+	NEED_ROOT();
+	int id[3];
+	pid_t p;
+	make_all(id, mode);
+	CHILD(p) {
+		expect_access(id, true, true);
+		for (int i = 0; i < 2; i++) {
+			in_thread(thread, id);
+			expect_access(id, true, true);
+		}
+	}
+	JOIN(p);
+}
+
 static void *thread_with_own_uid(void *ids)
 {
 	/* The raw call changes this thread alone; libc's changes all. */
@@ -318,26 +335,7 @@ static void *thread_with_own_uid(void *ids)
 
 ROW(30, "credentials are the calling thread's")
 {
-	NEED_ROOT();
-	int id[3];
-	pid_t p;
-	make_all(id, 0600);
-	CHILD(p) {
-		pthread_t t;
-		expect_access(id, true, true);
-		EXPECT_OK(pthread_create(&t, NULL, thread_with_own_uid, id));
-		EXPECT_OK(pthread_join(t, NULL));
-		expect_access(id, true, true);
-	}
-	JOIN(p);
-}
-
-/* Runs a thread to its end. */
-static void in_thread(void *(*run)(void *), void *arg)
-{
-	pthread_t t;
-	EXPECT_EQ(pthread_create(&t, NULL, run, arg), 0);
-	EXPECT_EQ(pthread_join(t, NULL), 0);
+	expect_own_credentials(thread_with_own_uid, 0600);
 }
 
 static void *refused(void *ids)
@@ -356,16 +354,7 @@ static void *makes_thread_with_own_uid(void *ids)
 
 ROW(30, "a thread has the credentials of the one that made it")
 {
-	NEED_ROOT();
-	int id[3];
-	pid_t p;
-	make_all(id, 0600);
-	CHILD(p) {
-		expect_access(id, true, true);
-		in_thread(makes_thread_with_own_uid, id);
-		expect_access(id, true, true);
-	}
-	JOIN(p);
+	expect_own_credentials(makes_thread_with_own_uid, 0600);
 }
 
 static int capset_of_libc(void *head, void *data)
@@ -385,17 +374,7 @@ static void *without_capabilities(void *ids)
 
 ROW(30, "capset is the calling thread's alone")
 {
-	NEED_ROOT();
-	int id[3];
-	pid_t p;
-	make_all(id, 0);
-	CHILD(p) {
-		expect_access(id, true, true);
-		in_thread(without_capabilities, id);
-		expect_access(id, true, true);
-		in_thread(without_capabilities, id);
-	}
-	JOIN(p);
+	expect_own_credentials(without_capabilities, 0);
 }
 
 static void *while_the_process_changes(void *ids)

@@ -385,9 +385,7 @@ static void *many_threads(void *set)
 {
 	UNTIL_COUNT(*(int *)set, 1, GETNCNT, 1);
 	for (int i = 0; i < 300; i++) {
-		pthread_t t;
-		EXPECT_EQ(pthread_create(&t, NULL, calls_once, set), 0);
-		EXPECT_EQ(pthread_join(t, NULL), 0);
+		in_thread(calls_once, set);
 	}
 	EXPECT_EQ(semctl(*(int *)set, 1, GETNCNT), 1);
 	EXPECT_OK(op1(*(int *)set, 1, 1, 0));

@@ -71,6 +71,19 @@ static inline void set_value(int set, int num, int v) { MUST(semctl(set, num, SE
 	semop(set, (struct sembuf[]){ __VA_ARGS__ }, sizeof((struct sembuf[]){ __VA_ARGS__ }) / sizeof(struct sembuf))
 static inline int op1(int set, int num, int delta, int flags) { return SEMOP(set, { num, delta, flags }); }
 
+static inline struct msginfo queue_info(int cmd)
+{
+	struct msginfo i;
+	MUST(msgctl(0, cmd, (struct msqid_ds *)&i));
+	return i;
+}
+static inline void set_qbytes(int q, unsigned long bytes)
+{
+	struct msqid_ds d = queue_stat(q);
+	d.msg_qbytes = bytes;
+	MUST(msgctl(q, IPC_SET, &d));
+}
+
 struct message { long type; char text[8192]; };
 static inline int send_text(int q, long type, const char *text, int flags)
 {
@@ -130,6 +143,17 @@ static inline int wait_for(pid_t p)
 	do { MARK(); int s_ = wait_for(p); \
 	     if (WIFSIGNALED(s_)) FAIL("child %s died of signal %d", #p, WTERMSIG(s_)); \
 	     if (WEXITSTATUS(s_) != 0) FAIL("child %s left with status %d", #p, WEXITSTATUS(s_)); } while (0)
+
+/* Waits for a flag among the board's. */
+static inline void until_flag(int i) { UNTIL(board->n[i] != 0); }
+
+/* Runs a thread to its end. */
+static inline void in_thread(void *(*run)(void *), void *arg)
+{
+	pthread_t t;
+	EXPECT_OK(pthread_create(&t, NULL, run, arg));
+	EXPECT_OK(pthread_join(t, NULL));
+}
 
 /* Called by a thread right before the call that is to sleep. The call on the object before it
  * pays for everything that only a first use costs, so that the next sleep is the one meant. */
