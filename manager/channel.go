@@ -10,6 +10,7 @@ import (
 	"sync"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -190,7 +191,7 @@ func (c *channel) hello() error {
 	}
 	buf := make([]byte, packetHead+maxHello+1)
 	var n int
-	var cred *unix.Ucred
+	var cred unix.Ucred
 	var opErr error
 	err = raw.Read(func(fd uintptr) bool {
 		n, cred, opErr = receivePacket(int(fd), buf, make([]byte, ancillaryRoom))
@@ -262,56 +263,70 @@ const ancillaryRoom = 512
 
 // receivePacket takes one packet, with ancillaryRoom in oob; EAGAIN: there is none.
 // io.EOF: the end.
-func receivePacket(fd int, buf, oob []byte) (n int, cred *unix.Ucred, err error) {
-	var oobn, flags int
-	err = uninterrupted(func() (err error) {
-		n, oobn, flags, _, err = unix.Recvmsg(fd, buf, oob, unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
-		return err
-	})
+func receivePacket(fd int, buf, oob []byte) (n int, cred unix.Ucred, err error) {
+	part := unix.Iovec{Base: &buf[0]}
+	part.SetLen(len(buf))
+	msg := unix.Msghdr{Iov: &part, Control: &oob[0]}
+	msg.SetIovlen(1)
+	msg.SetControllen(len(oob))
+	n, err = transfer(unix.SYS_RECVMSG, fd, &msg, unix.MSG_CMSG_CLOEXEC)
 	if err != nil {
-		return 0, nil, err
+		return 0, cred, err
 	}
-	cred, passed := parseControl(oob[:oobn])
+	cred, told, passed := parseControl(oob[:msg.Controllen])
 	switch {
 	case passed:
 		err = errors.New("client sent descriptors")
 	case n == 0:
 		err = io.EOF
-	case flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0 || n >= len(buf):
+	case msg.Flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0 || n >= len(buf):
 		err = errors.New("packet too large")
-	case cred == nil:
+	case !told:
 		err = errors.New("packet without credentials")
 	}
 	return n, cred, err
 }
 
-// parseControl finds the credentials and closes descriptors.
-func parseControl(oob []byte) (cred *unix.Ucred, passed bool) {
-	msgs, err := unix.ParseSocketControlMessage(oob)
-	if err != nil {
-		return nil, false
+// transfer is sendmsg or recvmsg, which do not wait here. A raw call: to tell Go's
+// scheduler of one that may wait costs nearly as much as the call.
+func transfer(call uintptr, fd int, msg *unix.Msghdr, flags uintptr) (int, error) {
+	n, _, errno := unix.RawSyscall(call, uintptr(fd), uintptr(unsafe.Pointer(msg)), unix.MSG_DONTWAIT|flags)
+	if errno != 0 {
+		return 0, errno
 	}
-	for i := range msgs {
-		if fds, err := unix.ParseUnixRights(&msgs[i]); err == nil {
-			passed = true
-			for _, fd := range fds {
-				_ = unix.Close(fd)
-			}
-		} else if len(msgs[i].Data) >= unix.SizeofUcred {
-			if u, err := unix.ParseUnixCredentials(&msgs[i]); err == nil {
-				cred = u
-			}
-		}
-	}
-	return cred, passed
+	return int(n), nil
 }
 
-func parseRequest(b []byte, cred *unix.Ucred) (*request, error) {
+// parseControl finds the credentials and closes descriptors.
+func parseControl(oob []byte) (cred unix.Ucred, told, passed bool) {
+	for len(oob) >= unix.CmsgLen(0) {
+		head, data, rest, err := unix.ParseOneSocketControlMessage(oob)
+		if err != nil {
+			return unix.Ucred{}, false, passed
+		}
+		oob = rest
+		switch {
+		case head.Level != unix.SOL_SOCKET:
+		case head.Type == unix.SCM_RIGHTS:
+			passed = true
+			for ; len(data) >= 4; data = data[4:] {
+				_ = unix.Close(int(binary.NativeEndian.Uint32(data)))
+			}
+		case head.Type == unix.SCM_CREDENTIALS && len(data) >= unix.SizeofUcred:
+			told = true
+			ne := binary.NativeEndian
+			cred = unix.Ucred{Pid: int32(ne.Uint32(data)), Uid: ne.Uint32(data[4:]), Gid: ne.Uint32(data[8:])}
+		}
+	}
+	return cred, told, passed
+}
+
+func parseRequest(b []byte, cred unix.Ucred) (*request, error) {
 	if len(b) < packetHead {
 		return nil, fmt.Errorf("packet of %d bytes has no head", len(b))
 	}
 	le := binary.LittleEndian
-	r := &request{cred: *cred}
+	r := &request{cred: cred}
 	r.Kind, r.Seq, r.TID, r.Len = le.Uint32(b), le.Uint32(b[4:]), le.Uint32(b[8:]), le.Uint32(b[12:])
 	for i := range r.Arg {
 		r.Arg[i] = int64(le.Uint64(b[16+8*i:]))
@@ -342,18 +357,21 @@ func sendPacket(fd int, kind, seq uint32, r *reply) error {
 		le.PutUint64(b[16+8*i:], uint64(v))
 	}
 	b = append(b, r.body...)
-	var oob []byte
+	part := unix.Iovec{Base: &b[0]}
+	part.SetLen(len(b))
+	msg := unix.Msghdr{Iov: &part}
+	msg.SetIovlen(1)
 	if len(r.files) > 0 {
 		fds := make([]int, len(r.files))
 		for i, f := range r.files {
 			fds[i] = int(f.Fd())
 		}
-		oob = unix.UnixRights(fds...)
+		oob := unix.UnixRights(fds...)
+		msg.Control = &oob[0]
+		msg.SetControllen(len(oob))
 	}
-	return uninterrupted(func() error {
-		_, err := unix.SendmsgN(fd, b, oob, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
-		return err
-	})
+	_, err := transfer(unix.SYS_SENDMSG, fd, &msg, unix.MSG_NOSIGNAL)
+	return err
 }
 
 // trySend sends a reply if that takes no waiting; false: it does.

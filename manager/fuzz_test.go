@@ -169,9 +169,9 @@ func FuzzControlMessage(f *testing.F) {
 				return
 			}
 		}
-		cred, passed := parseControl(b)
-		if passed || err != nil && cred != nil {
-			t.Errorf("%v %v", cred, passed)
+		cred, told, passed := parseControl(b)
+		if passed || err != nil && told {
+			t.Errorf("%v %v %v", cred, told, passed)
 		}
 	})
 }

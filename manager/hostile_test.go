@@ -230,7 +230,7 @@ func FuzzRegistration(f *testing.F) {
 func FuzzRequest(f *testing.F) {
 	f.Add(packRequest(abi.MsgGet, 1, 2, []byte("abc"), 1, 2, 3))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		r, err := parseRequest(b, &unix.Ucred{})
+		r, err := parseRequest(b, unix.Ucred{})
 		if err == nil && len(r.body) != int(r.Len) {
 			t.Errorf("body of %d bytes, length %d", len(r.body), r.Len)
 		}

@@ -309,8 +309,10 @@ func (s *space) removeObject(o *object) {
 		}
 	}
 	step("remove: sleepers woken")
-	for _, x := range s.sessions {
-		delete(x.opened, o)
+	if o.shared {
+		for _, x := range s.sessions {
+			delete(x.opened, o)
+		}
 	}
 	o.gone = true
 	s.storage.retire(o)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 
@@ -51,16 +52,14 @@ func (r *remains) close() {
 // watch counts what of files, which are about to lose their names, clients
 // may hold. false: nothing.
 func (r *remains) watch(part *remain, files []*file) bool {
-	if r == nil {
+	files = slices.DeleteFunc(files, func(f *file) bool { return f == nil || !f.sealed }) // no client got those
+	if r == nil || len(files) == 0 {
 		return false
 	}
 	r.look() // what is not read some day does not fit the kernel's queue
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, f := range files {
-		if f == nil || !f.sealed {
-			continue // no client ever got it
-		}
 		wd, err := unix.InotifyAddWatch(r.fd, f.path, unix.IN_DELETE_SELF)
 		if err != nil {
 			r.log.Warn("what members keep of a removed object is not counted", "file", f.path, keyError, err)

@@ -41,7 +41,7 @@ uint32_t creds_new(void)
 
 void creds_thread_changed(void)
 {
-	struct thread *t = this_thread ? this_thread : thread_make();
+	struct thread *t = thread_own();
 
 	if (thread_total() == 1) {
 		creds_changed(0);

@@ -64,6 +64,12 @@ struct call {
 extern __thread struct thread *this_thread __attribute__((tls_model("initial-exec")));
 
 struct thread *thread_make(void);
+static inline struct thread *thread_own(void)
+{
+	struct thread *t = this_thread;
+
+	return likely(t != NULL) ? t : thread_make();
+}
 /* The calling thread's number, without a system call where it is known. A vfork
  * child has its parent's, if that is. */
 uint32_t thread_id(void);
@@ -103,11 +109,9 @@ static inline uintptr_t stack_pointer(void)
 
 static inline void call_begin(struct call *c)
 {
-	struct thread *t = this_thread;
+	struct thread *t = thread_own();
 	uintptr_t frame = stack_pointer();
 
-	if (unlikely(t == NULL))
-		t = thread_make();
 	c->thread = t;
 	c->outer = t->active;
 	c->nested = false;

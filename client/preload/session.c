@@ -278,7 +278,7 @@ bool session_elsewhere(void)
 
 void session_look_home(void)
 {
-	struct thread *t = this_thread ? this_thread : thread_make();
+	struct thread *t = thread_own();
 
 	t->away = session_elsewhere();
 	if (t->away && session.mode == MODE_SPACE)
@@ -348,7 +348,7 @@ int session_start(void)
 	case MODE_REFUSED:
 		return -ENOSYS;
 	case MODE_AWAY:
-		if ((this_thread ? this_thread : thread_make())->away)
+		if (thread_own()->away)
 			return -ENOSYS;
 		if (__atomic_load_n(&session.page, __ATOMIC_ACQUIRE) != NULL)
 			return 0;

@@ -62,15 +62,15 @@ static uint32_t ask_number(struct thread *t)
 {
 	uint32_t tid = (uint32_t)SYS0(__NR_gettid);
 
-	if (t != NULL && t != &shared && of_process())
+	if (t != &shared && of_process())
 		store32(&t->tid, tid);
 	return tid;
 }
 
 uint32_t thread_id(void)
 {
-	struct thread *t = this_thread;
-	uint32_t tid = t != NULL ? load32(&t->tid) : 0;
+	struct thread *t = thread_own();
+	uint32_t tid = load32(&t->tid);
 
 	return likely(tid != 0) ? tid : ask_number(t);
 }
