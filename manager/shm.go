@@ -2,6 +2,7 @@ package manager
 
 import (
 	"errors"
+	"math"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -96,13 +97,36 @@ func (s *space) holders(serial uint64) []*session {
 // written that down, or, if it called without libc and never said hello, did it
 // soon after the fork, as most children do.
 func (x *session) executed() int64 {
-	now := time.Now()
 	claimed := x.page.claimed()
-	var boot unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &boot); err != nil || claimed == 0 || x.heard && claimed&abi.ClaimedExec == 0 {
+	now, boot, err := bothClocks()
+	if err != nil || claimed == 0 || x.heard && claimed&abi.ClaimedExec == 0 {
 		return plane.StampOf(now)
 	}
-	return plane.StampOf(now.Add(-time.Duration(max(boot.Nano()-int64(claimed), 0))))
+	return plane.StampOf(now.Add(-max(boot-time.Duration(claimed), 0)))
+}
+
+// bothClocks is one moment by CLOCK_REALTIME and by CLOCK_BOOTTIME. Who waits for a
+// CPU between one look and the next has two moments: looks that took long are
+// done again.
+func bothClocks() (now time.Time, boot time.Duration, err error) {
+	const close, tries = 3 * time.Microsecond, 20
+	took := time.Duration(math.MaxInt64)
+	for range tries {
+		var before, after unix.Timespec
+		err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &before)
+		at := time.Now()
+		if err := errors.Join(err, unix.ClockGettime(unix.CLOCK_BOOTTIME, &after)); err != nil {
+			return at, 0, err
+		}
+		if between := time.Duration(after.Nano() - before.Nano()); between < took {
+			took = between
+			now, boot = at, time.Duration(before.Nano())+between/2
+		}
+		if took < close {
+			break
+		}
+	}
+	return now, boot, nil
 }
 
 // foldPage keeps what a session's page says of segments, and forgets the
