@@ -110,8 +110,8 @@ void handle_sweep(int family)
 
 static void *map_file(int fd, size_t room)
 {
-	long p = SYS6(__NR_mmap, 0, room, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd,
-		      0);
+	long p = SYS6(__NR_mmap, room_wish(room), room, PROT_READ | PROT_WRITE,
+		      MAP_SHARED | MAP_NORESERVE, fd, 0);
 
 	return is_error(p) ? NULL : (void *)p;
 }

@@ -132,6 +132,8 @@ static inline void call_end(struct call *c)
 
 /* --- room.c ------------------------------------------------------------ */
 
+/* An address to ask for, where the program maps nothing; the kernel takes another if it does. */
+uintptr_t room_wish(size_t size);
 /* Maps size bytes in the library's own room. NULL: not possible. */
 void *room_map(size_t size, int prot, int flags, int fd);
 void *room_anonymous(size_t size);

@@ -1,24 +1,35 @@
 /*
- * Address room for the library's own small mappings: one stretch, taken at
- * the first call. Without it they would land wherever the program has just
- * unmapped something, and it may have plans for that place (shmat at a
- * chosen address).
+ * Where the library's own mappings lie: far below what the loader maps, and
+ * the small ones in one stretch, taken at the first call. Otherwise they
+ * would land wherever the program has just unmapped something, and it may
+ * have plans for that place (shmat at a chosen address).
  */
 #include "ipcspace.h"
 
-#define ROOM (24UL << 20)
 #define PAGE 4096UL
+#define MIB (1UL << 20)
+#define ROOM (24 * MIB)
+#define REACH (32 * 1024 * MIB) /* what is asked for goes round in as much */
 
 static uintptr_t room, room_used; /* its beginning; bytes given out */
 static uintptr_t last_page;	  /* given back last: untouched, for that costs a fault */
 static uintptr_t free_page;	  /* before; its first word leads to the next */
 
+uintptr_t room_wish(size_t size)
+{
+	static uintptr_t wished;
+	uintptr_t home = ((uintptr_t)&room & ~(2 * MIB - 1)) - 2 * REACH;
+
+	size = (size + PAGE - 1) & ~(PAGE - 1);
+	return home + (__atomic_fetch_add(&wished, size, __ATOMIC_RELAXED) & (REACH - 1));
+}
+
 static uintptr_t take(size_t size)
 {
 	size = (size + PAGE - 1) & ~(PAGE - 1);
 	if (load64(&room) == 0) {
-		long p = SYS6(__NR_mmap, 0, ROOM, 0, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-			      -1, 0);
+		long p = SYS6(__NR_mmap, room_wish(ROOM), ROOM, 0,
+			      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
 		if (is_error(p))
 			return 0;
@@ -36,7 +47,8 @@ void *room_reserve(size_t size)
 
 	if (at != 0)
 		return (void *)at;
-	long p = SYS6(__NR_mmap, 0, size, 0, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	long p = SYS6(__NR_mmap, room_wish(size), size, 0,
+		      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
 	return is_error(p) ? NULL : (void *)p;
 }
@@ -54,7 +66,11 @@ void *room_map(size_t size, int prot, int flags, int fd)
 	}
 	if (at == 0)
 		at = take(size);
-	long p = SYS6(__NR_mmap, at, size, prot, flags | (at ? MAP_FIXED : 0), fd, 0);
+	int fixed = at ? MAP_FIXED : 0;
+
+	if (at == 0)
+		at = room_wish(size);
+	long p = SYS6(__NR_mmap, at, size, prot, flags | fixed, fd, 0);
 
 	return is_error(p) ? NULL : (void *)p;
 }

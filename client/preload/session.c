@@ -254,7 +254,8 @@ static long map_table(void)
 	if (r == 0 && !(fs[10] & ST_RDONLY) && !writable_ok)
 		r = -EPERM;
 	if (r == 0)
-		r = SYS6(__NR_mmap, 0, ABI_TABLE_SIZE, PROT_READ, MAP_SHARED, fd, 0);
+		r = SYS6(__NR_mmap, room_wish(ABI_TABLE_SIZE), ABI_TABLE_SIZE, PROT_READ,
+			 MAP_SHARED, fd, 0);
 	SYS1(__NR_close, fd);
 	if (is_error(r))
 		return r;

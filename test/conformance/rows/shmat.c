@@ -176,6 +176,22 @@ ROW(61, "a given address that overlaps any mapping is EINVAL")
 	EXPECT_EQ(nattch(id), 1);
 }
 
+ROW(61, "what the program has unmapped stays free through its first calls of every family")
+{
+	const size_t size = 64 << 20;
+	char *m = mmap(NULL, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	MUST((long)m);
+	MUST(munmap(m, size));
+	int set = new_set(1), queue = new_queue(), segment = new_segment(size);
+	MUST(semop(set, &(struct sembuf){ 0, 1, SEM_UNDO }, 1));
+	MUST(msgsnd(queue, &(struct { long type; char text[1]; }){ 1, "" }, 1, 0));
+	char *other = mmap(m, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+	if (other != m)
+		FAIL("the calls took of the room: %s", errno_name(errno));
+	MUST(munmap(m, size));
+	EXPECT_EQ((long)shmat(segment, m, 0), (long)m);
+}
+
 ROW(62, "SHM_REMAP replaces what is mapped there")
 {
 	int id = new_segment(2 * page_size());
