@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 )
@@ -14,18 +15,26 @@ var compileFlags = []string{"-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Wer
 
 var building sync.Mutex
 
-// build compiles a family and returns the program's path. Programs are kept in the user's cache,
-// named by what they were made of: compiling all takes longer than running most.
+// build compiles a family of rows and returns the program's path.
 func build(t *testing.T, compiler, family string) string {
+	t.Helper()
+	return compile(t, compiler, filepath.Join("rows", family+".c"))
+}
+
+// compile compiles a program, which may include the headers of its folder, and returns its path. Programs
+// are kept in the user's cache, named by what they were made of: compiling all takes longer than running
+// most.
+func compile(t *testing.T, compiler, source string) string {
 	t.Helper()
 	building.Lock()
 	defer building.Unlock()
-	source := filepath.Join("rows", family+".c")
-	digest := sha256.New()
-	headers, err := filepath.Glob("rows/*.h")
+	folder, name := filepath.Split(source)
+	name = strings.TrimSuffix(name, ".c")
+	headers, err := filepath.Glob(filepath.Join(folder, "*.h"))
 	if err != nil {
 		t.Fatal(err)
 	}
+	digest := sha256.New()
 	for _, name := range append(headers, source) {
 		text, err := os.ReadFile(name)
 		if err != nil {
@@ -37,12 +46,12 @@ func build(t *testing.T, compiler, family string) string {
 	for _, arg := range args {
 		digest.Write([]byte(arg))
 	}
-	program := filepath.Join(cache(t), compiler+"-"+family+"-"+hex.EncodeToString(digest.Sum(nil)[:8]))
+	program := filepath.Join(cache(t), compiler+"-"+filepath.Base(folder)+"-"+name+"-"+hex.EncodeToString(digest.Sum(nil)[:8]))
 	if _, err := os.Stat(program); err == nil {
 		return program
 	}
 	// Renamed into its place when it is whole: other test runs use the same cache.
-	unfinished := filepath.Join(t.TempDir(), family)
+	unfinished := filepath.Join(t.TempDir(), name)
 	out, err := exec.Command(compiler, append(args[1:], "-o", unfinished, source, "-ldl")...).CombinedOutput()
 	if err != nil {
 		t.Fatalf("%s %s: %v\n%s", compiler, source, err, out)
@@ -51,7 +60,7 @@ func build(t *testing.T, compiler, family string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	part, err := os.CreateTemp(filepath.Dir(program), family+"-part-*")
+	part, err := os.CreateTemp(filepath.Dir(program), name+"-part-*")
 	if err != nil {
 		t.Fatal(err)
 	}

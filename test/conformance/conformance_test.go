@@ -5,6 +5,9 @@
 // and once in a space, unchanged. The kernel is the oracle: a case that fails there is wrong itself.
 // A case that fails in a space is a bug, unless it stands among the known differences.
 //
+// matrices/*.c make each call with all kinds of arguments and write down what comes of it, the same on both
+// sides (TestMatrices).
+//
 // With -v the table of rows is printed at the end; CONFORMANCE_TABLE names a file for it. To run one program by
 // hand: gcc -std=gnu11 -pthread rows/undo.c -o undo && unshare --ipc ./undo 140
 package conformance_test
