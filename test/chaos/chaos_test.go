@@ -53,6 +53,8 @@ type running struct {
 	since    time.Time // of this progress
 }
 
+const nice = "/usr/bin/nice"
+
 func (c *chaos) spawn(space, role int) {
 	c.t.Helper()
 	n := int(atomic.AddUint64(c.count(), 1)) - 1
@@ -65,7 +67,9 @@ func (c *chaos) spawn(space, role int) {
 		program = "goworker"
 		c.events["  of them, in Go"]++
 	}
-	p, err := start(c.envs[space], c.out, command(program), c.path, fmt.Sprint(space), fmt.Sprint(n), fmt.Sprint(role), fmt.Sprint(c.rnd.Uint64()))
+	// To the manager, the crowd is not hundreds of its equals: on a node each container shares in the
+	// CPUs as one.
+	p, err := start(c.envs[space], c.out, nice, "-n", "10", command(program), c.path, fmt.Sprint(space), fmt.Sprint(n), fmt.Sprint(role), fmt.Sprint(c.rnd.Uint64()))
 	if err != nil {
 		c.t.Fatal(err)
 	}

@@ -21,7 +21,7 @@ extern struct shared {
 	volatile int helped;  /* the helper's operation is over: errno + 1 */
 	volatile int went_on; /* of two helpers */
 	volatile int64_t beat; /* of the metronome: now_us */
-	volatile int64_t late; /* how late one of its wake-ups came in this case */
+	volatile int64_t late; /* how late it was with its work in this case */
 	char name[64];	       /* of the step */
 } *shared;
 
@@ -93,8 +93,10 @@ void nap(long us);
 
 /*
  * How long others may wait: 100 ms, where a process that is to run does run. The metronome wakes up
- * every millisecond, and tells how late that is here and now; in a call of others three such
- * wake-ups follow each other (the victim's or a helper's, that of whom it wakes, the referee's).
+ * again and again and does some work, and tells how late it is with it here and now: those whom others
+ * wait for, the manager above all, have to wait for a CPU like that where there are not enough. In a
+ * call of others three such waits follow each other (the victim's or the manager's, that of whom it
+ * wakes, the referee's).
  */
 #define PATIENCE 100000
 #define WAKE_UPS 3

@@ -65,13 +65,31 @@ void nap(long us)
 	nanosleep(&ts, NULL);
 }
 
+/* Uses so much time of a CPU. */
+static void work(int64_t us)
+{
+	struct timespec ts;
+	int64_t begun = -1, now;
+
+	do {
+		clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts);
+		now = ts.tv_sec * INT64_C(1000000) + ts.tv_nsec / 1000;
+		if (begun < 0)
+			begun = now;
+	} while (now - begun < us);
+}
+
+#define PAUSE 20000
+#define WORK 2000
+
 void metronome(void)
 {
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	for (;;) {
 		shared->beat = now_us();
-		nap(1000);
-		int64_t late = now_us() - shared->beat - 1000;
+		nap(PAUSE);
+		work(WORK);
+		int64_t late = now_us() - shared->beat - PAUSE - WORK;
 		if (late > shared->late)
 			shared->late = late;
 	}
@@ -79,7 +97,7 @@ void metronome(void)
 
 int64_t lateness(void)
 {
-	int64_t now = now_us() - shared->beat - 1000;
+	int64_t now = now_us() - shared->beat - PAUSE - WORK;
 
 	return now > shared->late ? now : shared->late;
 }
