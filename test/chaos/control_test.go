@@ -82,14 +82,7 @@ func killUnder(t *testing.T, call string, args []string, seed uint64) (deaths in
 	if r := <-over; r.err != nil {
 		t.Errorf("after %d deaths: %v", deaths, r.err)
 	}
-	var err error
-	for range 250 { // until the last manager has seen to what the program left
-		if _, err = m.verify("control"); err == nil {
-			break
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-	if err != nil {
+	if _, err := m.verifySoon("control"); err != nil {
 		t.Error(err)
 	}
 	return deaths, made.Load()

@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 )
 
 var (
@@ -83,13 +82,7 @@ func TestFailPoints(t *testing.T) {
 	slices.Sort(names)
 	t.Logf("%d cases at %d points (%s)\n%s", total, len(points), strings.Join(names, "; "), table.String())
 	// A part of the objects is still there: nothing of the dead is in them.
-	var checked int
-	for range 100 {
-		if checked, err = m.verify("failpoints"); err == nil {
-			break
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
+	checked, err := m.verifySoon("failpoints")
 	if err != nil {
 		t.Error(err)
 	}

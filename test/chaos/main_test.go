@@ -1,7 +1,7 @@
 // Package chaos_test kills, stops and interrupts processes that use a space, and its manager, and
 // checks that nothing is lost: at random (TestChaos), at each step of each operation
-// (TestFailPoints), at each step of the manager's changes (TestManagerSteps), and under each call that
-// needs it (TestControl, TestBrokered).
+// (TestFailPoints), at any instruction of it (TestInstructions), at each step of the manager's
+// changes (TestManagerSteps), and under each call that needs it (TestControl, TestBrokered).
 //
 // It owns deaths only; what each call must do is the conformance tests' business.
 //
@@ -139,8 +139,12 @@ func start(env []string, out *os.File, argv ...string) (*process, error) {
 	return p, nil
 }
 
-// finish runs a program to its end.
+// finish runs a program to its end, which comes in minutes.
 func finish(env []string, argv ...string) (string, error) {
+	return finishWithin(8*time.Minute, env, argv...)
+}
+
+func finishWithin(longest time.Duration, env []string, argv ...string) (string, error) {
 	out, err := os.CreateTemp(scratch, "out-")
 	if err != nil {
 		return "", err
@@ -153,7 +157,7 @@ func finish(env []string, argv ...string) (string, error) {
 	}
 	select {
 	case <-p.done:
-	case <-time.After(8 * time.Minute):
+	case <-time.After(longest):
 		_ = syscall.Kill(p.pid, syscall.SIGKILL)
 		<-p.done
 	}

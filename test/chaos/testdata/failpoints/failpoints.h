@@ -8,8 +8,8 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-/* What comes over the victim at its step. */
-enum action { KILL, STOP, JUMP, NESTED, ACTIONS };
+/* What comes over the victim at its step; LED: its end at an instruction. */
+enum action { KILL, STOP, JUMP, NESTED, ACTIONS, LED = ACTIONS };
 
 /* What victim and referee share. */
 extern struct shared {
@@ -34,6 +34,7 @@ struct scenario {
 	int (*help)(void);	 /* by a helper that is in it when the victim begins */
 	int sleepers;		 /* of a set: helpers that are asleep in it then */
 	bool stopped;		 /* the helper, in its sleep */
+	bool cannot_be_led;	 /* it forks, is too long, or its helper needs the hook */
 	int (*operate)(void);	 /* by the victim: 0 or errno */
 	int error;		 /* that it may end with */
 	void (*meanwhile)(void); /* by the referee once the victim is dead, stopped, asleep or over */
@@ -68,6 +69,11 @@ extern pid_t self;	    /* the victim, where a child of it may pass the hook, too
 /* Does the operation, with the action at its step, and ends. 33: it was left, and what it did then is right. */
 _Noreturn void victim(const struct family *f, const struct scenario *s, enum action a, int step);
 #define LEFT 33
+
+/* The victim of single steps, and what leads it to the instruction of that number: its status, -1: it
+ * cannot be led. shared->step is how many there were; met: the referee has done what it does meanwhile. */
+_Noreturn void led_victim(const struct family *f, const struct scenario *s);
+int lead(pid_t pid, long target, const struct scenario *s, bool *met);
 
 extern pid_t helper;
 pid_t start_helper(const struct scenario *s);

@@ -225,7 +225,7 @@ static void after_room_for_two(bool h, bool c)
 static const struct scenario scenarios[] = {
 	{"msgsnd", .operate = do_send, .after = after_send},
 	{"msgsnd, long", .operate = do_send_long, .after = after_send_long},
-	{"msgsnd, huge", .msgmax = HUGE, .before = allow_huge, .operate = do_send_huge, .after = after_send_huge},
+	{"msgsnd, huge", .cannot_be_led = true, .msgmax = HUGE, .before = allow_huge, .operate = do_send_huge, .after = after_send_huge},
 	{"msgsnd to a receiver", .help = help_receive, .operate = do_send, .after = after_hand_over},
 	{"msgsnd, E2BIG there", .help = help_receive_small, .operate = do_send_long, .after = after_too_big},
 	{"msgsnd sleeps", .before = put_full, .operate = do_send_block, .meanwhile = make_room, .after = after_send_long},
@@ -233,7 +233,7 @@ static const struct scenario scenarios[] = {
 	 .after = after_removal},
 	{"msgrcv", .before = put_short, .operate = do_receive, .after = after_receive},
 	{"msgrcv, long", .before = put_long, .operate = do_receive_nowait, .after = after_receive_long},
-	{"msgrcv, huge", .msgmax = HUGE, .before = put_huge, .operate = do_receive_huge, .after = after_receive_huge},
+	{"msgrcv, huge", .cannot_be_led = true, .msgmax = HUGE, .before = put_huge, .operate = do_receive_huge, .after = after_receive_huge},
 	{"msgrcv, E2BIG", .before = put_long, .operate = do_receive_big, .after = after_look},
 	{"msgrcv, MSG_COPY", .before = put_long, .operate = do_copy, .after = after_look},
 	{"msgrcv sleeps", .operate = do_receive, .meanwhile = give_short, .after = after_receive},

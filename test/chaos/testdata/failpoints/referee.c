@@ -4,12 +4,17 @@
  *
  * The steps are those where libipcspace-fail.so calls its hook. Each operation is made of calls that
  * either happened or did not: what may be there after it follows from that.
+ *
+ * failpoints --led CASES SEED [NAME]: the victim of any library dies at CASES of the instructions that it
+ * runs in it, spread over the operation from SEED on; 0: at each.
  */
 #include "failpoints.h"
 #include <dlfcn.h>
 #include <errno.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/msg.h>
@@ -19,7 +24,7 @@
 struct shared *shared;
 int object;
 
-static const char *const action_names[] = {"kill", "stop", "longjmp", "nested"};
+static const char *const action_names[] = {"kill", "stop", "longjmp", "nested", "led"};
 static int failed; /* cases */
 
 /* Waits for the victim to be dead, stopped, asleep or done: -1, or its status. */
@@ -103,6 +108,20 @@ static int watch(const struct family *f, const struct scenario *s, enum action a
 	return status;
 }
 
+/* The same for a victim that is led to an instruction. */
+static int watch_led(const struct family *f, const struct scenario *s, int step)
+{
+	bool met = false;
+	pid_t pid = fork();
+
+	if (pid == 0)
+		led_victim(f, s);
+	int status = lead(pid, step, s, &met);
+	if (s->meanwhile && !met)
+		s->meanwhile();
+	return status;
+}
+
 /* Is what the victim says of itself what may be? */
 static void judge(const struct scenario *s, enum action a, int status)
 {
@@ -110,7 +129,7 @@ static void judge(const struct scenario *s, enum action a, int status)
 	bool certain = WIFEXITED(status) && !left;
 	int result = shared->result, nested = shared->nested;
 
-	if (WIFEXITED(status) ? WEXITSTATUS(status) != 0 && !left : a != KILL || WTERMSIG(status) != SIGKILL)
+	if (WIFEXITED(status) ? WEXITSTATUS(status) != 0 && !left : (a != KILL && a != LED) || WTERMSIG(status) != SIGKILL)
 		wrong("the victim's status is %#x", status);
 	if (certain && result != 0 && result != s->error && result != EINTR &&
 	    !(s->error == EIDRM && result == EINVAL))
@@ -141,7 +160,7 @@ static bool one(const struct family *f, const struct scenario *s, enum action a,
 		start_help(f, s);
 	worst = (struct wait){0};
 	int kept = object;
-	int status = watch(f, s, a, step);
+	int status = a == LED ? watch_led(f, s, step) : watch(f, s, a, step);
 	judge(s, a, status);
 	if (helper)
 		end_help();
@@ -161,7 +180,7 @@ static bool one(const struct family *f, const struct scenario *s, enum action a,
 	failed += fails;
 	fflush(stdout);
 	/* Sets and queues with something wrong stay for the verifier, and so do a few others. */
-	if (object >= 0 && (f == &segments || (!fails && step % 4 != 0)))
+	if (object >= 0 && (f == &segments || (!fails && step % (a == LED ? 64 : 4) != 0)))
 		f->remove();
 	return shared->reached;
 }
@@ -181,14 +200,33 @@ static int run(const struct family *f, const struct scenario *s, const char *onl
 	return cases;
 }
 
+/* The victim dies at instructions of the library; the first time it only counts them. */
+static int run_led(const struct family *f, const struct scenario *s, int wanted, unsigned *seed)
+{
+	int cases = 0, begun = failed;
+
+	one(f, s, LED, INT_MAX);
+	int all = shared->step, stride = wanted > 0 && all > wanted ? all / wanted : 1;
+	for (int k = (int)(rand_r(seed) % (unsigned)stride); k < all && failed < begun + 5; k += stride)
+		cases += one(f, s, LED, k);
+	printf("%s: %d instructions\n", s->name, all);
+	return cases;
+}
+
 int main(int argc, char **argv)
 {
 	static const struct family *const families[] = {&sets, &queues, &segments};
 	void (**point)(const char *) = dlsym(RTLD_DEFAULT, "ipcspace_fail_hook");
 	struct msginfo limits = {0};
-	int cases = 0;
+	int cases = 0, wanted = -1;
+	unsigned seed = 0;
 
-	if (point == NULL) {
+	if (argc > 3 && strcmp(argv[1], "--led") == 0) {
+		wanted = atoi(argv[2]);
+		seed = (unsigned)strtoul(argv[3], NULL, 10);
+		argc -= 3;
+		argv += 3;
+	} else if (point == NULL) {
 		fprintf(stderr, "the library has no fail points\n");
 		return 2;
 	}
@@ -197,12 +235,17 @@ int main(int argc, char **argv)
 	shared->beat = now_us();
 	if (fork() == 0)
 		metronome();
-	*point = hook;
+	if (point != NULL)
+		*point = hook;
 	for (size_t i = 0; i < sizeof families / sizeof *families; i++)
 		for (size_t k = 0; k < families[i]->count; k++) {
 			const struct scenario *s = &families[i]->scenarios[k];
 
-			if ((size_t)limits.msgmax >= s->msgmax && (argc < 2 || strcmp(argv[1], s->name) == 0))
+			if ((size_t)limits.msgmax < s->msgmax || (argc > 1 && strcmp(argv[1], s->name) != 0))
+				continue;
+			if (wanted >= 0)
+				cases += s->cannot_be_led ? 0 : run_led(families[i], s, wanted, &seed);
+			else
 				cases += run(families[i], s, argc > 2 ? argv[2] : NULL);
 		}
 	printf("%d cases\n", cases);

@@ -90,8 +90,8 @@ static void after_segment(bool h, bool c)
 
 static const struct scenario scenarios[] = {
 	{"shmat, shmdt", .operate = do_attach, .after = after_segment},
-	{"shmat, no descriptors", .operate = do_attach_borrowed, .after = after_segment},
-	{"fork with a segment", .operate = do_fork, .after = after_segment},
+	{"shmat, no descriptors", .cannot_be_led = true, .operate = do_attach_borrowed, .after = after_segment},
+	{"fork with a segment", .cannot_be_led = true, .operate = do_fork, .after = after_segment},
 };
 
 static void beside(void)
