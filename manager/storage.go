@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"sync"
 	"sync/atomic"
 
@@ -55,38 +54,11 @@ type storage struct {
 	mostOpen func() int         // how many may
 }
 
-// budget is the account of a whole node. The zero value has no bound.
-type budget struct {
-	most uint64
-	used atomic.Uint64
-}
-
-func (b *budget) take(n uint64) bool {
-	for {
-		used := b.used.Load()
-		if b.most != 0 && (n > b.most || used > b.most-n) {
-			return false
-		}
-		if b.used.CompareAndSwap(used, used+n) {
-			return true
-		}
-	}
-}
-
-func (b *budget) give(n uint64) { b.used.Add(^(n - 1)) }
-
 const (
-	// largeSegment is the size from which a segment has a tmpfs of its own.
-	largeSegment = 1 << 20
 	// innerStart is the private tmpfs at the beginning; it grows with what is
-	// promised in it. innerSlack is for pages, state and files' own needs.
+	// promised in it.
 	innerStart = 64 << 20
-	innerSlack = 16 << 20
-	hugePage   = 2 << 20
-	// headroom is what members may take of the private tmpfs by making files
-	// longer before they are cut back (growth): a part of the machine's memory.
-	headroomPart = 8
-	publicRoom   = 16 << 20 // beside the table: the library and small things
+	publicRoom = 16 << 20 // beside the table: the library and small things
 )
 
 // make creates and mounts both folders.
@@ -136,92 +108,6 @@ func (s *storage) makeFolder(path string, mode os.FileMode, size, inodes uint64)
 		}
 	}
 	return os.Chmod(path, mode)
-}
-
-// promise takes n bytes of the space's size and of the node's budget; inner
-// bytes also of the private tmpfs, which grows for them. ENOSPC.
-func (s *storage) promise(n uint64, inner bool) error {
-	if !s.fits(n) || !s.budget.take(n) {
-		s.remains.look()
-		if !s.fits(n) || !s.budget.take(n) {
-			return unix.ENOSPC
-		}
-	}
-	if inner {
-		if err := s.makeRoom(s.inner + n); err != nil {
-			s.budget.give(n)
-			return err
-		}
-		s.inner += n
-	}
-	s.promised += n
-	return nil
-}
-
-// release gives back what was promised. The tmpfs stays as large as it is.
-func (s *storage) release(n uint64, inner bool) {
-	s.promised -= n
-	if inner {
-		s.inner -= n
-	}
-	s.budget.give(n)
-}
-
-// reserve makes room for what the space itself needs.
-func (s *storage) reserve(overhead uint64) error {
-	s.overhead = overhead
-	return s.makeRoom(s.inner)
-}
-
-func (s *storage) makeRoom(inner uint64) error {
-	need := inner + s.heldInner.Load() + s.overhead + innerSlack + headroom()
-	if !s.mounted {
-		var fs unix.Statfs_t
-		if err := unix.Statfs(s.private, &fs); err == nil && inner-s.inner > fs.Bavail*uint64(fs.Bsize) {
-			return unix.ENOSPC
-		}
-		return nil
-	}
-	if need <= s.limit {
-		return nil
-	}
-	limit := need + need/4
-	options := fmt.Sprintf("size=%d", limit)
-	if err := unix.Mount("ipcspace", s.private, "tmpfs", unix.MS_REMOUNT|unix.MS_NOSUID|unix.MS_NODEV, options); err != nil {
-		return unix.ENOSPC
-	}
-	s.limit = limit
-	return nil
-}
-
-// headroom is what members may take before growth has it back.
-var headroom = sync.OnceValue(func() uint64 {
-	var si unix.Sysinfo_t
-	if unix.Sysinfo(&si) != nil {
-		return 0
-	}
-	return si.Totalram * uint64(si.Unit) / headroomPart
-})
-
-// moreInodes lets the private folder have n files.
-func (s *storage) moreInodes(n uint64) error {
-	var fs unix.Statfs_t
-	if !s.mounted || unix.Statfs(s.private, &fs) == nil && fs.Files >= n {
-		return nil
-	}
-	options := fmt.Sprintf("size=%d,nr_inodes=%d", s.limit, n)
-	if err := unix.Mount("ipcspace", s.private, "tmpfs", unix.MS_REMOUNT|unix.MS_NOSUID|unix.MS_NODEV, options); err != nil {
-		return &os.PathError{Op: "more inodes for", Path: s.private, Err: err}
-	}
-	return nil
-}
-
-// adoptLimit reads back what size the private tmpfs has.
-func (s *storage) adoptLimit() {
-	var fs unix.Statfs_t
-	if s.mounted && unix.Statfs(s.private, &fs) == nil {
-		s.limit = fs.Blocks * uint64(fs.Bsize)
-	}
 }
 
 // devText is how mappings of files in the private folder show in
@@ -290,93 +176,6 @@ func (s *storage) remove(path string) error {
 		return err
 	}
 	return setFlagsFd(int(f.Fd()), true)
-}
-
-// createSegment makes the file of a segment. Its name shows the key, as the
-// kernel's does, in /proc/<pid>/maps.
-func (s *storage) createSegment(key uint32, serial uint64, size uint64) (*file, error) {
-	path := s.path(segmentName(key, serial))
-	length := int64(pages(size) * abi.PageSize)
-	if !s.mounted || size < largeSegment {
-		return s.newFile(path, length), nil
-	}
-	if err := os.Mkdir(path, 0o700); err != nil {
-		return nil, err
-	}
-	room := (uint64(length) + hugePage - 1) / hugePage * hugePage
-	huge := "always"
-	if s.small {
-		huge = "never"
-	}
-	if err := mountTmpfs(path, fmt.Sprintf("size=%d,nr_inodes=4,mode=700", room), huge); err != nil {
-		_ = os.Remove(path)
-		return nil, err
-	}
-	f := s.newFile(filepath.Join(path, segmentData), length)
-	err := f.make()
-	if err != nil {
-		_ = unix.Unmount(path, unix.MNT_DETACH)
-		_ = os.Remove(path)
-	}
-	return f, err
-}
-
-// segmentFiles finds the segments' files by their serials.
-func (s *storage) segmentFiles() (map[uint64]string, error) {
-	found := map[uint64]string{}
-	paths, err := filepath.Glob(s.path("SYSV*-*"))
-	if err != nil {
-		return nil, err
-	}
-	for _, path := range paths {
-		m := objectFile.FindStringSubmatch(filepath.Base(path))
-		if m == nil {
-			continue
-		}
-		serial, err := strconv.ParseUint(m[1], 10, 64)
-		if err != nil {
-			continue
-		}
-		if fi, err := os.Lstat(path); err == nil && fi.IsDir() {
-			path = filepath.Join(path, segmentData)
-		}
-		found[serial] = path
-	}
-	return found, nil
-}
-
-// removeFile unlinks an object's file, and first that if it has a tmpfs of its
-// own, which is unmounted then: a copy of the mount in somebody's mount
-// namespace would pin the memory otherwise.
-func (s *storage) removeFile(f *file) error {
-	err := f.remove()
-	if filepath.Base(f.path) != segmentData {
-		return err
-	}
-	return errors.Join(err, s.removeFolder(filepath.Dir(f.path)))
-}
-
-func (s *storage) removeFolder(path string) (err error) {
-	if m, _ := isMount(path); m {
-		err = unix.Unmount(path, unix.MNT_DETACH)
-	}
-	return errors.Join(err, os.Remove(path))
-}
-
-// removeLitter unlinks what no object has, by its path.
-func (s *storage) removeLitter(path string) error {
-	fi, err := os.Lstat(path)
-	if err != nil {
-		return err
-	}
-	if !fi.IsDir() {
-		return s.remove(path)
-	}
-	err = s.remove(filepath.Join(path, segmentData))
-	if errors.Is(err, os.ErrNotExist) {
-		err = nil
-	}
-	return errors.Join(err, s.removeFolder(path))
 }
 
 // openReadOnly opens a file through a read-only clone of its mount, so that
