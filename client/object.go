@@ -17,17 +17,6 @@ import (
 	"github.com/ipcspace/ipcspace/client/plane"
 )
 
-// Flags of the *get and *ctl calls (ipc.h).
-const (
-	ipcCreat  = 0o1000
-	ipcExcl   = 0o2000
-	ipcNoWait = 0o4000
-
-	ipcRmid = 0
-	ipcSet  = 1
-	ipcStat = 2
-)
-
 var familyNames = [abi.Families]string{"segment", "set", "queue"}
 var getCalls = [abi.Families]string{"shmget", "semget", "msgget"}
 var ctlCalls = [abi.Families]string{"shmctl", "semctl", "msgctl"}
@@ -40,12 +29,12 @@ type getting struct{ flags int64 }
 // Create makes the object if the key has none, with the nine permission bits
 // of mode. One that is there must allow what mode asks for.
 func Create(mode uint32) GetOption {
-	return func(g *getting) { g.flags |= ipcCreat | int64(mode&0o777) }
+	return func(g *getting) { g.flags |= unix.IPC_CREAT | int64(mode&0o777) }
 }
 
 // CreateNew is Create, and ErrExist if the key has an object already.
 func CreateNew(mode uint32) GetOption {
-	return func(g *getting) { g.flags |= ipcCreat | ipcExcl | int64(mode&0o777) }
+	return func(g *getting) { g.flags |= unix.IPC_CREAT | unix.IPC_EXCL | int64(mode&0o777) }
 }
 
 // Want looks for an object that allows what mode asks for: ErrPermission
@@ -101,9 +90,9 @@ func (s *session) lookUp(ctx context.Context, family int, key Key, size, flags i
 	if key != Private {
 		rec, found := s.table.find(family, uint32(key))
 		switch {
-		case !found && flags&ipcCreat == 0:
+		case !found && flags&unix.IPC_CREAT == 0:
 			return 0, unix.ENOENT
-		case found && flags&ipcCreat != 0 && flags&ipcExcl != 0:
+		case found && flags&unix.IPC_CREAT != 0 && flags&unix.IPC_EXCL != 0:
 			return 0, unix.EEXIST
 		case found && family != abi.Msg && uint64(size) > rec.Size:
 			return 0, unix.EINVAL
@@ -195,7 +184,7 @@ func (o *object) on(ctx context.Context, rights uint32, do func(h *handle) error
 // ErrRemoved. A segment stays for those who have it attached.
 func (o *object) Remove(ctx context.Context) error {
 	o.begin()
-	_, err := o.s.tell(ctx, abi.MsgCtl, int64(o.family), int64(o.id), ipcRmid)
+	_, err := o.s.tell(ctx, abi.MsgCtl, int64(o.family), int64(o.id), unix.IPC_RMID)
 	return o.failed(ctx, ctlCalls[o.family], err)
 }
 
@@ -208,7 +197,7 @@ type Permissions struct {
 
 func (o *object) setPermissions(ctx context.Context, p Permissions, body []byte) error {
 	o.begin()
-	r, err := o.s.call(ctx, abi.MsgCtl, body, int64(o.family), int64(o.id), ipcSet, int64(p.UID), int64(p.GID), int64(p.Mode))
+	r, err := o.s.call(ctx, abi.MsgCtl, body, int64(o.family), int64(o.id), unix.IPC_SET, int64(p.UID), int64(p.GID), int64(p.Mode))
 	if err == nil {
 		r.close()
 	}
@@ -217,7 +206,7 @@ func (o *object) setPermissions(ctx context.Context, p Permissions, body []byte)
 
 // stat asks the manager for what it knows of the object.
 func (o *object) stat(ctx context.Context) (st abi.Stat, err error) {
-	r, err := o.s.call(ctx, abi.MsgCtl, nil, int64(o.family), int64(o.id), ipcStat)
+	r, err := o.s.call(ctx, abi.MsgCtl, nil, int64(o.family), int64(o.id), unix.IPC_STAT)
 	o.end()
 	if err != nil {
 		return st, o.failed(ctx, ctlCalls[o.family], err)

@@ -7,12 +7,9 @@ import (
 	"github.com/ipcspace/ipcspace/client/plane"
 )
 
-// Commands of the *ctl calls (ipc.h, shm.h, sem.h, msg.h).
+// Commands of the *ctl calls that x/sys/unix does not have (ipc.h, shm.h, sem.h, msg.h).
 const (
-	ipcRmid = 0
-	ipcSet  = 1
-	ipcStat = 2
-	ipc64   = 0x100 // IPC_64, of no meaning here
+	ipc64 = 0x100 // IPC_64, of no meaning here
 
 	shmLock    = 11
 	shmUnlock  = 12
@@ -37,9 +34,9 @@ func (s *space) control(x *session, c *caller, req *request) reply {
 	}
 	id, cmd := req.Arg[1], req.Arg[2]&^ipc64
 	switch {
-	case cmd == ipcRmid || cmd == ipcSet || f == Shm && (cmd == shmLock || cmd == shmUnlock):
+	case cmd == unix.IPC_RMID || cmd == unix.IPC_SET || f == Shm && (cmd == shmLock || cmd == shmUnlock):
 		return s.change(x, c, f, id, cmd, req)
-	case cmd == ipcStat:
+	case cmd == unix.IPC_STAT:
 		return s.stat(x, c, f, id, true, false)
 	case f == Shm && cmd == shmStat || f == Msg && cmd == msgStat || f == Sem && cmd == semStat:
 		return s.stat(x, c, f, id, true, true)
@@ -71,7 +68,7 @@ func (s *space) change(x *session, c *caller, f Family, id, cmd int64, req *requ
 	step("change: intended")
 	defer s.state.end()
 	switch cmd {
-	case ipcRmid:
+	case unix.IPC_RMID:
 		if err = checkOwner(&o.rec, c); err != nil {
 			break
 		}
@@ -80,7 +77,7 @@ func (s *space) change(x *session, c *caller, f Family, id, cmd int64, req *requ
 		} else {
 			s.removeObject(o)
 		}
-	case ipcSet:
+	case unix.IPC_SET:
 		if err = checkOwner(&o.rec, c); err == nil {
 			err = s.set(o, c, req)
 		}

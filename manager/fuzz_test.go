@@ -27,9 +27,9 @@ func FuzzRecovery(f *testing.F) {
 		root := tempRoot(t)
 		m, info := forFuzzing(t, root, true)
 		p := mustPeer(t, info.Dir)
-		set, err := p.get(Sem, 5, ipcCreat|0o600, 4)
+		set, err := p.get(Sem, 5, unix.IPC_CREAT|0o600, 4)
 		check(t, err)
-		queue, err := p.get(Msg, 5, ipcCreat|0o600, 0)
+		queue, err := p.get(Msg, 5, unix.IPC_CREAT|0o600, 0)
 		check(t, err)
 		for _, o := range [][2]int64{{int64(Sem), set}, {int64(Msg), queue}} {
 			a, err := p.call(abi.MsgOpen, nil, o[0], o[1])
@@ -52,7 +52,7 @@ func FuzzRecovery(f *testing.F) {
 			if _, err := again.stat(f, id); err != nil && !isErrno(err) {
 				t.Errorf("IPC_STAT of %s: %v", f, err)
 			}
-			if _, err := again.ctl(f, id, ipcRmid); err != nil && !isErrno(err) {
+			if _, err := again.ctl(f, id, unix.IPC_RMID); err != nil && !isErrno(err) {
 				t.Errorf("IPC_RMID of %s: %v", f, err)
 			}
 		}
@@ -72,7 +72,7 @@ func FuzzState(f *testing.F) {
 		m, info := forFuzzing(t, root, true)
 		p := mustPeer(t, info.Dir)
 		for family := range Family(abi.Families) {
-			_, err := p.get(family, 5, ipcCreat|0o600, 4)
+			_, err := p.get(family, 5, unix.IPC_CREAT|0o600, 4)
 			check(t, err)
 		}
 		check(t, m.Close())
@@ -95,7 +95,7 @@ func FuzzState(f *testing.F) {
 		}
 		defer again.close()
 		if id, err := again.get(Shm, 0, 0o600, 1); err == nil {
-			_, err = again.ctl(Shm, id, ipcRmid)
+			_, err = again.ctl(Shm, id, unix.IPC_RMID)
 			check(t, err)
 		}
 	})

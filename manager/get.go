@@ -10,12 +10,8 @@ import (
 	"github.com/ipcspace/ipcspace/client/abi"
 )
 
-// Flags of the *get calls, ipc.h and shm.h.
+// Flags of shmget, as in shm.h.
 const (
-	ipcCreat  = 0o1000
-	ipcExcl   = 0o2000
-	ipcNowait = 0o4000
-
 	shmHugeTLB   = 0o4000
 	shmNoReserve = 0o10000
 	shmHugeShift = 26
@@ -54,7 +50,7 @@ func (s *space) getPublic(x *session, c *caller, f Family, key, flags uint32, si
 	if !exists {
 		// "ENOENT: No segment exists for the given key, and IPC_CREAT was
 		// not specified."
-		if flags&ipcCreat == 0 {
+		if flags&unix.IPC_CREAT == 0 {
 			return 0, unix.ENOENT
 		}
 		return s.createObject(x, c, f, key, flags, size, seq)
@@ -62,7 +58,7 @@ func (s *space) getPublic(x *session, c *caller, f Family, key, flags uint32, si
 	o := s.objects[f][index]
 	// "EEXIST: IPC_CREAT and IPC_EXCL were specified in shmflg, but a shared
 	// memory segment already exists for key."
-	if flags&ipcCreat != 0 && flags&ipcExcl != 0 {
+	if flags&unix.IPC_CREAT != 0 && flags&unix.IPC_EXCL != 0 {
 		return 0, unix.EEXIST
 	}
 	// "EINVAL: A segment for the given key exists, but size is greater than

@@ -181,7 +181,7 @@ func TestReadsLate(t *testing.T) {
 	id, err := p.get(Msg, 0, 0o600, 0)
 	check(t, err)
 	atomic.StoreUint64(&p.view().Answer, abi.AnswerAwaited) // to a request that nobody makes
-	ask := packRequest(abi.MsgCtl, 1, 1, nil, int64(Msg), id, ipcStat)
+	ask := packRequest(abi.MsgCtl, 1, 1, nil, int64(Msg), id, unix.IPC_STAT)
 	sent := 0
 	for full := 0; full < 5; { // by then nothing is taken any more
 		switch err := unix.Sendmsg(p.fd, ask, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL); {

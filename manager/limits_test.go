@@ -40,29 +40,29 @@ func TestLimits(t *testing.T) {
 		get("shm", Shm, 0, 0o600, 1, nil)
 		last := get("shm", Shm, 0, 0o600, 1, nil)
 		get("shm over shmmni", Shm, 0, 0o600, 1, unix.ENOSPC)
-		if _, err := p.ctl(Shm, last, ipcRmid); err != nil {
+		if _, err := p.ctl(Shm, last, unix.IPC_RMID); err != nil {
 			t.Error(err)
 		}
 		get("shm after IPC_RMID", Shm, 0, 0o600, 1, nil)
 
-		get("set over semmsl", Sem, 5, ipcCreat|0o600, 11, unix.EINVAL)
-		get("negative set", Sem, 5, ipcCreat|0o600, -1, unix.EINVAL)
-		get("set of 0", Sem, 5, ipcCreat|0o600, 0, unix.EINVAL)
-		get("set", Sem, 5, ipcCreat|0o600, 10, nil)
+		get("set over semmsl", Sem, 5, unix.IPC_CREAT|0o600, 11, unix.EINVAL)
+		get("negative set", Sem, 5, unix.IPC_CREAT|0o600, -1, unix.EINVAL)
+		get("set of 0", Sem, 5, unix.IPC_CREAT|0o600, 0, unix.EINVAL)
+		get("set", Sem, 5, unix.IPC_CREAT|0o600, 10, nil)
 		get("existing set over semmsl", Sem, 5, 0, 11, unix.EINVAL)
 		get("existing set", Sem, 5, 0, 0, nil)
-		get("set over semmns", Sem, 6, ipcCreat|0o600, 6, unix.ENOSPC)
-		get("set", Sem, 6, ipcCreat|0o600, 5, nil)
-		get("set over semmni", Sem, 7, ipcCreat|0o600, 1, unix.ENOSPC)
+		get("set over semmns", Sem, 6, unix.IPC_CREAT|0o600, 6, unix.ENOSPC)
+		get("set", Sem, 6, unix.IPC_CREAT|0o600, 5, nil)
+		get("set over semmni", Sem, 7, unix.IPC_CREAT|0o600, 1, unix.ENOSPC)
 		small := get("existing set", Sem, 6, 0, 5, nil)
 		get("existing set, larger", Sem, 6, 0, 6, unix.EINVAL)
-		if _, err := p.ctl(Sem, small, ipcRmid); err != nil {
+		if _, err := p.ctl(Sem, small, unix.IPC_RMID); err != nil {
 			t.Error(err)
 		}
 
-		get("queue", Msg, 5, ipcCreat|0o600, 0, nil)
-		get("queue over msgmni", Msg, 6, ipcCreat|0o600, 0, unix.ENOSPC)
-		get("no such family", 3, 6, ipcCreat|0o600, 0, unix.EINVAL)
+		get("queue", Msg, 5, unix.IPC_CREAT|0o600, 0, nil)
+		get("queue over msgmni", Msg, 6, unix.IPC_CREAT|0o600, 0, unix.ENOSPC)
+		get("no such family", 3, 6, unix.IPC_CREAT|0o600, 0, unix.EINVAL)
 	})
 }
 
@@ -77,7 +77,7 @@ func TestSize(t *testing.T) {
 		wantErr(t, "segment", err, unix.ENOSPC)
 		_, err = p.get(Sem, 0, 0o600, 1)
 		wantErr(t, "set", err, unix.ENOMEM)
-		_, err = p.ctl(Shm, id, ipcRmid)
+		_, err = p.ctl(Shm, id, unix.IPC_RMID)
 		check(t, err)
 		if used := m.Spaces()[0].Used; used != 0 {
 			t.Errorf("%d bytes stay promised", used)
@@ -101,7 +101,7 @@ func TestBudget(t *testing.T) {
 		wantErr(t, "over the budget", err, unix.ENOSPC)
 		_, err = q.get(Shm, 0, 0o600, 1<<20)
 		check(t, err)
-		_, err = p.ctl(Shm, id, ipcRmid)
+		_, err = p.ctl(Shm, id, unix.IPC_RMID)
 		check(t, err)
 		_, err = q.get(Shm, 0, 0o600, 1<<20)
 		check(t, err)
@@ -145,8 +145,8 @@ func TestIDsAsKernel(t *testing.T) {
 				n := random.IntN(len(ids))
 				id := ids[n]
 				ids = append(ids[:n], ids[n+1:]...)
-				_, _, errno := unix.Syscall6(unix.SYS_MSGCTL, uintptr(id), ipcRmid, 0, 0, 0, 0)
-				if _, err := p.ctl(Msg, id, ipcRmid); err != nil || errno != 0 {
+				_, _, errno := unix.Syscall6(unix.SYS_MSGCTL, uintptr(id), unix.IPC_RMID, 0, 0, 0, 0)
+				if _, err := p.ctl(Msg, id, unix.IPC_RMID); err != nil || errno != 0 {
 					t.Errorf("remove %d: %v, kernel %v", id, err, errno)
 					return
 				}

@@ -27,7 +27,7 @@ func TestBrokeredSpace(t *testing.T) {
 	for range 2 {
 		p := mustPeer(t, info.Dir)
 		for _, f := range []Family{Sem, Msg} {
-			id, err := p.get(f, 1, ipcCreat|0o600, 1)
+			id, err := p.get(f, 1, unix.IPC_CREAT|0o600, 1)
 			check(t, err)
 			opened, err := p.call(abi.MsgOpen, nil, int64(f), id)
 			check(t, err)
@@ -45,7 +45,7 @@ func TestBrokeredSpace(t *testing.T) {
 		if got.Val[0] != 5 {
 			t.Errorf("value %d, want 5", got.Val[0])
 		}
-		segment, err := p.get(Shm, 1, ipcCreat|0o600, 2<<20)
+		segment, err := p.get(Shm, 1, unix.IPC_CREAT|0o600, 2<<20)
 		check(t, err)
 		mem, err := p.attach(segment, abi.AccessRead|abi.AccessWrite)
 		check(t, err)
@@ -123,31 +123,31 @@ func TestContainerIDs(t *testing.T) {
 	a := newPuppetIn(t, info.Dir, "puppet", in(100000, unix.CLONE_NEWPID))
 	var b *puppet
 	asContainerRoot(t, 200000, func() { b = newPuppetIn(t, info.Dir, "puppet", in(200000, unix.CLONE_NEWPID)) })
-	made := a.want("create", 0, abi.MsgGet, int64(Sem), 1, ipcCreat|0o600, 1)
+	made := a.want("create", 0, abi.MsgGet, int64(Sem), 1, unix.IPC_CREAT|0o600, 1)
 	id := made.Val[0]
 	opened := b.want("open as the same user", 0, abi.MsgOpen, int64(Sem), id)
 	if opened.Val[1] != abi.AccessRead|abi.AccessWrite {
 		t.Errorf("rights %d of the same user in another container", opened.Val[1])
 	}
-	st := b.want("stat", 0, abi.MsgCtl, int64(Sem), id, ipcStat)
+	st := b.want("stat", 0, abi.MsgCtl, int64(Sem), id, unix.IPC_STAT)
 	got := *(*abi.Stat)(unsafe.Pointer(&st.Body[0]))
 	if got.UID != user || got.CUID != user || got.GID != user {
 		t.Errorf("owner %d:%d, creator %d; want %d", got.UID, got.GID, got.CUID, user)
 	}
-	b.want("give it away", 0, abi.MsgCtl, int64(Sem), id, ipcSet, 1000, 1999, 0o660)
-	st = a.want("stat by group", 0, abi.MsgCtl, int64(Sem), id, ipcStat)
+	b.want("give it away", 0, abi.MsgCtl, int64(Sem), id, unix.IPC_SET, 1000, 1999, 0o660)
+	st = a.want("stat by group", 0, abi.MsgCtl, int64(Sem), id, unix.IPC_STAT)
 	if got := *(*abi.Stat)(unsafe.Pointer(&st.Body[0])); got.UID != 1000 || got.GID != 1999 || got.CUID != user {
 		t.Errorf("owner %d:%d, creator %d after IPC_SET", got.UID, got.GID, got.CUID)
 	}
 
 	// The node's user 999 is one, too: it has no other name.
 	host := newPuppet(t, info.Dir, &syscall.Credential{Uid: user, Gid: user})
-	host.want("stat by the node's 999", 0, abi.MsgCtl, int64(Sem), id, ipcStat)
+	host.want("stat by the node's 999", 0, abi.MsgCtl, int64(Sem), id, unix.IPC_STAT)
 	// The node's user 5 in a namespace of its own in which it is called 999, with a pid namespace or
 	// not: it is user 5 all the same.
 	for _, role := range []string{"puppet", "forger", "forger of pids", "forger of root"} {
 		forger := newPuppetIn(t, info.Dir, role, syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 5, Gid: 5}})
-		forger.want(role, unix.EACCES, abi.MsgCtl, int64(Sem), id, ipcStat)
+		forger.want(role, unix.EACCES, abi.MsgCtl, int64(Sem), id, unix.IPC_STAT)
 	}
 }
 
@@ -156,13 +156,13 @@ func TestContainerIDs(t *testing.T) {
 func TestGrantedIDs(t *testing.T) {
 	needRoot(t)
 	_, info := newManager(t, Config{}, SpaceConfig{ContainerIDs: true})
-	made := newPuppet(t, info.Dir, &syscall.Credential{Uid: 999, Gid: 999}).want("create", 0, abi.MsgGet, int64(Sem), 1, ipcCreat|0o600, 1)
+	made := newPuppet(t, info.Dir, &syscall.Credential{Uid: 999, Gid: 999}).want("create", 0, abi.MsgGet, int64(Sem), 1, unix.IPC_CREAT|0o600, 1)
 	maps := []syscall.SysProcIDMap{{ContainerID: 0, HostID: 1000, Size: 1}, {ContainerID: 1, HostID: 100001, Size: 65535}}
 	asContainerRoot(t, 1000, func() {
 		newPuppetIn(t, info.Dir, "puppet", syscall.SysProcAttr{
 			Cloneflags: unix.CLONE_NEWUSER | unix.CLONE_NEWPID, UidMappings: maps, GidMappings: maps, GidMappingsEnableSetgroups: true,
 			Credential: &syscall.Credential{Uid: 999, Gid: 999},
-		}).want("stat", unix.EACCES, abi.MsgCtl, int64(Sem), made.Val[0], ipcStat)
+		}).want("stat", unix.EACCES, abi.MsgCtl, int64(Sem), made.Val[0], unix.IPC_STAT)
 	})
 }
 

@@ -98,7 +98,7 @@ func TestSegment(t *testing.T) {
 		_, info := newManager(t, cfg, SpaceConfig{})
 		p := mustPeer(t, info.Dir)
 		for _, size := range []int64{100, 3 << 20} {
-			id, err := p.get(Shm, 0x1234, ipcCreat|0o600, size)
+			id, err := p.get(Shm, 0x1234, unix.IPC_CREAT|0o600, size)
 			check(t, err)
 			again, err := p.get(Shm, 0x1234, 0, 0)
 			check(t, err)
@@ -113,7 +113,7 @@ func TestSegment(t *testing.T) {
 			if st.Count[0] != 1 || st.Size != uint64(size) || st.PID != [2]uint32{p.pid, p.pid} || st.Time[0] == 0 {
 				t.Errorf("stat %+v", st)
 			}
-			if _, err := p.ctl(Shm, id, ipcRmid); err != nil { // rows 86, 87
+			if _, err := p.ctl(Shm, id, unix.IPC_RMID); err != nil { // rows 86, 87
 				t.Fatal(err)
 			}
 			_, err = p.get(Shm, 0x1234, 0, 0)

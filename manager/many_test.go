@@ -41,7 +41,7 @@ func TestManyObjects(t *testing.T) {
 					}
 				}
 				a.close()
-				if _, err := p.ctl(Family(f), id, ipcRmid); err != nil {
+				if _, err := p.ctl(Family(f), id, unix.IPC_RMID); err != nil {
 					t.Error(err)
 				}
 			}

@@ -250,7 +250,7 @@ func (p *peer) ctl(f Family, id, cmd int64, rest ...int64) (*answer, error) {
 }
 
 func (p *peer) stat(f Family, id int64) (abi.Stat, error) {
-	a, err := p.ctl(f, id, ipcStat)
+	a, err := p.ctl(f, id, unix.IPC_STAT)
 	if err != nil {
 		return abi.Stat{}, err
 	}

@@ -32,7 +32,7 @@ func TestPermissions(t *testing.T) {
 	owner := mustPeer(t, info.Dir)
 	other := newPuppet(t, info.Dir, someoneElse(someGroup))
 
-	id, err := owner.get(Shm, 1, ipcCreat|0o640, 4096)
+	id, err := owner.get(Shm, 1, unix.IPC_CREAT|0o640, 4096)
 	check(t, err)
 	get := func(what string, errno unix.Errno, key, flags, size int64) {
 		t.Helper()
@@ -41,19 +41,19 @@ func TestPermissions(t *testing.T) {
 	get("no bits asked", 0, 1, 0, 0)
 	get("read asked", unix.EACCES, 1, 0o400, 0)
 	get("too large, read asked", unix.EINVAL, 1, 0o400, 5000)
-	get("exists", unix.EEXIST, 1, ipcCreat|ipcExcl|0o400, 5000)
+	get("exists", unix.EEXIST, 1, unix.IPC_CREAT|unix.IPC_EXCL|0o400, 5000)
 	get("absent", unix.ENOENT, 2, 0, 0)
-	for _, cmd := range []int64{ipcStat, shmStat} {
+	for _, cmd := range []int64{unix.IPC_STAT, shmStat} {
 		other.want("stat", unix.EACCES, abi.MsgCtl, int64(Shm), id, cmd)
 	}
 	other.want("stat any", 0, abi.MsgCtl, int64(Shm), id, shmStatAny)
-	other.want("rmid", unix.EPERM, abi.MsgCtl, int64(Shm), id, ipcRmid)
-	other.want("set", unix.EPERM, abi.MsgCtl, int64(Shm), id, ipcSet, someone, 0, 0o666)
+	other.want("rmid", unix.EPERM, abi.MsgCtl, int64(Shm), id, unix.IPC_RMID)
+	other.want("set", unix.EPERM, abi.MsgCtl, int64(Shm), id, unix.IPC_SET, someone, 0, 0o666)
 	other.want("lock", unix.EPERM, abi.MsgCtl, int64(Shm), id, shmLock)
 
 	set := func(uid, gid, mode int64) {
 		t.Helper()
-		if _, err := owner.ctl(Shm, id, ipcSet, uid, gid, mode); err != nil {
+		if _, err := owner.ctl(Shm, id, unix.IPC_SET, uid, gid, mode); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -62,7 +62,7 @@ func TestPermissions(t *testing.T) {
 	get("group writes", unix.EACCES, 1, 0o600, 0)
 	set(someone, someGroup, 0o066)
 	get("owner without a bit", unix.EACCES, 1, 0o400, 0)
-	other.want("owner removes without a bit", 0, abi.MsgCtl, int64(Shm), id, ipcRmid)
+	other.want("owner removes without a bit", 0, abi.MsgCtl, int64(Shm), id, unix.IPC_RMID)
 	_, err = owner.stat(Shm, id)
 	wantErr(t, "stat", err, unix.EINVAL)
 }
@@ -72,9 +72,9 @@ func TestSet(t *testing.T) {
 	inBothWays(t, func(t *testing.T, cfg Config) {
 		_, info := newManager(t, cfg, SpaceConfig{})
 		p := mustPeer(t, info.Dir)
-		id, err := p.get(Shm, 7, ipcCreat|0o600, 1)
+		id, err := p.get(Shm, 7, unix.IPC_CREAT|0o600, 1)
 		check(t, err)
-		_, err = p.ctl(Shm, id, ipcSet, -1, 0, 0o600)
+		_, err = p.ctl(Shm, id, unix.IPC_SET, -1, 0, 0o600)
 		wantErr(t, "uid -1", err, unix.EINVAL)
 		uid, gid := int64(os.Geteuid()), int64(os.Getegid())
 		if uid == 0 {
@@ -84,7 +84,7 @@ func TestSet(t *testing.T) {
 		if uid == someone {
 			check(t, err)
 		}
-		if _, err := p.ctl(Shm, id, ipcSet, uid, gid, 0o7644); err != nil {
+		if _, err := p.ctl(Shm, id, unix.IPC_SET, uid, gid, 0o7644); err != nil {
 			t.Fatal(err)
 		}
 		st, err := p.stat(Shm, id)
@@ -102,7 +102,7 @@ func TestBrokered(t *testing.T) {
 	owner := mustPeer(t, info.Dir)
 	other := newPuppet(t, info.Dir, someoneElse())
 
-	id, err := owner.get(Sem, 1, ipcCreat|0o604, 2)
+	id, err := owner.get(Sem, 1, unix.IPC_CREAT|0o604, 2)
 	check(t, err)
 	out := other.want("open", 0, abi.MsgOpen, int64(Sem), id)
 	if out.Val[2] != 1 || out.Val[1] != abi.AccessRead || out.Files != 0 {
@@ -130,10 +130,10 @@ func TestBrokered(t *testing.T) {
 	// The owner's own calls go through the broker as well.
 	_, err = owner.call(abi.MsgSemCtl, nil, id, 0, abi.SemSetVal, 1)
 	check(t, err)
-	semop("zero, at once", unix.EAGAIN, 0, 0, ipcNowait, -1)
+	semop("zero, at once", unix.EAGAIN, 0, 0, unix.IPC_NOWAIT, -1)
 	semop("zero, for a while", unix.EAGAIN, 0, 0, 0, int64(20*time.Millisecond))
 
-	queue, err := owner.get(Msg, 1, ipcCreat|0o602, 0)
+	queue, err := owner.get(Msg, 1, unix.IPC_CREAT|0o602, 0)
 	check(t, err)
 	if out := other.do(order{Do: "call", Kind: abi.MsgSend, Body: []byte("hello"), Args: []int64{queue, 3, 0}}); out.Errno != 0 {
 		t.Errorf("send: %v", unix.Errno(out.Errno))
@@ -170,16 +170,16 @@ func TestWhoKeepsASet(t *testing.T) {
 		{"an owner no more, and all may", 0, someGroup, 0o666, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			id, err := owner.get(Sem, 0, ipcCreat|0o666, 1)
+			id, err := owner.get(Sem, 0, unix.IPC_CREAT|0o666, 1)
 			check(t, err)
-			_, err = owner.ctl(Sem, id, ipcSet, someone, someGroup, 0o666)
+			_, err = owner.ctl(Sem, id, unix.IPC_SET, someone, someGroup, 0o666)
 			check(t, err)
 			other := newPuppet(t, info.Dir, someoneElse(someGroup))
 			if out := other.want("open", 0, abi.MsgOpen, int64(Sem), id); out.Files == 0 {
 				t.Fatal("no file")
 			}
 			before := owner.record(Sem, id).Serial
-			_, err = owner.ctl(Sem, id, ipcSet, c.uid, c.gid, c.mode)
+			_, err = owner.ctl(Sem, id, unix.IPC_SET, c.uid, c.gid, c.mode)
 			check(t, err)
 			if moved := owner.record(Sem, id).Serial != before; moved != c.moves {
 				t.Errorf("moved: %v", moved)
@@ -195,7 +195,7 @@ func TestBrokeredSleep(t *testing.T) {
 	_, info := newManager(t, Config{}, SpaceConfig{})
 	owner := mustPeer(t, info.Dir)
 	other := newPuppet(t, info.Dir, someoneElse())
-	queue, err := owner.get(Msg, 1, ipcCreat|0o604, 0)
+	queue, err := owner.get(Msg, 1, unix.IPC_CREAT|0o604, 0)
 	check(t, err)
 	sleep := func() {
 		other.start(order{Do: "call", Kind: abi.MsgReceive, Args: []int64{queue, 10, 0, 0}})
@@ -226,18 +226,18 @@ func TestBrokeredSleep(t *testing.T) {
 	sleep()
 	ipcset := func(mode int64) {
 		t.Helper()
-		_, err := owner.call(abi.MsgCtl, binary.LittleEndian.AppendUint64(nil, 16384), int64(Msg), queue, ipcSet, 0, 0, mode)
+		_, err := owner.call(abi.MsgCtl, binary.LittleEndian.AppendUint64(nil, 16384), int64(Msg), queue, unix.IPC_SET, 0, 0, mode)
 		check(t, err)
 	}
 	ipcset(0o600)
 	end("right lost", unix.EACCES)
 	ipcset(0o604)
 	sleep()
-	_, err = owner.ctl(Msg, queue, ipcRmid)
+	_, err = owner.ctl(Msg, queue, unix.IPC_RMID)
 	check(t, err)
 	end("removed", unix.EIDRM)
 
-	queue, err = owner.get(Msg, 1, ipcCreat|0o604, 0)
+	queue, err = owner.get(Msg, 1, unix.IPC_CREAT|0o604, 0)
 	check(t, err)
 	sleep()
 	other.kill()

@@ -196,7 +196,7 @@ func (s *space) planSend(who *caller, req *request) (*brokered, error) {
 			word := o.word.Load()
 			still = func() bool { return o.word.Load() == word }
 			refused = checkPermission(&o.rec, who, abi.AccessWrite)
-			if slept && flags&ipcNowait == 0 {
+			if slept && flags&unix.IPC_NOWAIT == 0 {
 				return nil // it learns so when there is room
 			}
 			return refused

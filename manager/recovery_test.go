@@ -29,7 +29,7 @@ func TestKilledInCreate(t *testing.T) {
 				d.start(kill)
 				p.resume(t)
 				before := p.header().InUse[f]
-				a, err := d.again(p, abi.MsgGet, nil, int64(f), int64(10+i), ipcCreat|ipcExcl|0o600, 2<<20>>(11*f))
+				a, err := d.again(p, abi.MsgGet, nil, int64(f), int64(10+i), unix.IPC_CREAT|unix.IPC_EXCL|0o600, 2<<20>>(11*f))
 				if err != nil {
 					t.Errorf("%s, %s: %v", kill, f, err)
 					continue
@@ -65,9 +65,9 @@ func TestKilledInRemove(t *testing.T) {
 				d.kill()
 				d.start(kill)
 				p.resume(t)
-				id, err := p.get(f, 5, ipcCreat|0o600, 1)
+				id, err := p.get(f, 5, unix.IPC_CREAT|0o600, 1)
 				check(t, err)
-				if _, err := d.again(p, abi.MsgCtl, nil, int64(f), id, ipcRmid); err != nil {
+				if _, err := d.again(p, abi.MsgCtl, nil, int64(f), id, unix.IPC_RMID); err != nil {
 					t.Errorf("%s, %s: %v", kill, f, err)
 				}
 				_, err = p.get(f, 5, 0, 0)
@@ -92,12 +92,12 @@ func TestKilledInMark(t *testing.T) {
 			d.kill()
 			d.start(kill)
 			p.resume(t)
-			id, err := p.get(Shm, 5, ipcCreat|0o600, 4096)
+			id, err := p.get(Shm, 5, unix.IPC_CREAT|0o600, 4096)
 			check(t, err)
 			mem, err := p.attach(id, abi.AccessRead|abi.AccessWrite)
 			check(t, err)
 			mem[7] = 7
-			if _, err := d.again(p, abi.MsgCtl, nil, int64(Shm), id, ipcRmid); err != nil {
+			if _, err := d.again(p, abi.MsgCtl, nil, int64(Shm), id, unix.IPC_RMID); err != nil {
 				t.Errorf("%s: %v", kill, err)
 			}
 			_, err = p.get(Shm, 5, 0, 0)
@@ -143,7 +143,7 @@ func TestKilledInFork(t *testing.T) {
 			for range 2 {
 				other, err := p.get(Shm, 0, 0o600, 1)
 				check(t, err)
-				_, err = p.ctl(Shm, other, ipcRmid)
+				_, err = p.ctl(Shm, other, unix.IPC_RMID)
 				check(t, err)
 			}
 		}
@@ -234,7 +234,7 @@ func TestKilledInShortAnswer(t *testing.T) {
 			awaited := uint64(seq)<<abi.AnswerSeqShift | abi.AnswerAwaited
 			ask := func() {
 				atomic.StoreUint64(&p.view().Answer, awaited)
-				check(t, p.sendSeq(seq, abi.MsgGet, nil, int64(Shm), int64(20+i), ipcCreat|ipcExcl|0o600, 4096))
+				check(t, p.sendSeq(seq, abi.MsgGet, nil, int64(Shm), int64(20+i), unix.IPC_CREAT|unix.IPC_EXCL|0o600, 4096))
 			}
 			ask()
 			if a, err := p.receive(); a != nil {
@@ -275,22 +275,22 @@ func TestKilledInMove(t *testing.T) {
 			d.kill()
 			d.start(kill)
 			p.resume(t)
-			queue, err := p.get(Msg, 5, ipcCreat|0o666, 0)
+			queue, err := p.get(Msg, 5, unix.IPC_CREAT|0o666, 0)
 			check(t, err)
-			set, err := p.get(Sem, 5, ipcCreat|0o666, 3)
+			set, err := p.get(Sem, 5, unix.IPC_CREAT|0o666, 3)
 			check(t, err)
 			_, err = p.call(abi.MsgSend, []byte("hello"), queue, 1, 0)
 			check(t, err)
 			_, err = p.call(abi.MsgSemCtl, nil, set, 1, abi.SemSetVal, 7)
 			check(t, err)
 			qbytes := binary.LittleEndian.AppendUint64(nil, 16384)
-			if _, err := d.again(p, abi.MsgCtl, qbytes, int64(Msg), queue, ipcSet, 0, 0, 0o600); err != nil {
+			if _, err := d.again(p, abi.MsgCtl, qbytes, int64(Msg), queue, unix.IPC_SET, 0, 0, 0o600); err != nil {
 				t.Errorf("%s: %v", kill, err)
 			}
 			d.kill()
 			d.start(kill)
 			p.resume(t)
-			if _, err := d.again(p, abi.MsgCtl, nil, int64(Sem), set, ipcSet, 0, 0, 0o600); err != nil {
+			if _, err := d.again(p, abi.MsgCtl, nil, int64(Sem), set, unix.IPC_SET, 0, 0, 0o600); err != nil {
 				t.Errorf("%s: %v", kill, err)
 			}
 			for f, id := range map[Family]int64{Msg: queue, Sem: set} {
@@ -300,7 +300,7 @@ func TestKilledInMove(t *testing.T) {
 					t.Errorf("%s, %s: mode %o", kill, f, st.Mode)
 				}
 			}
-			a, err := p.call(abi.MsgReceive, nil, queue, 10, 0, ipcNowait)
+			a, err := p.call(abi.MsgReceive, nil, queue, 10, 0, unix.IPC_NOWAIT)
 			if err != nil || string(a.body) != "hello" {
 				t.Errorf("%s: received %v %v", kill, a, err)
 			}
@@ -308,9 +308,9 @@ func TestKilledInMove(t *testing.T) {
 			if err != nil || a.Val[0] != 7 {
 				t.Errorf("%s: value %v %v", kill, a, err)
 			}
-			_, err = p.ctl(Msg, queue, ipcRmid)
+			_, err = p.ctl(Msg, queue, unix.IPC_RMID)
 			check(t, err)
-			_, err = p.ctl(Sem, set, ipcRmid)
+			_, err = p.ctl(Sem, set, unix.IPC_RMID)
 			check(t, err)
 		}
 	})

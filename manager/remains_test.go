@@ -44,7 +44,7 @@ func TestRemains(t *testing.T) {
 					} else {
 						answers = append(answers, a)
 					}
-					_, err = p.ctl(f, id, ipcRmid)
+					_, err = p.ctl(f, id, unix.IPC_RMID)
 					check(t, err)
 					if held := s.storage.held.Load(); held > 2*size {
 						t.Fatalf("%d bytes are held, of a space of %d", held, size)
@@ -62,7 +62,7 @@ func TestRemains(t *testing.T) {
 				for range 2 {
 					id, err := p.get(Shm, 0, 0o600, size)
 					check(t, err)
-					_, err = p.ctl(Shm, id, ipcRmid)
+					_, err = p.ctl(Shm, id, unix.IPC_RMID)
 					check(t, err)
 				}
 				s.mu.Lock()
@@ -90,7 +90,7 @@ func TestRemainsLost(t *testing.T) {
 		a, err := p.call(abi.MsgOpen, nil, int64(Sem), id, abi.AccessRead)
 		check(t, err)
 		answers = append(answers, a)
-		_, err = p.ctl(Sem, id, ipcRmid)
+		_, err = p.ctl(Sem, id, unix.IPC_RMID)
 		check(t, err)
 	}
 	answers[0].close()

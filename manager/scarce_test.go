@@ -96,10 +96,6 @@ func TestScarce(t *testing.T) {
 	}
 }
 
-func pidRuns(d *daemon) bool {
-	return unix.Kill(d.cmd.Process.Pid, 0) == nil && !exited(d.cmd.Process.Pid)
-}
-
 // A manager that has too few descriptors to take a space over leaves it to one that has enough: no
 // process is taken for dead because it could not be watched.
 func TestFewDescriptors(t *testing.T) {
@@ -136,7 +132,7 @@ func TestFewDescriptors(t *testing.T) {
 func (p *peer) makeOne(t *testing.T, key uint32) (ids [abi.Families]int64) {
 	t.Helper()
 	for f := range Family(abi.Families) {
-		id, err := p.get(f, key, ipcCreat|ipcExcl|0o600, []int64{Shm: 4096, Sem: 7, Msg: 0}[f])
+		id, err := p.get(f, key, unix.IPC_CREAT|unix.IPC_EXCL|0o600, []int64{Shm: 4096, Sem: 7, Msg: 0}[f])
 		check(t, err)
 		ids[f] = id
 	}
@@ -214,7 +210,7 @@ func (p *peer) useUp(t *testing.T) (refused, served int) {
 		}
 	}
 	for _, o := range made {
-		_, err := p.ctl(o.f, o.id, ipcRmid)
+		_, err := p.ctl(o.f, o.id, unix.IPC_RMID)
 		if err != nil { // what exists can go, whatever there is not
 			t.Errorf("IPC_RMID of %s: %v", o.f, err)
 		}

@@ -38,7 +38,7 @@ func TestDeath(t *testing.T) {
 		}
 		child := newPuppet(t, info.Dir, nil)
 		child.do(order{Do: "attach", Args: []int64{id}})
-		_, err = p.ctl(Shm, id, ipcRmid)
+		_, err = p.ctl(Shm, id, unix.IPC_RMID)
 		check(t, err)
 		_, err = p.stat(Shm, id)
 		check(t, err)

@@ -30,7 +30,7 @@ func TestKilledWithSleepers(t *testing.T) {
 		} {
 			removes := kill[0] == 'r'
 			for _, f := range []Family{Sem, Msg} {
-				id, err := p.get(f, 5, ipcCreat|0o666, 1)
+				id, err := p.get(f, 5, unix.IPC_CREAT|0o666, 1)
 				check(t, err)
 				over := make(chan error, 1)
 				go func() {
@@ -45,10 +45,10 @@ func TestKilledWithSleepers(t *testing.T) {
 				d.kill()
 				d.start(kill)
 				p.resume(t)
-				request := []int64{int64(f), id, ipcRmid}
+				request := []int64{int64(f), id, unix.IPC_RMID}
 				var body []byte
 				if !removes {
-					request = []int64{int64(f), id, ipcSet, 0, 0, 0o600}
+					request = []int64{int64(f), id, unix.IPC_SET, 0, 0, 0o600}
 					body = binary.LittleEndian.AppendUint64(nil, 16384) // msg_qbytes
 				}
 				seq, err := p.send(abi.MsgCtl, body, request...)
@@ -83,7 +83,7 @@ func TestKilledWithSleepers(t *testing.T) {
 					t.Fatalf("%s, %s: the sleeper was told nothing", kill, f)
 				}
 				if !removes {
-					_, err = p.ctl(f, id, ipcRmid)
+					_, err = p.ctl(f, id, unix.IPC_RMID)
 					check(t, err)
 				}
 			}

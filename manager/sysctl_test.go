@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/ipcspace/ipcspace/client/abi"
+	"golang.org/x/sys/unix"
 )
 
 // sh runs a command in another process: who serves FUSE must not wait for it.
@@ -39,7 +40,7 @@ func TestProc(t *testing.T) {
 		t.Fatalf("files at %q, want %q", info.Proc, want)
 	}
 	p := mustPeer(t, info.Dir)
-	id, err := p.get(Msg, 42, ipcCreat|0o640, 0)
+	id, err := p.get(Msg, 42, unix.IPC_CREAT|0o640, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -307,7 +307,7 @@ func FuzzQueue(fz *testing.F) {
 		_ = a.Send(ctx, 1, make([]byte, 3000), 0)
 		_, _, _ = a.Receive(ctx, make([]byte, 5000), -3, 0)
 		_, _, _ = a.Receive(ctx, make([]byte, 10), 0, msgNoError)
-		_, _, _ = a.Copy(make([]byte, 5000), 1, ipcNoWait)
+		_, _, _ = a.Copy(make([]byte, 5000), 1, unix.IPC_NOWAIT)
 		_ = a.Stat()
 		_ = m.Rescan()
 		_ = m.Refuse(ctx, 3000, yes)

@@ -20,7 +20,7 @@ type received struct {
 func (q *Queue) get(t testing.TB, room int, typ int64, flags int) received {
 	t.Helper()
 	buf := make([]byte, room)
-	n, mtype, err := q.Receive(bg, buf, typ, flags|ipcNoWait)
+	n, mtype, err := q.Receive(bg, buf, typ, flags|unix.IPC_NOWAIT)
 	return received{string(buf[:n]), mtype, err}
 }
 
@@ -229,7 +229,7 @@ func TestFullQueue(t *testing.T) {
 	f.qbytes.Store(10)
 	a, b := f.queue(7), f.queue(8)
 	ok(t, a.Send(bg, 1, []byte("12345678"), 0))
-	want(t, a.Send(bg, 1, []byte("abc"), ipcNoWait), unix.EAGAIN)
+	want(t, a.Send(bg, 1, []byte("abc"), unix.IPC_NOWAIT), unix.EAGAIN)
 	// The kernel looks for room before it looks for receivers.
 	r := b.receiving(t, bg, 9, 2, 0)
 	big := a.sending(t, bg, 2, "123456789")
@@ -310,13 +310,13 @@ func TestCopy(t *testing.T) {
 		err         error
 	}{
 		{0, 9, 0, 0, 0, unix.EINVAL},
-		{0, 9, ipcNoWait | msgExcept, 0, 0, unix.EINVAL},
-		{0, 9, ipcNoWait, 3, 3, nil},
-		{1, 9, ipcNoWait, 4, 4, nil},
-		{2, 9, ipcNoWait, 0, 0, unix.ENOMSG},
-		{-1, 9, ipcNoWait, 0, 0, unix.ENOMSG},
-		{1, 3, ipcNoWait, 0, 0, unix.E2BIG},
-		{1, 3, ipcNoWait | msgNoError, 0, 0, unix.EINVAL},
+		{0, 9, unix.IPC_NOWAIT | msgExcept, 0, 0, unix.EINVAL},
+		{0, 9, unix.IPC_NOWAIT, 3, 3, nil},
+		{1, 9, unix.IPC_NOWAIT, 4, 4, nil},
+		{2, 9, unix.IPC_NOWAIT, 0, 0, unix.ENOMSG},
+		{-1, 9, unix.IPC_NOWAIT, 0, 0, unix.ENOMSG},
+		{1, 3, unix.IPC_NOWAIT, 0, 0, unix.E2BIG},
+		{1, 3, unix.IPC_NOWAIT | msgNoError, 0, 0, unix.EINVAL},
 	} {
 		n, typ, err := q.Copy(make([]byte, c.room), c.index, c.flags)
 		if n != c.n || typ != c.typ || err != c.err {

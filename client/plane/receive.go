@@ -92,13 +92,13 @@ func (q *Queue) Receive(ctx context.Context, buf []byte, typ int64, flags int) (
 		room = math.MaxUint64
 	}
 	if q.ticket() != 0 {
-		return q.receiveTicketed(ctx, buf, mode, asked, room, flags&ipcNoWait != 0)
+		return q.receiveTicketed(ctx, buf, mode, asked, room, flags&unix.IPC_NOWAIT != 0)
 	}
 	if message, ok := q.receivePlain(mode, asked, room); ok {
 		fail(q.host, "taken")
 		return q.unpack(message, buf)
 	}
-	message, err := q.receiveNow(mode, asked, room, flags&ipcNoWait != 0)
+	message, err := q.receiveNow(mode, asked, room, flags&unix.IPC_NOWAIT != 0)
 	if err == errCell && q.spinner.until(func() bool { return uint32(q.load(offMsgHead)) != 0 }) {
 		message, err = q.receiveNow(mode, asked, room, false)
 	}
@@ -240,7 +240,7 @@ func (q *Queue) serveReceiver(cell int, mode uint32, asked int64, room uint64, g
 // stays in the queue. flags are checked as the kernel does: EINVAL without
 // IPC_NOWAIT or with MSG_EXCEPT.
 func (q *Queue) Copy(buf []byte, index int64, flags int) (n int, mtype int64, err error) {
-	if flags&ipcNoWait == 0 || flags&msgExcept != 0 {
+	if flags&unix.IPC_NOWAIT == 0 || flags&msgExcept != 0 {
 		return 0, 0, unix.EINVAL
 	}
 	if err := q.usable(); err != nil {

@@ -12,11 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Flags of operations and calls, as in the system's headers.
-const (
-	ipcNoWait = 0o4000
-	semUndo   = 0x1000
-)
+const semUndo = 0x1000 // SEM_UNDO
 
 const (
 	offSleeperUndo = int(unsafe.Offsetof(abi.SleeperCell{}.Undo))
@@ -54,7 +50,7 @@ func (s *Set) Op(ctx context.Context, ops []abi.SemOp, timeout time.Duration) er
 		if done, err := s.fast(ops[0]); done {
 			return err
 		}
-		if timeout != 0 && ops[0].Flag&ipcNoWait == 0 {
+		if timeout != 0 && ops[0].Flag&unix.IPC_NOWAIT == 0 {
 			if done, err := s.spin(ops[0]); done {
 				return err
 			}
@@ -102,7 +98,7 @@ func (s *Set) fast(op abi.SemOp) (done bool, err error) {
 		value := int(w & abi.SemValueMask)
 		switch result := value + int(op.Op); {
 		case op.Op == 0 && value != 0 || result < 0:
-			return op.Flag&ipcNoWait != 0, unix.EAGAIN
+			return op.Flag&unix.IPC_NOWAIT != 0, unix.EAGAIN
 		case result > abi.SemVMX:
 			return true, unix.ERANGE
 		default:

@@ -23,7 +23,7 @@ func (q *Queue) Send(ctx context.Context, typ int64, text []byte, flags int) err
 		return err
 	}
 	fail(q.host, "filled")
-	noWait := flags&ipcNoWait != 0
+	noWait := flags&unix.IPC_NOWAIT != 0
 	if err = errCell; q.ticket() == 0 {
 		if q.sendPlain(message, len(text)) {
 			return nil

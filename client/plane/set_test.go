@@ -75,9 +75,9 @@ func TestOpErrors(t *testing.T) {
 	}{
 		{"row 112: no operation", nil, unix.EINVAL},
 		{"row 116: no such semaphore", []abi.SemOp{op(0, 1), op(2, 1)}, unix.EFBIG},
-		{"row 119: would block, IPC_NOWAIT", []abi.SemOp{op(0, -1, ipcNoWait)}, unix.EAGAIN},
+		{"row 119: would block, IPC_NOWAIT", []abi.SemOp{op(0, -1, unix.IPC_NOWAIT)}, unix.EAGAIN},
 		{"row 118: passes SEMVMX", []abi.SemOp{op(0, 32767), op(0, 1)}, unix.ERANGE},
-		{"row 120: the flag of another operation does not count", []abi.SemOp{op(1, 1, ipcNoWait), op(0, -1)}, unix.EAGAIN},
+		{"row 120: the flag of another operation does not count", []abi.SemOp{op(1, 1, unix.IPC_NOWAIT), op(0, -1)}, unix.EAGAIN},
 		{"row 146: passes SEMAEM", []abi.SemOp{op(0, 20000, semUndo), op(0, -20000), op(0, 20000, semUndo)}, unix.ERANGE},
 		{"row 108: array order", []abi.SemOp{op(0, 1), op(0, -1), op(0, 0)}, nil},
 	} {
@@ -196,7 +196,7 @@ func TestScanOrder(t *testing.T) {
 	a.check(t, 0, 0)
 
 	// Row 121: the blocking operation changes to one with IPC_NOWAIT.
-	n := b.asleep(t, bg, -1, op(0, -1), op(1, -1, ipcNoWait))
+	n := b.asleep(t, bg, -1, op(0, -1), op(1, -1, unix.IPC_NOWAIT))
 	ok(t, a.Op(bg, []abi.SemOp{op(0, 1)}, -1))
 	want(t, <-n, unix.EAGAIN)
 	a.check(t, 1, 0)
@@ -285,7 +285,7 @@ func TestUndoOfTheRefused(t *testing.T) {
 		ops []abi.SemOp
 		err error
 	}{
-		{[]abi.SemOp{op(1, -1, semUndo, ipcNoWait)}, unix.EAGAIN},
+		{[]abi.SemOp{op(1, -1, semUndo, unix.IPC_NOWAIT)}, unix.EAGAIN},
 		{[]abi.SemOp{op(0, 20000, semUndo), op(0, 20000)}, unix.ERANGE},
 		{[]abi.SemOp{op(2, 1, semUndo)}, unix.EFBIG},
 	} {

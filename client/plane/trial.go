@@ -77,7 +77,7 @@ func (s *Set) try(t *transaction, tr *trial, session uint32, ops []abi.SemOp) ve
 		result := sem.value + int(op.Op)
 		if op.Op == 0 && sem.value != 0 || result < 0 {
 			tr.blocking = i
-			if op.Flag&ipcNoWait != 0 {
+			if op.Flag&unix.IPC_NOWAIT != 0 {
 				return verdict(unix.EAGAIN)
 			}
 			return blocked

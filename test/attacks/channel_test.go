@@ -167,7 +167,7 @@ func outOfOrder(h *hostile) (string, error) {
 				args[2] = 0 // do not sleep
 			}
 			if kind == abi.MsgSend || kind == abi.MsgReceive {
-				args[2], args[3] = args[2]|ipcNowait, args[3]|ipcNowait
+				args[2], args[3] = args[2]|unix.IPC_NOWAIT, args[3]|unix.IPC_NOWAIT
 			}
 			tried++
 			body := make([]byte, rand.IntN(200))

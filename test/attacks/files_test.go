@@ -199,7 +199,7 @@ func endlessWrite(h *hostile) (string, error) {
 	// Now make the manager want the same locks.
 	begun := time.Now()
 	_, grown := h.call(abi.MsgGrow, nil, sem, h.Set, 5000, 0)
-	_, removed := h.call(abi.MsgCtl, nil, msg, h.Queue, ipcRmid)
+	_, removed := h.call(abi.MsgCtl, nil, msg, h.Queue, unix.IPC_RMID)
 	_, spare := h.call(abi.MsgSpare, nil, 0)
 	took := time.Since(begun)
 	if took > 2*time.Second {

@@ -18,10 +18,6 @@ import (
 // Families, and commands of the *ctl calls.
 const (
 	shm, sem, msg = 0, 1, 2
-	ipcRmid       = 0
-	ipcSet        = 1
-	ipcStat       = 2
-	ipcNowait     = 0o4000
 )
 
 // member speaks the protocol itself, with none of the library's manners.
@@ -189,7 +185,7 @@ func (m *member) mapped(name string) ([]byte, error) {
 }
 
 func (m *member) set(id int64, uid, gid uint32, mode int64) error {
-	_, err := m.call(abi.MsgCtl, nil, sem, id, ipcSet, int64(uid), int64(gid), mode)
+	_, err := m.call(abi.MsgCtl, nil, sem, id, unix.IPC_SET, int64(uid), int64(gid), mode)
 	return err
 }
 

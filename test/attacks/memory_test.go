@@ -27,9 +27,9 @@ func (h *hostile) openShared() error {
 // provoke makes the manager itself read what was spoilt.
 func (h *hostile) provoke() {
 	for _, r := range [][]int64{
-		{abi.MsgCtl, sem, h.Set, ipcStat}, {abi.MsgCtl, msg, h.Queue, ipcStat}, {abi.MsgCtl, msg, 0, 12},
+		{abi.MsgCtl, sem, h.Set, unix.IPC_STAT}, {abi.MsgCtl, msg, h.Queue, unix.IPC_STAT}, {abi.MsgCtl, msg, 0, 12},
 		{abi.MsgSemCtl, h.Set, 1, abi.SemGetVal}, {abi.MsgSemCtl, h.Set, 1, abi.SemGetNcnt}, {abi.MsgSemCtl, h.Set, 1, abi.SemSetVal, 3},
-		{abi.MsgReceive, h.Queue, 100, 0, ipcNowait}, {abi.MsgGrow, sem, h.Set, 200, 0}, {abi.MsgUndo}, {abi.MsgReap, 3},
+		{abi.MsgReceive, h.Queue, 100, 0, unix.IPC_NOWAIT}, {abi.MsgGrow, sem, h.Set, 200, 0}, {abi.MsgUndo}, {abi.MsgReap, 3},
 	} {
 		_, _ = h.call(uint32(r[0]), nil, r[1:]...)
 	}
@@ -109,7 +109,7 @@ func wordByWord(name string) func(*hostile) (string, error) {
 }
 
 func noiseOverPage(h *hostile) (string, error) {
-	before, err := h.call(abi.MsgCtl, nil, shm, h.Small, ipcStat)
+	before, err := h.call(abi.MsgCtl, nil, shm, h.Small, unix.IPC_STAT)
 	if err != nil {
 		return "", err
 	}
@@ -122,7 +122,7 @@ func noiseOverPage(h *hostile) (string, error) {
 		_, _ = h.call(abi.MsgSpare, nil, int64(rand.IntN(20)))
 	}
 	clear(h.page)
-	after, err := h.call(abi.MsgCtl, nil, shm, h.Small, ipcStat)
+	after, err := h.call(abi.MsgCtl, nil, shm, h.Small, unix.IPC_STAT)
 	if err != nil {
 		return "", err
 	}

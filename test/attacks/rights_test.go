@@ -59,9 +59,9 @@ func secrets(h *hostile) (string, error) {
 		{"msgsnd", e, abi.MsgSend, []byte("x"), []int64{h.SecretQueue, 1, 0}, 0},
 		{"msgrcv", e, abi.MsgReceive, nil, []int64{h.SecretQueue, 10, 0, 0}, 0},
 		{"grow the set", e, abi.MsgGrow, nil, []int64{sem, h.SecretSet, 100, 0}, 0},
-		{"IPC_STAT", e, abi.MsgCtl, nil, []int64{shm, h.Secret, ipcStat}, 0},
-		{"IPC_SET", unix.EPERM, abi.MsgCtl, nil, []int64{sem, h.SecretSet, ipcSet, nobody, nobody, 0o666}, 0},
-		{"IPC_RMID", unix.EPERM, abi.MsgCtl, nil, []int64{msg, h.SecretQueue, ipcRmid}, 0},
+		{"IPC_STAT", e, abi.MsgCtl, nil, []int64{shm, h.Secret, unix.IPC_STAT}, 0},
+		{"IPC_SET", unix.EPERM, abi.MsgCtl, nil, []int64{sem, h.SecretSet, unix.IPC_SET, nobody, nobody, 0o666}, 0},
+		{"IPC_RMID", unix.EPERM, abi.MsgCtl, nil, []int64{msg, h.SecretQueue, unix.IPC_RMID}, 0},
 		{"SHM_LOCK", unix.EPERM, abi.MsgCtl, nil, []int64{shm, h.Secret, 11}, 0},
 	})
 }
@@ -80,10 +80,10 @@ func writeOnlyQueue(h *hostile) (string, error) {
 	return h.expect([]want{
 		{"open", nil, abi.MsgOpen, nil, []int64{msg, id, 6}, 0},
 		{"msgsnd", nil, abi.MsgSend, []byte("text"), []int64{id, 1, 0}, 0},
-		{"msgrcv", e, abi.MsgReceive, nil, []int64{id, 10, 0, ipcNowait}, 0},
-		{"msgrcv MSG_COPY", e, abi.MsgReceive, nil, []int64{id, 10, 0, 0o40000 | ipcNowait}, 0},
-		{"IPC_STAT", e, abi.MsgCtl, nil, []int64{msg, id, ipcStat}, 0},
-		{"IPC_RMID by the owner", nil, abi.MsgCtl, nil, []int64{msg, id, ipcRmid}, 0},
+		{"msgrcv", e, abi.MsgReceive, nil, []int64{id, 10, 0, unix.IPC_NOWAIT}, 0},
+		{"msgrcv MSG_COPY", e, abi.MsgReceive, nil, []int64{id, 10, 0, 0o40000 | unix.IPC_NOWAIT}, 0},
+		{"IPC_STAT", e, abi.MsgCtl, nil, []int64{msg, id, unix.IPC_STAT}, 0},
+		{"IPC_RMID by the owner", nil, abi.MsgCtl, nil, []int64{msg, id, unix.IPC_RMID}, 0},
 	})
 }
 
@@ -185,7 +185,7 @@ func exhaust(family, size int64) func(*hostile) (string, error) {
 			ids = append(ids, id)
 		}
 		for _, id := range ids {
-			if _, err := h.call(abi.MsgCtl, nil, family, id, ipcRmid); err != nil {
+			if _, err := h.call(abi.MsgCtl, nil, family, id, unix.IPC_RMID); err != nil {
 				return "", err
 			}
 		}
@@ -213,7 +213,7 @@ func exhaustBytes(h *hostile) (string, error) {
 	}
 	time.Sleep(during / 2)
 	for _, id := range ids {
-		if _, err := h.call(abi.MsgCtl, nil, shm, id, ipcRmid); err != nil {
+		if _, err := h.call(abi.MsgCtl, nil, shm, id, unix.IPC_RMID); err != nil {
 			return "", err
 		}
 	}

@@ -371,7 +371,7 @@ func carryOut(t *testing.T, m *managed, n int, a *attack) {
 		return
 	}
 	defer fresh.leave()
-	if _, err := fresh.call(abi.MsgCtl, nil, shm, s.Secret, ipcStat); err != nil {
+	if _, err := fresh.call(abi.MsgCtl, nil, shm, s.Secret, unix.IPC_STAT); err != nil {
 		t.Error("IPC_STAT afterwards: ", err)
 	}
 }

@@ -10,11 +10,6 @@ import (
 // kernel does the calls as they are.
 type kernel struct{}
 
-const (
-	ipcCreat = 0o1000
-	ipcRmid  = 0
-)
-
 func call(nr uintptr, a ...uintptr) uintptr {
 	var arg [6]uintptr
 	copy(arg[:], a)
@@ -31,9 +26,11 @@ func call(nr uintptr, a ...uintptr) uintptr {
 }
 
 func (kernel) newSet(n int) set {
-	return kernelSet(call(unix.SYS_SEMGET, 0, uintptr(n), ipcCreat|0o600))
+	return kernelSet(call(unix.SYS_SEMGET, 0, uintptr(n), unix.IPC_CREAT|0o600))
 }
-func (kernel) newQueue() queue    { return newKernelQueue(int(call(unix.SYS_MSGGET, 0, ipcCreat|0o600))) }
+func (kernel) newQueue() queue {
+	return newKernelQueue(int(call(unix.SYS_MSGGET, 0, unix.IPC_CREAT|0o600)))
+}
 func (kernel) set(id int) set     { return kernelSet(id) }
 func (kernel) queue(id int) queue { return newKernelQueue(id) }
 
@@ -44,7 +41,7 @@ func (s kernelSet) op(num, n int) {
 	op := [3]int16{int16(num), int16(n), 0}
 	call(unix.SYS_SEMOP, uintptr(s), uintptr(unsafe.Pointer(&op)), 1)
 }
-func (s kernelSet) remove() { call(unix.SYS_SEMCTL, uintptr(s), 0, ipcRmid) }
+func (s kernelSet) remove() { call(unix.SYS_SEMCTL, uintptr(s), 0, unix.IPC_RMID) }
 
 // kernelQueue has a buffer for a type and a text, as msgsnd wants them.
 type kernelQueue struct {
@@ -64,4 +61,4 @@ func (q *kernelQueue) receive(typ int64, buf []byte) int {
 	n := call(unix.SYS_MSGRCV, uintptr(q.n), uintptr(unsafe.Pointer(&q.buf[0])), uintptr(len(buf)), uintptr(typ), 0)
 	return copy(buf, q.buf[8:8+n])
 }
-func (q *kernelQueue) remove() { call(unix.SYS_MSGCTL, uintptr(q.n), ipcRmid) }
+func (q *kernelQueue) remove() { call(unix.SYS_MSGCTL, uintptr(q.n), unix.IPC_RMID) }

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
 )
 
@@ -66,7 +67,7 @@ const shortTimeout = 80
 
 func commonShmCalls() []*rapid.Generator[step] {
 	return []*rapid.Generator[step]{
-		op("shmat", slots, attaches, choice{0, 0, shmRdonly}), op("shmat", slots, attaches, choice{0}),
+		op("shmat", slots, attaches, choice{0, 0, unix.SHM_RDONLY}), op("shmat", slots, attaches, choice{0}),
 		op("shmdt", attaches), op("touch", attaches, choice{0, 5000, 12287}, choice{7, 9, -1}),
 		op("shmstat", slots, choice{0}), op("shmstat", slots, choice{0}),
 		op("shmrmid", slots), op("shmset", slots, ids, ids, modes),

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
 )
 
@@ -45,19 +46,14 @@ func (p program) String() string {
 // The choices. The first of each is what a shrunk program has; few objects, few values and small
 // ones make processes meet.
 const (
-	ipcCreat  = 0o1000
-	ipcExcl   = 0o2000
-	ipcNowait = 0o4000
-	semUndo   = 0x1000
+	semUndo = 0x1000
 
 	msgNoerror = 0o10000
 	msgExcept  = 0o20000
 	msgCopy    = 0o40000
 
-	shmRdonly = 0o10000
-	shmExec   = 0o100000
-	shmRnd    = 0o20000
-	shmRemap  = 0o40000
+	shmExec  = 0o100000
+	shmRemap = 0o40000
 )
 
 var (
@@ -67,11 +63,11 @@ var (
 	keys     = []int{0, 1, 1, 2}
 	modes    = []int{0o666, 0o600, 0o644, 0o640, 0o222, 0o060, 0o006, 0}
 	wider    = []int{0o666, 0o066, 0o044, 0o022, 0}
-	getFlags = []int{ipcCreat | 0o666, ipcCreat | ipcExcl | 0o660, 0, 0o600, 0o400, 0o200, 0o666}
+	getFlags = []int{unix.IPC_CREAT | 0o666, unix.IPC_CREAT | unix.IPC_EXCL | 0o660, 0, 0o600, 0o400, 0o200, 0o666}
 	ids      = []int{0, 1001, 1002}
 	values   = []int{0, 1, 2, 3, 100, 32766, 32767, 32768, -1}
 	deltas   = []int{1, -1, 0, -2, 2, 3, -3, 32767, -32767}
-	opFlags  = []int{0, 0, semUndo, ipcNowait, semUndo | ipcNowait}
+	opFlags  = []int{0, 0, semUndo, unix.IPC_NOWAIT, semUndo | unix.IPC_NOWAIT}
 	timeouts = []int{-1, -1, -1, -1, -1, 0, 5}
 	types    = []int{1, 2, 3, 4, 1 << 40, 0, -1}
 	wanted   = []int{0, 1, 2, 3, -1, -2, -3, 7}
@@ -109,9 +105,9 @@ func programs() *rapid.Generator[program] {
 func programOf(t *rapid.T, themes []*rapid.Generator[step]) program {
 	// Most programs begin with objects that exist.
 	p := program{
-		{0, "semget", []int{0, 1, 2, ipcCreat | 0o666}},
-		{0, "msgget", []int{0, 1, 0, ipcCreat | 0o666}},
-		{0, "shmget", []int{0, 1, 12288, ipcCreat | 0o666}},
+		{0, "semget", []int{0, 1, 2, unix.IPC_CREAT | 0o666}},
+		{0, "msgget", []int{0, 1, 0, unix.IPC_CREAT | 0o666}},
+		{0, "shmget", []int{0, 1, 12288, unix.IPC_CREAT | 0o666}},
 	}
 	if rapid.IntRange(0, 9).Draw(t, "bare") == 9 {
 		p = nil
@@ -162,11 +158,11 @@ func semCalls() []*rapid.Generator[step] {
 
 func msgCalls() []*rapid.Generator[step] {
 	return []*rapid.Generator[step]{
-		op("msgsnd", slots, types, sizes, choice{0, ipcNowait}, choice{1, 2, 3}),
-		op("msgsnd", slots, types, sizes, choice{0, ipcNowait}, choice{4, 5, 6}),
-		op("msgrcv", slots, wanted, rooms, choice{0, 0, ipcNowait, msgNoerror, msgExcept, msgNoerror | msgExcept}),
-		op("msgrcv", slots, wanted, rooms, choice{0, ipcNowait}),
-		op("msgrcv", slots, choice{0, 1, 2, -1}, rooms, choice{msgCopy | ipcNowait, msgCopy | ipcNowait | msgNoerror, msgCopy, msgCopy | msgExcept | ipcNowait}),
+		op("msgsnd", slots, types, sizes, choice{0, unix.IPC_NOWAIT}, choice{1, 2, 3}),
+		op("msgsnd", slots, types, sizes, choice{0, unix.IPC_NOWAIT}, choice{4, 5, 6}),
+		op("msgrcv", slots, wanted, rooms, choice{0, 0, unix.IPC_NOWAIT, msgNoerror, msgExcept, msgNoerror | msgExcept}),
+		op("msgrcv", slots, wanted, rooms, choice{0, unix.IPC_NOWAIT}),
+		op("msgrcv", slots, choice{0, 1, 2, -1}, rooms, choice{msgCopy | unix.IPC_NOWAIT, msgCopy | unix.IPC_NOWAIT | msgNoerror, msgCopy, msgCopy | msgExcept | unix.IPC_NOWAIT}),
 		op("msgstat", slots, choice{0, 1}), op("msgrmid", slots),
 		op("msgset", slots, ids, ids, modes, qbytes), op("msgset", slots, choice{0}, choice{0}, choice{0o666}, qbytes),
 		op("msgwiden", slots, wider),
@@ -175,12 +171,12 @@ func msgCalls() []*rapid.Generator[step] {
 
 func shmCalls() []*rapid.Generator[step] {
 	return []*rapid.Generator[step]{
-		op("shmat", slots, choice{0, 1, 2}, choice{0, 0, shmRdonly, shmExec}),
+		op("shmat", slots, choice{0, 1, 2}, choice{0, 0, unix.SHM_RDONLY, shmExec}),
 		op("shmdt", choice{0, 1, 2}), op("munmap", choice{0, 1, 2}, choice{0, 1, 2}),
 		op("touch", choice{0, 1, 2}, choice{0, 5000, 12287}, choice{7, 9, -1}),
 		op("shmstat", slots, choice{0, 1}), op("shmstat", slots, choice{0, 1}),
 		op("shmrmid", slots), op("shmset", slots, ids, ids, modes),
-		op("over", slots, attaches, choice{shmRemap, shmRemap, 0, shmRemap | shmRdonly, shmRemap | shmRnd, shmRnd}),
+		op("over", slots, attaches, choice{shmRemap, shmRemap, 0, shmRemap | unix.SHM_RDONLY, shmRemap | unix.SHM_RND, unix.SHM_RND}),
 		op("mprotect", attaches, choice{1, 3, 0, 5}, choice{0, 1, 2}), op("mremap", attaches, choice{1, 2, 3, 5}),
 		op("madvise", attaches, choice{10, 11, 9}, choice{0, 0, 1, 2}), op("shmwiden", slots, wider), op("shmlock", slots, choice{11, 12}),
 	}

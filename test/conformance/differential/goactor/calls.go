@@ -19,9 +19,6 @@ const (
 	msg
 	families
 
-	creat     = 0o1000
-	excl      = 0o2000
-	readOnly  = 0o10000 // SHM_RDONLY
 	keyPrefix = 0x49440000
 )
 
@@ -148,9 +145,9 @@ func (a *actor) get(family int) {
 	}
 	option := client.Want(uint32(flags))
 	switch {
-	case flags&creat != 0 && flags&excl != 0:
+	case flags&unix.IPC_CREAT != 0 && flags&unix.IPC_EXCL != 0:
 		option = client.CreateNew(uint32(flags))
-	case flags&creat != 0:
+	case flags&unix.IPC_CREAT != 0:
 		option = client.Create(uint32(flags))
 	}
 	var o interface{ ID() int }
@@ -374,7 +371,7 @@ func (a *actor) shmat() {
 		return
 	}
 	var options []client.AttachOption
-	if a.arg(2)&readOnly != 0 {
+	if a.arg(2)&unix.SHM_RDONLY != 0 {
 		options = append(options, client.ReadOnly())
 	}
 	m, err := a.segment().Attach(bg, options...)
