@@ -7,8 +7,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/ipcspace/ipcspace/client/abi"
 	"golang.org/x/sys/unix"
+
+	"github.com/ipcspace/ipcspace/client/abi"
 )
 
 // sh runs a command in another process: who serves FUSE must not wait for it.

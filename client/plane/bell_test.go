@@ -7,8 +7,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/ipcspace/ipcspace/client/abi"
 	"golang.org/x/sys/unix"
+
+	"github.com/ipcspace/ipcspace/client/abi"
 )
 
 // What holds for calls that sleep on their cells holds for those that wait for

@@ -3,8 +3,9 @@ package plane
 import (
 	"context"
 
-	"github.com/ipcspace/ipcspace/client/abi"
 	"golang.org/x/sys/unix"
+
+	"github.com/ipcspace/ipcspace/client/abi"
 )
 
 // A brokered call outlives the manager that does it in place of a session: what

@@ -3,8 +3,9 @@ package plane
 import (
 	"unsafe"
 
-	"github.com/ipcspace/ipcspace/client/abi"
 	"golang.org/x/sys/unix"
+
+	"github.com/ipcspace/ipcspace/client/abi"
 )
 
 // offNext is the link in every cell, whatever its kind. It is always written

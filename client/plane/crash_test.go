@@ -10,8 +10,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/ipcspace/ipcspace/client/abi"
 	"golang.org/x/sys/unix"
+
+	"github.com/ipcspace/ipcspace/client/abi"
 )
 
 // dieAt runs act as a session that dies at its nth step. It says whether it

@@ -5,8 +5,9 @@ package plane
 import (
 	"time"
 
-	"github.com/ipcspace/ipcspace/client/abi"
 	"golang.org/x/sys/unix"
+
+	"github.com/ipcspace/ipcspace/client/abi"
 )
 
 // This is what steps.go, futex.go and clock.go are elsewhere, and a worker's Host.

@@ -3,8 +3,9 @@ package plane
 import (
 	"time"
 
-	"github.com/ipcspace/ipcspace/client/abi"
 	"golang.org/x/sys/unix"
+
+	"github.com/ipcspace/ipcspace/client/abi"
 )
 
 // patience is how long one holder may keep others waiting before it is

@@ -1,8 +1,9 @@
 package plane
 
 import (
-	"github.com/ipcspace/ipcspace/client/abi"
 	"golang.org/x/sys/unix"
+
+	"github.com/ipcspace/ipcspace/client/abi"
 )
 
 // Remove ends the set after its slot word was cleared: words get DEAD, all

@@ -3,8 +3,9 @@ package plane
 import (
 	"unsafe"
 
-	"github.com/ipcspace/ipcspace/client/abi"
 	"golang.org/x/sys/unix"
+
+	"github.com/ipcspace/ipcspace/client/abi"
 )
 
 // Offsets of abi.ControlHeader's words.

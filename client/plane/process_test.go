@@ -8,9 +8,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/ipcspace/ipcspace/client/abi"
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
+
+	"github.com/ipcspace/ipcspace/client/abi"
 )
 
 // fixed is the Host of a process of its own: a file that does not grow.

@@ -3,8 +3,9 @@ package plane
 import (
 	"sync/atomic"
 
-	"github.com/ipcspace/ipcspace/client/abi"
 	"golang.org/x/sys/unix"
+
+	"github.com/ipcspace/ipcspace/client/abi"
 )
 
 // Queue is a message queue, msgop(2), as one session sees it. It is cheap to

@@ -1,8 +1,9 @@
 package plane
 
 import (
-	"github.com/ipcspace/ipcspace/client/abi"
 	"golang.org/x/sys/unix"
+
+	"github.com/ipcspace/ipcspace/client/abi"
 )
 
 // ReapSession cleans up after a session whose process is dead: its sleepers

@@ -5,8 +5,9 @@ import (
 	"math"
 	"unsafe"
 
-	"github.com/ipcspace/ipcspace/client/abi"
 	"golang.org/x/sys/unix"
+
+	"github.com/ipcspace/ipcspace/client/abi"
 )
 
 // Flags of msgrcv.

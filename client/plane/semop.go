@@ -8,8 +8,9 @@ import (
 	"time"
 	"unsafe"
 
-	"github.com/ipcspace/ipcspace/client/abi"
 	"golang.org/x/sys/unix"
+
+	"github.com/ipcspace/ipcspace/client/abi"
 )
 
 const semUndo = 0x1000 // SEM_UNDO

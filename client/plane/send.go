@@ -3,8 +3,9 @@ package plane
 import (
 	"context"
 
-	"github.com/ipcspace/ipcspace/client/abi"
 	"golang.org/x/sys/unix"
+
+	"github.com/ipcspace/ipcspace/client/abi"
 )
 
 // Send is msgsnd; of the flags IPC_NOWAIT counts. Checks of the length

@@ -1,8 +1,9 @@
 package plane
 
 import (
-	"github.com/ipcspace/ipcspace/client/abi"
 	"golang.org/x/sys/unix"
+
+	"github.com/ipcspace/ipcspace/client/abi"
 )
 
 // Set is a semaphore set, semop(2) and semctl(2), as one session sees it.

@@ -5,8 +5,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/ipcspace/ipcspace/client/abi"
 	"golang.org/x/sys/unix"
+
+	"github.com/ipcspace/ipcspace/client/abi"
 )
 
 // values checks all values of a set, and its invariants.

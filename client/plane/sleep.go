@@ -6,8 +6,9 @@ import (
 	"time"
 	"unsafe"
 
-	"github.com/ipcspace/ipcspace/client/abi"
 	"golang.org/x/sys/unix"
+
+	"github.com/ipcspace/ipcspace/client/abi"
 )
 
 const offFlags = int(unsafe.Offsetof(abi.SleeperCell{}.Flags)) // of all that wait

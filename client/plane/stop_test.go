@@ -7,8 +7,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/ipcspace/ipcspace/client/abi"
 	"golang.org/x/sys/unix"
+
+	"github.com/ipcspace/ipcspace/client/abi"
 )
 
 // patient is how long a call of others may take beside a stopped one: some

@@ -4,8 +4,9 @@ import (
 	"sync"
 	"unsafe"
 
-	"github.com/ipcspace/ipcspace/client/abi"
 	"golang.org/x/sys/unix"
+
+	"github.com/ipcspace/ipcspace/client/abi"
 )
 
 const (

@@ -1,8 +1,9 @@
 package plane
 
 import (
-	"github.com/ipcspace/ipcspace/client/abi"
 	"golang.org/x/sys/unix"
+
+	"github.com/ipcspace/ipcspace/client/abi"
 )
 
 // verdict of trying operations: proceed, blocked, or an errno.
