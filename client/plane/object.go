@@ -40,15 +40,29 @@ type object struct {
 	sems     int    // 0 for a queue
 	cellsOff int
 	kept     int // cell of a brokered call that succeeded, until Forget
+
+	// rest does what is Pending as far as one transaction has room, and commits it.
+	rest func(t *transaction) error
 }
 
-func (o *object) open(control []byte, sems int, h Host) error {
+func (o *object) open(control []byte, sems int, h Host, rest func(*transaction) error) error {
 	o.mem, o.host, o.me, o.sems, o.cellsOff = control, h, h.Session(), sems, abi.CellsOff(sems)
+	o.rest = rest
 	if sems < 0 || !aligned(control) || len(control) < o.cellsOff {
 		return unix.EINVAL
 	}
 	o.refresh()
 	return nil
+}
+
+// Init makes a fresh file of zeros an empty queue, or a set of semaphores of
+// value 0. Nobody else may have the file yet.
+func (o *object) Init() {
+	for off := 0; off < o.cellsOff; off += 8 {
+		if o.load(off) != 0 {
+			o.store(off, 0)
+		}
+	}
 }
 
 // refresh learns the present capacity from the host.

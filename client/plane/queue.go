@@ -35,7 +35,7 @@ type QueueStat struct {
 // EINVAL: the memory is too short or misaligned.
 func NewQueue(control, data []byte, h Host) (*Queue, error) {
 	q := &Queue{}
-	if err := q.open(control, 0, h); err != nil {
+	if err := q.open(control, 0, h, q.rest); err != nil {
 		return nil, err
 	}
 	if len(data) > 0 && !aligned(data) {
@@ -44,15 +44,6 @@ func NewQueue(control, data []byte, h Host) (*Queue, error) {
 	q.data.mem = data
 	q.learn()
 	return q, nil
-}
-
-// Init makes fresh files of zeros an empty queue. Nobody else may have them yet.
-func (q *Queue) Init() {
-	for off := 0; off < q.cellsOff; off += 8 {
-		if q.load(off) != 0 {
-			q.store(off, 0)
-		}
-	}
 }
 
 // Stat reads the counters. It needs no write access to the file.
@@ -86,23 +77,6 @@ func held(sent, taken uint64) (bytes, messages uint64) {
 // counted is a counter after one more message.
 func counted(w uint64, size int) uint64 {
 	return (w>>abi.CounterCountShift+1)<<abi.CounterCountShift | (w+uint64(size))&abi.CounterBytesMask
-}
-
-// locked runs f under the lock, as often as it takes, after what an earlier
-// transaction left pending is done.
-func (q *Queue) locked(f func(t *transaction) error) error {
-	t, err := q.begin()
-	if err != nil {
-		return err
-	}
-	err = t.attempt(func() error {
-		if err := q.catchUp(t); err != nil {
-			return err
-		}
-		return f(t)
-	})
-	t.end()
-	return err
 }
 
 // fits is msg_fits_inqueue (ipc/msg.c).
@@ -272,47 +246,13 @@ func (q *Queue) rescan(t *transaction) {
 	q.admit(t)
 }
 
-// catchUp goes on with what is pending. The lock is held afterwards.
-func (q *Queue) catchUp(t *transaction) error {
-	for t.get(offPending)&1 != 0 && t.work > 0 {
-		q.rescan(t)
-		switch err := t.commit(true); {
-		case err == errRoom && t.limit > abi.LogEntries:
-			t.limit = abi.LogEntries * (1 + len(t.more))
-			return errAgain
-		case err != nil:
-			return err
-		}
-		if t.held == 0 {
-			return errRevoked
-		}
+// rest rescans as far as one transaction has room, and commits.
+func (q *Queue) rest(t *transaction) error {
+	if t.work <= 0 {
+		return errWork
 	}
-	t.reset()
-	return nil
-}
-
-// finish goes on with what the transaction just committed left pending. Should
-// another have taken the lock, it does that.
-func (q *Queue) finish(t *transaction) {
-	for range tries {
-		if t.held == 0 {
-			if q.load(offPending)&1 == 0 || t.lock() != nil {
-				return
-			}
-		}
-		err := q.catchUp(t)
-		t.unlock()
-		if err != errAgain && err != errRevoked {
-			return
-		}
-	}
-}
-
-// goOn is Set.goOn.
-func (q *Queue) goOn() {
-	if q.load(offPending)&1 != 0 {
-		_ = q.locked(func(*transaction) error { return nil })
-	}
+	q.rescan(t)
+	return t.commit(true)
 }
 
 // Rescan serves who can go on after an IPC_SET: senders that fit into a larger

@@ -6,23 +6,6 @@ import (
 	"github.com/ipcspace/ipcspace/client/abi"
 )
 
-// locked runs f under the lock, as often as it takes, after what an earlier
-// transaction left pending is done.
-func (s *Set) locked(f func(t *transaction) error) error {
-	t, err := s.begin()
-	if err != nil {
-		return err
-	}
-	err = t.attempt(func() error {
-		if err := s.catchUp(t); err != nil {
-			return err
-		}
-		return f(t)
-	})
-	t.end()
-	return err
-}
-
 // commit commits, and clears SLOW of each changed semaphore that no sleeper
 // and no adjustment names any more.
 func (s *Set) commit(t *transaction, keep bool) error {
@@ -30,60 +13,17 @@ func (s *Set) commit(t *transaction, keep bool) error {
 	return t.commit(keep)
 }
 
-// catchUp goes on with a scan that is pending. The lock is held afterwards.
-func (s *Set) catchUp(t *transaction) error {
-	for t.get(offPending)&1 != 0 {
-		completed := s.scan(t, false)
-		if t.work <= 0 {
-			break // a hostile set, or a vast one: others have their share
-		}
-		switch err := s.commit(t, true); {
-		case err == errRoom && t.limit > abi.LogEntries:
-			// Small steps fit the log cells that there are.
-			t.limit = abi.LogEntries * (1 + len(t.more))
-			return errAgain
-		case err != nil:
-			return err
-		case completed:
-			s.setTime(offOTime)
-		}
-		if t.held == 0 {
-			return errRevoked
-		}
+// rest scans as far as one transaction has room, and commits.
+func (s *Set) rest(t *transaction) error {
+	completed := s.scan(t, false)
+	if t.work <= 0 {
+		return errWork
 	}
-	t.reset()
-	return nil
-}
-
-// finish goes on with what the transaction just committed left pending. Should
-// another have taken the lock, it does that.
-func (s *Set) finish(t *transaction) {
-	for range tries {
-		if t.held == 0 {
-			if s.load(offPending)&1 == 0 || t.lock() != nil {
-				return
-			}
-		}
-		err := s.catchUp(t)
-		t.unlock()
-		if err != errAgain && err != errRevoked {
-			return
-		}
+	err := s.commit(t, true)
+	if err == nil && completed {
+		s.setTime(offOTime)
 	}
-}
-
-// goOn is for a call that was served: what is pending was left by who served it,
-// and who may be stopped since. All others that it is for are asleep.
-func (s *Set) goOn() {
-	if s.load(offPending)&1 != 0 {
-		_ = s.locked(func(*transaction) error { return nil })
-	}
-}
-
-func (t *transaction) setPending(flag uint64) {
-	if w := t.get(offPending); w&1 != flag {
-		t.put(offPending, w, (w>>1+1)<<1|flag)
-	}
+	return err
 }
 
 // scan serves the sleepers that can go on after a change of values, in the

@@ -21,20 +21,10 @@ func NewSet(control []byte, sems int, h Host) (*Set, error) {
 	if sems < 1 || sems > 1<<16 {
 		return nil, unix.EINVAL
 	}
-	if err := s.open(control, sems, h); err != nil {
+	if err := s.open(control, sems, h, s.rest); err != nil {
 		return nil, err
 	}
 	return s, nil
-}
-
-// Init makes a fresh file of zeros a set of semaphores of value 0. Nobody else
-// may have the file yet.
-func (s *Set) Init() {
-	for off := 0; off < s.cellsOff; off += 8 {
-		if s.load(off) != 0 {
-			s.store(off, 0)
-		}
-	}
 }
 
 func semOff(num int) int { return abi.WordsOff + 8*num }
