@@ -61,8 +61,9 @@ PRELOAD_LDFLAGS := -shared -nostdlib -Wl,-z,now -Wl,-z,noexecstack -Wl,-z,defs -
 comma := ,
 PRELOAD_LIBS := -Wl,--exclude-libs,ALL -lgcc
 PRELOAD_MAP := $(wildcard client/preload/libipcspace.map)
-PRELOAD_LDFLAGS += $(addprefix -Wl$(comma)--version-script=,$(PRELOAD_MAP))
-PRELOAD_SOURCES := $(PRELOAD) $(wildcard client/preload/*.h) $(PRELOAD_MAP) Makefile
+PRELOAD_LDS := client/preload/libipcspace.lds
+PRELOAD_LDFLAGS += -Wl,-T,$(PRELOAD_LDS) $(addprefix -Wl$(comma)--version-script=,$(PRELOAD_MAP))
+PRELOAD_SOURCES := $(PRELOAD) $(wildcard client/preload/*.h) $(PRELOAD_MAP) $(PRELOAD_LDS) Makefile
 
 # Linked beside its place and renamed: a program that runs with the old one keeps it.
 $(BIN)/libipcspace.so: $(PRELOAD_SOURCES)

@@ -44,7 +44,7 @@ bool fd_is(int fd, uint64_t inode)
 
 int fd_move(int fd)
 {
-	static const int high[] = {960, 448, 192, 64, 16};
+	static const int high[] = {192, 64, 16};
 
 	for (unsigned i = 0; i < sizeof high / sizeof *high; i++) {
 		long moved = SYS3(__NR_fcntl, fd, F_DUPFD_CLOEXEC, high[i]);
