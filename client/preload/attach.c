@@ -15,7 +15,6 @@
 #define SHM_RND 020000
 #define SHM_REMAP 040000
 #define SHM_EXEC 0100000
-#define MREMAP_MAYMOVE 1
 
 /* How long a thread that left shmat by siglongjmp is waited for, in ns. */
 #define PATIENCE INT64_C(2000000)

@@ -9,7 +9,6 @@
 #include "fail.h"
 #include "session.h"
 
-#define CLONE_VM 0x100
 #define CLONE_VFORK 0x4000
 #define WCLONE 0x80000000UL /* __WCLONE: a child that sends no signal */
 #define RLIMIT_NOFILE 7

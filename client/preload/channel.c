@@ -5,13 +5,9 @@
 #define AF_UNIX 1
 #define SOCK_SEQPACKET 5
 #define SOCK_CLOEXEC 02000000
-#define SOL_SOCKET 1
 #define SO_RCVTIMEO_NEW 66
-#define SO_SNDTIMEO_NEW 67
 #define O_WRONLY 1
 #define O_NONBLOCK 04000
-#define O_CLOEXEC 02000000
-#define AT_FDCWD (-100)
 #define F_DUPFD_CLOEXEC 1030
 
 struct sockaddr_un {
@@ -42,7 +38,8 @@ bool fd_is(int fd, uint64_t inode)
 	return fd >= 0 && fd_inode(fd) == inode;
 }
 
-int fd_move(int fd)
+/* Moves fd out of the program's way. */
+static int fd_move(int fd)
 {
 	static const int high[] = {192, 64, 16};
 

@@ -259,12 +259,8 @@ bool table_record(int family, uint32_t id, struct abi_record *r, uint64_t *slot)
 /* The record that a slot word names: good as long as the word stands. NULL: the
  * word is none. */
 const struct abi_record *table_named(uint64_t slot);
-/* The same by index, whatever the sequence. */
-bool table_record_at(int family, uint32_t index, struct abi_record *r, uint64_t *slot);
 /* The id that stands for key, or -1. */
 int table_find(int family, uint32_t key, struct abi_record *r);
-/* Waits until *slot is not word any more, or a little while. */
-void table_wait(const uint64_t *slot, uint64_t word);
 /* The session's tgid as this process sees it, or, if thread is not 0, the number
  * here of that thread of it; 0: not visible. */
 uint32_t table_pid(uint32_t number, uint32_t thread);

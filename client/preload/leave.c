@@ -1,8 +1,6 @@
 /* Calls by which a process leaves the place from which it reached its space. */
 #include "object.h"
 
-#define AT_FDCWD (-100)
-#define CLONE_NEWIPC 0x08000000
 #define CLONE_SYSVSEM 0x00040000
 #define CLONE_NEWUSER 0x10000000
 

@@ -8,7 +8,6 @@
  */
 #include "attach.h"
 
-#define MREMAP_MAYMOVE 1
 #define MREMAP_FIXED 2
 #define MREMAP_DONTUNMAP 4
 

@@ -2,7 +2,6 @@
  * enough, as a word in the session's page. */
 #include "session.h"
 
-#define SOL_SOCKET 1
 #define SCM_RIGHTS 1
 #define SCM_CREDENTIALS 2
 #define MSG_CTRUNC 8

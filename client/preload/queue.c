@@ -12,7 +12,8 @@ bool queue_fits(struct txn *t, uint64_t size)
 			    t->handle->size);
 }
 
-bool type_matches(uint32_t mode, int64_t wanted, int64_t type)
+/* Whether a receiver of that mode and type wants a message of type. */
+static bool type_matches(uint32_t mode, int64_t wanted, int64_t type)
 {
 	switch (mode) {
 	case ABI_RECEIVE_ANY:

@@ -89,8 +89,6 @@ uint32_t queue_at(struct handle *h, int64_t position);
 void queue_take(struct txn *t, uint32_t prev, uint32_t message, uint32_t number, uint32_t thread);
 /* Lets sleeping senders go as far as there is room. */
 void queue_serve_senders(struct txn *t);
-/* Whether a receiver of that mode and type wants a message of type. */
-bool type_matches(uint32_t mode, int64_t wanted, int64_t type);
 /* Takes the lock with nothing left to do for others. 0; -EIDRM: gone, or
  * moved; or why this process may not use the queue any more. */
 int queue_lock(struct txn *t);

@@ -1,8 +1,8 @@
 /*
  * libc's syscall(): programs that reach the calls of System V IPC by number, or
  * those that the library follows, or change the credentials of one thread, come
- * through here. A program that
- * makes the system call itself does not; `ipcspace run --strict` refuses it.
+ * through here. A program that makes the system call itself does not;
+ * `ipcspace run --strict` refuses it.
  */
 #include "ipcspace.h"
 
@@ -38,8 +38,6 @@ EXPORT int execveat(int, const char *, char *const *, char *const *, int);
 /* A bit that libc adds to commands for old kernels (linux/ipc.h). */
 #define IPC_64 0x100
 
-#define CLONE_VM 0x100
-#define CLONE_NEWIPC 0x08000000
 
 /* Whether the call makes a process with a copy of this one's memory, attaches
  * and all, in this space. One for another namespace is told by this one. */

@@ -6,7 +6,6 @@
  */
 #include "ipcspace.h"
 
-#define PAGE 4096UL
 #define MIB (1UL << 20)
 #define ROOM (24 * MIB)
 #define REACH (32 * 1024 * MIB) /* what is asked for goes round in as much */

@@ -1,9 +1,7 @@
 /* The one session of the process: whether it has a space, and which. */
 #include "session.h"
 
-#define AT_FDCWD (-100)
 #define O_RDONLY 0
-#define O_CLOEXEC 02000000
 #define ST_RDONLY 1
 #define AT_SECURE 23 /* getauxval(3) */
 #define SIG_SETMASK 2

@@ -77,8 +77,6 @@ void packet_close(struct exchange *x);
 /* A descriptor of that inode, or none. */
 bool fd_is(int fd, uint64_t inode);
 uint64_t fd_inode(int fd);
-/* Moves fd out of the program's way. */
-int fd_move(int fd);
 
 /* In a child that the handlers of fork did not see being made. */
 void fork_adopt(void);

@@ -133,6 +133,14 @@ int memcmp(const void *a, const void *b, size_t n);
 #define MADV_DOFORK 11
 #define MADV_DONTDUMP 16
 #define MADV_WIPEONFORK 18
+#define MREMAP_MAYMOVE 1
+#define PAGE 4096UL
+
+#define AT_FDCWD (-100)
+#define O_CLOEXEC 02000000
+#define SOL_SOCKET 1
+#define CLONE_VM 0x100
+#define CLONE_NEWIPC 0x08000000
 
 #define FUTEX_WAIT 0
 #define FUTEX_WAKE 1

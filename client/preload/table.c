@@ -12,7 +12,8 @@ const uint64_t *table_slot(int family, uint32_t id)
 	       (id & ABI_INDEX_MASK);
 }
 
-void table_wait(const uint64_t *slot, uint64_t word)
+/* Waits until *slot is not word any more, or a little while. */
+static void table_wait(const uint64_t *slot, uint64_t word)
 {
 	const struct timespec64 while_ = {0, 100000000};
 	uint32_t changes = load32(&session.table->changes);
@@ -30,7 +31,8 @@ const struct abi_record *table_named(uint64_t slot)
 		       : NULL;
 }
 
-bool table_record_at(int family, uint32_t index, struct abi_record *r, uint64_t *slot)
+/* table_record by index, whatever the sequence. */
+static bool table_record_at(int family, uint32_t index, struct abi_record *r, uint64_t *slot)
 {
 	const uint64_t *at = table_slot(family, index);
 

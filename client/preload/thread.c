@@ -1,8 +1,6 @@
 /* What each thread keeps between its calls. */
 #include "object.h"
 
-#define AT_FDCWD (-100)
-
 __thread struct thread *this_thread __attribute__((tls_model("initial-exec")));
 
 /* Few chunks: the library's data is one page, so that its start costs little. */

@@ -8,7 +8,6 @@
  */
 #include "ipcspace.h"
 
-#define PAGE 4096UL
 /* Of the stack, from the stack pointer up. */
 #define STACK_PAGES 64
 
