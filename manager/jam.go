@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -19,9 +20,12 @@ import (
 
 const (
 	// jamPatience is how long such a call may be seen asleep. Time in which it
-	// wants a CPU and gets none does not count: the machine may be busy.
+	// wants a CPU and gets none does not count: the machine may be busy. Nor does
+	// time in which another thread of the manager does, up to jamLongest: it may
+	// be the one that the call waits for (guard, openWindow).
 	jamPatience = 250 * time.Millisecond
 	jamLooks    = 10
+	jamLongest  = 4 * jamLooks
 	// maxJams bounds the threads of a space that hang in such calls, and so
 	// also how long its members have to wait for them in all.
 	maxJams = 16
@@ -54,12 +58,16 @@ func (j *jams) try(f func() error) error {
 	}()
 	look := time.NewTicker(jamPatience / jamLooks)
 	defer look.Stop()
-	for asleep := 0; asleep < jamLooks; {
+	for asleep, looks := 0, 0; asleep < jamLooks && looks < jamLongest; {
 		select {
 		case err := <-done:
 			return err
 		case <-look.C:
-			if sleeps(thread.Load()) {
+			if !sleeps(thread.Load()) {
+				continue
+			}
+			looks++
+			if !othersRun() {
 				asleep++
 			}
 		}
@@ -70,10 +78,39 @@ func (j *jams) try(f func() error) error {
 // sleeps says whether a thread of the manager waits in the kernel for anything
 // but a CPU.
 func sleeps(thread int64) bool {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/self/task/%d/stat", thread))
+	state := threadState(fmt.Sprintf("/proc/self/task/%d", thread))
+	return state != 0 && state != 'R'
+}
+
+// othersRun says whether any thread but the calling one runs, or wants to, for
+// longer than Go's threads look for work.
+func othersRun() bool {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	self := fmt.Sprint(unix.Gettid())
+	threads, _ := os.ReadDir("/proc/self/task")
+	var run []string
+	for _, thread := range threads {
+		if folder := "/proc/self/task/" + thread.Name(); thread.Name() != self && threadState(folder) == 'R' {
+			run = append(run, folder)
+		}
+	}
+	if len(run) == 0 {
+		return false
+	}
+	_ = unix.Nanosleep(&unix.Timespec{Nsec: int64(2 * time.Millisecond)}, nil)
+	return slices.ContainsFunc(run, func(folder string) bool { return threadState(folder) == 'R' })
+}
+
+// threadState is the letter of proc(5); 0: it has not begun, or is over.
+func threadState(folder string) byte {
+	stat, err := os.ReadFile(folder + "/stat")
 	if err != nil {
-		return false // it has not begun
+		return 0
 	}
 	_, fields, ok := bytes.Cut(stat, []byte(") "))
-	return ok && len(fields) > 0 && fields[0] != 'R'
+	if !ok || len(fields) == 0 {
+		return 0
+	}
+	return fields[0]
 }
