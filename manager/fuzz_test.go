@@ -161,11 +161,13 @@ func FuzzControlMessage(f *testing.F) {
 	f.Add(unix.UnixCredentials(&unix.Ucred{Pid: 1}))
 	f.Add(append(unix.UnixCredentials(&unix.Ucred{Pid: 1}), unix.UnixCredentials(&unix.Ucred{Pid: 2})...))
 	f.Add([]byte{16, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0})
+	f.Add(append(unix.UnixRights(-1), "no message of any kind"...))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		// Descriptors in it would be closed: those of this process.
-		msgs, err := unix.ParseSocketControlMessage(b)
-		for i := range msgs {
-			if msgs[i].Header.Type == unix.SCM_RIGHTS {
+		var err error
+		for rest := b; len(rest) >= unix.CmsgLen(0) && err == nil; {
+			var head unix.Cmsghdr
+			if head, _, rest, err = unix.ParseOneSocketControlMessage(rest); err == nil && head.Type == unix.SCM_RIGHTS {
 				return
 			}
 		}
