@@ -41,9 +41,18 @@ func newNode() node {
 //
 // The caller looks afterwards whether pid still is the process that it was.
 func (n node) containerOf(pid int) string {
+	name, _ := n.container(pid)
+	return name
+}
+
+// container is containerOf. An error: the manager has too little of something to see.
+func (n node) container(pid int) (string, error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	if scarce(err) {
+		return "", err
+	}
 	if err != nil {
-		return ""
+		return "", nil
 	}
 	own := ""
 	for line := range bytes.Lines(b) {
@@ -54,17 +63,21 @@ func (n node) containerOf(pid int) string {
 		}
 		for component := range strings.SplitSeq(fields[2], "/") {
 			if m := containerComponent.FindStringSubmatch(component); m != nil {
-				return m[1]
+				return m[1], nil
 			}
 		}
 		if own == "" && !n.cgroups[text] && path.Base(fields[2]) != "/" {
 			own = path.Base(fields[2])
 		}
 	}
-	if ns, err := nsInode(pid, "mnt"); err != nil || n.mounts[ns] {
-		return ""
+	ns, err := nsInode(pid, "mnt")
+	if scarce(err) {
+		return "", err
 	}
-	return own
+	if err != nil || n.mounts[ns] {
+		return "", nil
+	}
+	return own, nil
 }
 
 // containerTag is a container's name in 64 bits, for the state file; 0: none.
@@ -79,12 +92,20 @@ func containerTag(name string) uint64 {
 
 // memberOf finds a process of the container, 0 if there is none: the one with the lowest pid, most
 // often its first.
-func (n node) memberOf(container string) int {
+func (n node) memberOf(container string) (int, error) {
+	pids, err := processes()
+	if err != nil {
+		return 0, err
+	}
 	lowest := 0
-	for _, pid := range processes() {
-		if (lowest == 0 || pid < lowest) && n.containerOf(pid) == container {
+	for _, pid := range pids {
+		name, err := n.container(pid)
+		if err != nil {
+			return 0, err
+		}
+		if (lowest == 0 || pid < lowest) && name == container {
 			lowest = pid
 		}
 	}
-	return lowest
+	return lowest, nil
 }

@@ -63,8 +63,8 @@ func (m *Manager) reclaim(s *space) {
 			m.mu.Unlock()
 			return
 		}
-		pid := s.somebody()
-		if pid == 0 && time.Since(time.Unix(0, s.asked.Load())) >= delay {
+		pid, err := s.somebody()
+		if err == nil && pid == 0 && time.Since(time.Unix(0, s.asked.Load())) >= delay {
 			delete(m.spaces, s.name)
 			err := s.destroy()
 			m.mu.Unlock()
@@ -76,26 +76,43 @@ func (m *Manager) reclaim(s *space) {
 			return
 		}
 		m.mu.Unlock()
+		if err != nil && !s.pause(scarcePause) {
+			return
+		}
 		if pid != 0 && waitEnd(s.ctx, pid) != nil {
 			return
 		}
 	}
 }
 
+// scarcePause is how long the manager waits for what it has too little of to see.
+const scarcePause = time.Second
+
+// pause is false if the space ends meanwhile.
+func (s *space) pause(long time.Duration) bool {
+	select {
+	case <-time.After(long):
+		return true
+	case <-s.ctx.Done():
+		return false
+	}
+}
+
 // somebody is a process that has the space, 0 if nobody has.
-func (s *space) somebody() int {
+func (s *space) somebody() (int, error) {
 	s.mu.Lock()
 	for _, x := range s.sessions {
 		if x.id != (processID{}) && !s.isDead(x) {
 			s.mu.Unlock()
-			return x.id.pid
+			return x.id.pid, nil
 		}
 	}
 	s.mu.Unlock()
-	for _, m := range s.members() {
-		return m.pid
+	members, err := s.members()
+	if len(members) == 0 {
+		return 0, err
 	}
-	return 0
+	return members[0].pid, nil
 }
 
 // waitEnd waits until a process has ended. An error: ctx did.
@@ -137,8 +154,12 @@ func (s *space) policy() LeftBehind { return LeftBehind(s.state.header.LeftBehin
 func (s *space) watchContainer(name string) {
 	s.watched[name] = true
 	s.work.Go(func() {
-		for pid := s.m.node.memberOf(name); pid != 0; pid = s.m.node.memberOf(name) {
-			if waitEnd(s.ctx, pid) != nil {
+		for {
+			pid, err := s.m.node.memberOf(name)
+			if err == nil && pid == 0 {
+				break
+			}
+			if err != nil && !s.pause(scarcePause) || err == nil && waitEnd(s.ctx, pid) != nil {
 				return
 			}
 		}
@@ -244,7 +265,12 @@ func (s *space) resumeWatches() {
 	for _, x := range s.sessions {
 		delete(tags, containerTag(x.container)) // its last session's end begins the watch
 	}
-	for _, pid := range processes() {
+	pids, err := processes()
+	if err != nil {
+		s.log.Error("what containers left behind stays: who is there is not known", keyError, err)
+		return
+	}
+	for _, pid := range pids {
 		name := s.m.node.containerOf(pid)
 		if tag := containerTag(name); tags[tag] {
 			delete(tags, tag)

@@ -19,25 +19,38 @@ type member struct {
 }
 
 // members finds out from the kernel who has the space's folder mounted, whoever mounted it. The
-// host's own namespaces, and copies of them, see the private folder too: they are no members.
-func (s *space) members() []member {
-	public, err := deviceOf(s.storage.public)
-	if err != nil || !s.storage.mounted {
-		return nil
+// host's own namespaces, and copies of them, see the private folder too: they are no members. An
+// error: the manager has too little of something to see.
+func (s *space) members() ([]member, error) {
+	if !s.storage.mounted {
+		return nil, nil
 	}
-	private, err := deviceOf(s.storage.private)
+	public, err1 := deviceOf(s.storage.public)
+	private, err2 := deviceOf(s.storage.private)
+	if err := errorsFirst(err1, err2); scarce(err) {
+		return nil, err
+	} else if err != nil {
+		return nil, nil //nolint:nilerr // its folders are gone
+	}
+	pids, err := processes()
 	if err != nil {
-		return nil
+		return nil, err
 	}
 	var found []member
 	seen := map[uint64]bool{}
-	for _, pid := range processes() {
+	for _, pid := range pids {
 		ns, err := nsInode(pid, "mnt")
+		if scarce(err) {
+			return nil, err
+		}
 		if err != nil || seen[ns] {
 			continue
 		}
 		seen[ns] = true
 		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", pid))
+		if scarce(err) {
+			return nil, err
+		}
 		if err != nil {
 			seen[ns] = false // it ended: another one may be there
 			continue
@@ -48,7 +61,7 @@ func (s *space) members() []member {
 		}
 	}
 	slices.SortFunc(found, func(a, b member) int { return cmp.Compare(a.pid, b.pid) })
-	return found
+	return found, nil
 }
 
 // deviceOf is a folder's file system as mountinfo shows it.
@@ -80,7 +93,10 @@ func parseMember(mountinfo, public, private string) (m member, ok bool) {
 
 // containerInfos lists who has the space's folder, with the number of processes that registered.
 func (s *space) containerInfos() []ContainerInfo {
-	members := s.members()
+	members, err := s.members()
+	if err != nil {
+		s.log.Warn("who has the space is not known", keyError, err)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	registered := map[string]int{}

@@ -344,11 +344,17 @@ func memoryOwner(pid int) (owner int, start uint64, err error) {
 }
 
 // children lists the live children of a process, over all of its threads.
-func children(pid int) []int {
+func children(pid int) ([]int, error) {
 	var out []int
-	tasks, _ := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+	tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+	if scarce(err) {
+		return nil, err
+	}
 	for _, t := range tasks {
 		b, err := readProc(fmt.Sprintf("/proc/%d/task/%s/children", pid, t.Name()))
+		if scarce(err) {
+			return nil, err
+		}
 		if err != nil {
 			continue
 		}
@@ -358,24 +364,27 @@ func children(pid int) []int {
 			}
 		}
 	}
-	return out
+	return out, nil
 }
 
 // processes lists all pids that the manager can see.
-func processes() []int {
+func processes() ([]int, error) {
 	d, err := os.Open("/proc")
 	if err != nil {
-		return nil
+		return nil, err
 	}
 	defer d.Close()
-	names, _ := d.Readdirnames(-1)
+	names, err := d.Readdirnames(-1)
+	if err != nil {
+		return nil, err
+	}
 	var out []int
 	for _, n := range names {
 		if v, err := strconv.Atoi(n); err == nil {
 			out = append(out, v)
 		}
 	}
-	return out
+	return out, nil
 }
 
 // pidAlive asks a pidfd whether its process has not ended.

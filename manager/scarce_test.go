@@ -3,8 +3,12 @@ package manager
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"sync/atomic"
+	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -126,6 +130,44 @@ func TestFewDescriptors(t *testing.T) {
 	if refused, _ := p.useUp(t); refused != 0 {
 		t.Errorf("%d calls refused", refused)
 	}
+}
+
+// A child that cannot be seen or watched, for the manager has no descriptor to do it with, is not
+// taken for dead: it is looked at again.
+func TestChildThatCannotBeWatched(t *testing.T) {
+	needRoot(t)
+	d := newDaemon(t, false)
+	d.start("")
+	p := mustPeer(t, d.dir())
+	number, pg := p.spare(t, 0)
+	child := exec.Command("sleep", "1000")
+	child.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL}
+	check(t, child.Start())
+	time.Sleep(20 * time.Millisecond) // it started in a tick of the clock before the claim
+
+	check(t, d.rlimit(unix.RLIMIT_NOFILE, 1))
+	var now unix.Timespec
+	check(t, unix.ClockGettime(unix.CLOCK_BOOTTIME, &now))
+	v := pg.view()
+	v.Claimed, v.PID, v.Address = uint64(now.Nano()), uint32(child.Process.Pid), abi.PageSize
+	atomic.StoreUint32(&v.State, abi.PageClaimed)
+	reap := func() int64 {
+		a, err := p.call(abi.MsgReap, nil, int64(number))
+		check(t, err)
+		return a.Val[0]
+	}
+	for range 3 {
+		if dead := reap(); dead != 0 || p.sessionState(number) != abi.SessionSpare {
+			t.Errorf("unseen: dead %d, state %d", dead, p.sessionState(number))
+		}
+	}
+	check(t, d.rlimit(unix.RLIMIT_NOFILE, 4096))
+	if dead := reap(); dead != 0 || p.sessionState(number) != abi.SessionLive {
+		t.Errorf("seen: dead %d, state %d", dead, p.sessionState(number))
+	}
+	check(t, child.Process.Kill())
+	_ = child.Wait()
+	eventually(t, "its end is noticed", func() bool { return p.sessionState(number) == abi.SessionDead })
 }
 
 // makeOne makes an object of each family, and writes to the segment.

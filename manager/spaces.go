@@ -58,7 +58,11 @@ func (m *Manager) RemoveSpace(ctx context.Context, name string, force bool) erro
 		return fmt.Errorf("space %q has %d processes: %w; stop them, or remove it by force", name, n, ErrInUse)
 	}
 	// Agents of the node that see the folders of others are in no pod that the space admits.
-	members := slices.DeleteFunc(s.members(), func(m member) bool { return s.door.refuses(m.pid) != nil })
+	members, err := s.members()
+	if err != nil && !force {
+		return fmt.Errorf("space %q: who has it is not known: %w", name, err)
+	}
+	members = slices.DeleteFunc(members, func(m member) bool { return s.door.refuses(m.pid) != nil })
 	if len(members) > 0 && !force {
 		return fmt.Errorf("space %q is mounted in %d containers (%q and so on): %w; stop them, or remove it by force",
 			name, len(members), members[0].container, ErrInUse)

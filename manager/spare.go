@@ -201,15 +201,19 @@ func (s *space) lost(y *session) bool {
 func (s *space) mayComeTrue(y, parent *session) bool {
 	candidates := processes
 	if parent != nil && !s.isDead(parent) { // the children of the dead are others'
-		candidates = func() []int { return children(parent.id.pid) }
+		candidates = func() ([]int, error) { return children(parent.id.pid) }
 	}
-	for _, pid := range candidates() {
+	pids, err := candidates()
+	if err != nil {
+		return true
+	}
+	for _, pid := range pids {
 		// This process has all pages mapped.
 		if pid == os.Getpid() || s.isSession(pid) {
 			continue
 		}
 		mapped, err := y.page.mappedBy(pid)
-		if (mapped && err == nil || errors.Is(err, unix.EFBIG)) && !exited(pid) {
+		if (mapped && err == nil || errors.Is(err, unix.EFBIG) || scarce(err)) && !exited(pid) {
 			return true
 		}
 	}
@@ -242,11 +246,15 @@ func (s *space) findChild(y, parent *session, pid uint32) (id processID, pidfd i
 			return id, 0, levels, gone
 		}
 		if err == nil {
-			candidates = func() []int { return []int{p} }
+			candidates = func() ([]int, error) { return []int{p}, nil }
 			levelsOf = func(p int) (pidList, error) { return pidLevelsBeside(p, pid, &parent.state.Levels) }
 		}
 	}
-	for _, p := range candidates() {
+	pids, err := candidates()
+	if err != nil {
+		return id, 0, levels, err
+	}
+	for _, p := range pids {
 		fd, err := unix.PidfdOpen(p, 0)
 		if err == nil && pidAlive(fd) {
 			var start uint64
