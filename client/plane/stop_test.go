@@ -12,9 +12,13 @@ import (
 	"github.com/ipcspace/ipcspace/client/abi"
 )
 
-// patient is how long a call of others may take beside a stopped one: some
-// 2 ms, or what a busy machine makes of them.
-const patient = 500 * time.Millisecond
+// patient is how long calls of others may take beside a stopped one: some 2 ms
+// each, or what a busy machine makes of them; it will not do so again and again
+// at the same step.
+const (
+	patient   = 100 * time.Millisecond
+	slowTries = 6
+)
 
 // stoppedCall is a call of session 7 that stands still at its nth step, as SIGSTOP
 // would have it do.
@@ -57,7 +61,7 @@ func (s *stoppedCall) await(limit time.Duration) (step string, ended bool, err e
 func stopEach(t *testing.T, name string, fresh func() (act func() error, give, others func(), check func(err error, where string))) {
 	t.Run(strings.ReplaceAll(name, " ", "-"), func(t *testing.T) {
 		worst, points := time.Duration(0), map[string]bool{}
-		for nth := 1; ; nth++ {
+		for nth, slow := 1, 0; ; nth++ {
 			act, give, others, check := fresh()
 			s := stopAt(nth, act)
 			where, ended, err := s.await(10 * time.Millisecond)
@@ -86,8 +90,13 @@ func stopEach(t *testing.T, name string, fresh func() (act func() error, give, o
 			}
 			check(err, where)
 			if took > patient {
-				t.Errorf("step %d (%s): others waited %v", nth, where, took)
+				if slow++; slow < slowTries {
+					nth--
+					continue
+				}
+				t.Errorf("step %d (%s): others waited %v, %d times", nth, where, took, slow)
 			}
+			slow = 0
 			if where == "" {
 				if nth < 4 {
 					t.Errorf("only %d steps", nth)
