@@ -5,6 +5,11 @@
 #define ST_RDONLY 1
 #define AT_SECURE 23 /* getauxval(3) */
 #define SIG_SETMASK 2
+#define P_PID 1 /* waitid(2) */
+#define WNOHANG 1
+#define WEXITED 4
+#define WNOWAIT 0x01000000
+#define __WALL 0x40000000
 
 struct session session = {.mode = MODE_UNKNOWN};
 
@@ -103,6 +108,22 @@ static bool lock_mine(void)
 	return mask == most;
 }
 
+/* Whether the owner is no more, or never was in this process: a raw clone copies
+ * it from a thread of another. A process and its vfork child share the lock, each
+ * not among the threads of the other. */
+static bool owner_gone(uint32_t owner)
+{
+	const int how = WEXITED | WNOHANG | WNOWAIT | __WALL;
+	uint32_t info[32] = {0}; /* siginfo_t: si_pid is the fifth word, 0 while the child lives */
+
+	if (SYS3(__NR_tgkill, SYS0(__NR_getpid), owner, 0) != -ESRCH)
+		return false;
+	if (SYS5(__NR_waitid, P_PID, owner, info, how, 0) == 0)
+		return info[4] != 0;
+	return session.alive == NULL || load32(session.alive) != 1 ||
+	       SYS3(__NR_tgkill, SYS0(__NR_getppid), owner, 0) == -ESRCH;
+}
+
 void control_lock(void)
 {
 	uint64_t all = ~UINT64_C(0), mask;
@@ -121,11 +142,9 @@ void control_lock(void)
 			const struct timespec64 while_ = {0, 50000000};
 			uint32_t owner = load32(&lock_owner);
 
-			/* A raw clone copied it from a thread that is not here. */
 			if (SYS4(__NR_futex, &lock_word, FUTEX_WAIT | FUTEX_PRIVATE_FLAG, 2,
 				 &while_) == -ETIMEDOUT &&
-			    owner != 0 && owner == load32(&lock_owner) &&
-			    SYS3(__NR_tgkill, SYS0(__NR_getpid), owner, 0) == -ESRCH)
+			    owner != 0 && owner == load32(&lock_owner) && owner_gone(owner))
 				control_reset();
 		}
 	lock_mask = mask;

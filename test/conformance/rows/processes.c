@@ -76,6 +76,52 @@ ROW(229, "in a vfork child, and after it")
 	});
 }
 
+static void makes_and_removes(atomic_int *failed)
+{
+	while (!stop_threads) {
+		int set = semget(IPC_PRIVATE, 1, 0600);
+		if (set < 0 || semctl(set, 0, SETVAL, 7) != 0 || semctl(set, 0, GETVAL) != 7 || semctl(set, 0, IPC_RMID) != 0)
+			(*failed)++;
+	}
+}
+static void *in_thread_itself(void *unused)
+{
+	makes_and_removes(&board->n[1]);
+	return unused;
+}
+static void *in_vfork_child(void *unused)
+{
+	pid_t q = vfork();
+	if (q == 0) {
+		board->n[0] = getpid();
+		makes_and_removes(&board->n[2]);
+		_exit(0);
+	}
+	JOIN(q);
+	return unused;
+}
+
+/* Longer than anybody who waits for the child takes it for slow. */
+ROW(229, "beside a vfork child that is stopped in the midst of its calls")
+{
+	pthread_t t[2];
+	new_set(1);	/* the process's first call is not the child's */
+	EXPECT_OK(pthread_create(&t[0], NULL, in_vfork_child, NULL));
+	UNTIL(board->n[0] != 0);
+	EXPECT_OK(pthread_create(&t[1], NULL, in_thread_itself, NULL));
+	for (int i = 0; i < 12; i++) {
+		pause_ms(5 + i % 5);
+		EXPECT_OK(kill(board->n[0], SIGSTOP));
+		pause_ms(150);
+		EXPECT_OK(kill(board->n[0], SIGCONT));
+	}
+	stop_threads = 1;
+	for (int i = 0; i < 2; i++)
+		EXPECT_OK(pthread_join(t[i], NULL));
+	EXPECT_EQ(board->n[1], 0);
+	EXPECT_EQ(board->n[2], 0);
+}
+
 /* A raw clone passes by whatever libc does around fork. */
 ROW(229, "in a child of a raw clone, and after it")
 {
