@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -53,7 +52,7 @@ func (d *daemon) start() error {
 	d.process, d.ended = process, make(chan error, 1)
 	go func(ended chan<- error) { ended <- process.Wait() }(d.ended)
 	var ended error
-	err = eventually(30*time.Second, func() error {
+	err = suite.Eventually(30*time.Second, func() error {
 		if !suite.Running(process.Process.Pid) {
 			ended = fmt.Errorf("%s ended", process)
 			return nil
@@ -61,7 +60,7 @@ func (d *daemon) start() error {
 		return d.ready()
 	})
 	if err = errors.Join(err, ended); err != nil {
-		return fmt.Errorf("start %s: %w\nits log:\n%s", d.name, err, tail(d.log()))
+		return fmt.Errorf("start %s: %w\nits log:\n%s", d.name, err, suite.Tail(d.log()))
 	}
 	return nil
 }
@@ -79,12 +78,12 @@ func (d *daemon) end(signal syscall.Signal) error {
 	select {
 	case err := <-d.ended:
 		if err != nil && signal == syscall.SIGTERM {
-			return fmt.Errorf("%s after SIGTERM: %w\nits log:\n%s", d.name, err, tail(d.log()))
+			return fmt.Errorf("%s after SIGTERM: %w\nits log:\n%s", d.name, err, suite.Tail(d.log()))
 		}
 		return nil
 	case <-time.After(20 * time.Second):
 		_ = process.Process.Kill()
-		return fmt.Errorf("%s did not end within 20 s of %v\nits log:\n%s", d.name, signal, tail(d.log()))
+		return fmt.Errorf("%s did not end within 20 s of %v\nits log:\n%s", d.name, signal, suite.Tail(d.log()))
 	}
 }
 
@@ -115,24 +114,6 @@ func ipcspace(args ...string) *exec.Cmd {
 // space is a space of the test's own.
 type space struct{ name, dir string }
 
-var spaces atomic.Int32
-
-// spaceName is the test's own name as far as a space can have it, and a number.
-func spaceName(t *testing.T) string {
-	letters := strings.Map(func(r rune) rune {
-		switch {
-		case r >= 'a' && r <= 'z', r >= '0' && r <= '9':
-			return r
-		case r >= 'A' && r <= 'Z':
-			return r - 'A' + 'a'
-		case r == '/':
-			return '-'
-		}
-		return -1
-	}, strings.TrimPrefix(t.Name(), "Test"))
-	return fmt.Sprintf("%.50s-%d", letters, spaces.Add(1))
-}
-
 // newSpace makes a space, removed with the test.
 func newSpace(t *testing.T, flags ...string) *space {
 	t.Helper()
@@ -146,17 +127,17 @@ func newSpace(t *testing.T, flags ...string) *space {
 func namedSpace(t *testing.T) *space {
 	t.Helper()
 	must(t, node.start())
-	name := spaceName(t)
+	name := suite.SpaceName(t.Name())
 	t.Cleanup(func() {
 		if t.Failed() {
-			t.Logf("the manager's log:\n%s", tail(node.log()))
+			t.Logf("the manager's log:\n%s", suite.Tail(node.log()))
 		}
 		if output, err := runCommand(ipcspace("space", "list")); err == nil && !strings.Contains(output, name) {
 			return
 		}
 		// Not by force: it is refused while a process is registered, and none may be left. The
 		// manager may hear of the last one's end a moment later than we do.
-		err := eventually(10*time.Second, func() error {
+		err := suite.Eventually(10*time.Second, func() error {
 			_, err := runCommand(ipcspace("space", "remove", name))
 			return err
 		})

@@ -6,6 +6,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+
+	"github.com/ipcspace/ipcspace/test/suite"
 )
 
 // Docker 29 takes many minutes to build, so tests use it only if it was built before: make test-docker29.
@@ -69,7 +71,7 @@ func TestDocker29(t *testing.T) {
 		plugin := nriPlugin(docker29NRI)
 		must(t, plugin.start())
 		t.Cleanup(func() { must(t, plugin.stop()) })
-		wants(t, tail(plugin.log()), "runtime=docker")
+		wants(t, suite.Tail(plugin.log()), "runtime=docker")
 		shares(t, docker29, s.mountFlags())
 	})
 }

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+
+	"github.com/ipcspace/ipcspace/test/suite"
 )
 
 // engine is what runs containers by a command line such as docker's.
@@ -177,7 +179,7 @@ func (c *container) logs(t *testing.T) string {
 // awaits waits until the container has printed a text.
 func (c *container) awaits(t *testing.T, text string) {
 	t.Helper()
-	must(t, eventually(commandTimeout, func() error {
+	must(t, suite.Eventually(commandTimeout, func() error {
 		if logs := c.logs(t); !strings.Contains(logs, text) {
 			return fmt.Errorf("%s printed no %q:\n%s", c.name, text, logs)
 		}

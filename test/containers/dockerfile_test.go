@@ -16,6 +16,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/ipcspace/ipcspace/test/suite"
 )
 
 var dockerfile = flag.Bool("dockerfile", false, "build the project's image, twice (many minutes)")
@@ -38,7 +40,7 @@ func TestDockerfile(t *testing.T) {
 		name := fmt.Sprintf("%s:%d", imageProject, i)
 		build := dockerCommand("build", "--network=none", "--no-cache", "--build-arg", "GOLANG="+imageBuilder, "--build-arg", "VERSION=v1.2.3", "-t", name, "../..")
 		build.Env = append(os.Environ(), "DOCKER_BUILDKIT=0")
-		_, err := runCommandFor(buildTimeout, build)
+		_, err := suite.Run(buildTimeout, build)
 		must(t, err)
 		layers = append(layers, mustRun(t, dockerCommand("inspect", "-f", "{{json .RootFS.Layers}}", name)))
 	}
@@ -86,7 +88,7 @@ func TestDockerfileARM64(t *testing.T) {
 	compiled, err := goEnv("GOCACHE")
 	must(t, err)
 	name := imageProject + ":arm64"
-	_, err = runCommandFor(buildTimeout, podman.command("build", local, "--platform", "linux/arm64", "--layers=false", "--network=none",
+	_, err = suite.Run(buildTimeout, podman.command("build", local, "--platform", "linux/arm64", "--layers=false", "--network=none",
 		"--volume", compiled+":/root/.cache/go-build", "--build-arg", "GOLANG="+imageBuilder, "--build-arg", "VERSION=v1.2.3", "-t", name, "../.."))
 	must(t, err)
 	if got := strings.TrimSpace(mustRun(t, podman.command("inspect", "-f", "{{.Os}}/{{.Architecture}}", name))); got != "linux/arm64" {
@@ -114,7 +116,7 @@ func builderImage(t *testing.T, engine func(...string) *exec.Cmd, flags ...strin
 	dir := directory(t)
 	system := filepath.Join(cache, "builder.tar")
 	if _, err := os.Stat(system); err != nil {
-		_, err := runCommandFor(buildTimeout, exec.Command("debootstrap", "--variant=minbase",
+		_, err := suite.Run(buildTimeout, exec.Command("debootstrap", "--variant=minbase",
 			"--include=make,ca-certificates,gcc,libc6-dev,gcc-aarch64-linux-gnu,libc6-dev-arm64-cross", "bookworm", filepath.Join(dir, "system")))
 		must(t, err)
 		must(t, os.MkdirAll(cache, 0o755))
@@ -130,20 +132,20 @@ func builderImage(t *testing.T, engine func(...string) *exec.Cmd, flags ...strin
 	download := exec.Command("go", "mod", "download")
 	download.Dir = "../.."
 	download.Env = append(os.Environ(), "GOMODCACHE="+filepath.Join(dir, "modules"), "GOPROXY=file://"+filepath.Join(modules, "cache", "download")+","+proxy, "GONOSUMDB=*", "GOFLAGS=-modcacherw")
-	_, err = runCommandFor(buildTimeout, download)
+	_, err = suite.Run(buildTimeout, download)
 	must(t, err)
 	// A proxy is a folder of zips.
 	context := filepath.Join(dir, "context")
 	must(t, os.MkdirAll(context, 0o755))
 	must(t, os.Rename(filepath.Join(dir, "modules", "cache", "download"), filepath.Join(context, "proxy")))
 	mustRun(t, exec.Command("cp", "-a", toolchain, filepath.Join(context, "go")))
-	_, err = runCommandFor(buildTimeout, engine("import", system, imageBuilder+"-system"))
+	_, err = suite.Run(buildTimeout, engine("import", system, imageBuilder+"-system"))
 	must(t, err)
 	must(t, os.WriteFile(filepath.Join(context, "Dockerfile"), []byte("FROM "+imageBuilder+"-system\nCOPY go /usr/local/go\nCOPY proxy /proxy\n"+
 		"ENV PATH=/usr/local/go/bin:/usr/sbin:/usr/bin GOPROXY=file:///proxy GONOSUMDB=* GOFLAGS=-modcacherw GOTOOLCHAIN=local\n"), 0o644))
 	build := engine(slices.Concat([]string{"build", "--network=none", "-t", imageBuilder}, flags, []string{context})...)
 	build.Env = append(os.Environ(), "DOCKER_BUILDKIT=0")
-	_, err = runCommandFor(buildTimeout, build)
+	_, err = suite.Run(buildTimeout, build)
 	must(t, err)
 }
 

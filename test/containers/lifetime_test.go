@@ -6,6 +6,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/ipcspace/ipcspace/test/suite"
 )
 
 // lines is how many objects of a family inspect shows: rows that begin with a key.
@@ -34,7 +36,7 @@ func TestReclaim(t *testing.T) {
 	mustRun(t, dockerRun(s.mountFlags(), imageStatic, "sleep", "12"))
 	wants(t, mustRun(t, dockerRun(s.mountFlags(), imageGlibc, "ipc", "get", "7")), "hello")
 	mustRun(t, dockerCommand("kill", sleeper.name))
-	must(t, eventually(commandTimeout/3, func() error {
+	must(t, suite.Eventually(commandTimeout/3, func() error {
 		if _, err := os.Stat(s.dir); err == nil {
 			return fmt.Errorf("%s is still there", s.dir)
 		}
@@ -79,7 +81,7 @@ func TestCrashLoop(t *testing.T) {
 	s := newSpace(t, "--limit", "semmni=20,msgmni=20")
 	empty := func() {
 		t.Helper()
-		must(t, eventually(commandTimeout/3, func() error {
+		must(t, suite.Eventually(commandTimeout/3, func() error {
 			if n := s.objects(t); n != 0 {
 				return fmt.Errorf("%d objects\n%s", n, s.inspect(t))
 			}

@@ -10,8 +10,6 @@
 package containers_test
 
 import (
-	"bytes"
-	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -126,27 +124,8 @@ func missing(t *testing.T, what string) {
 	t.Skip(what)
 }
 
-// runCommand returns what a command prints on its standard output; its error has what it printed on the other.
-func runCommand(cmd *exec.Cmd) (string, error) { return runCommandFor(commandTimeout, cmd) }
-
-func runCommandFor(timeout time.Duration, cmd *exec.Cmd) (string, error) {
-	var stdout, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	// Pipes held open by a program's background children must not hold up the test.
-	cmd.WaitDelay = 2 * time.Second
-	if err := cmd.Start(); err != nil {
-		return "", fmt.Errorf("start %s: %w", cmd, err)
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), timeout)
-	defer cancel()
-	stop := context.AfterFunc(ctx, func() { _ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) })
-	defer stop()
-	if err := cmd.Wait(); err != nil {
-		return stdout.String(), fmt.Errorf("%s: %w\n%s%s", cmd, err, stdout.String(), stderr.String())
-	}
-	return stdout.String(), nil
-}
+// runCommand runs to the end and returns the standard output.
+func runCommand(cmd *exec.Cmd) (string, error) { return suite.Run(commandTimeout, cmd) }
 
 func mustRun(t *testing.T, cmd *exec.Cmd) string {
 	t.Helper()
@@ -180,19 +159,6 @@ func wants(t *testing.T, text, part string) {
 	}
 }
 
-// eventually repeats a check until it has no error; the last error when the time is over.
-func eventually(within time.Duration, check func() error) error {
-	for deadline := time.Now().Add(within); ; time.Sleep(20 * time.Millisecond) {
-		err := check()
-		if err == nil {
-			return nil
-		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("still so after %v: %w", within, err)
-		}
-	}
-}
-
 // directory is a new directory of the test, on a path that all may walk.
 func directory(t *testing.T) string {
 	t.Helper()
@@ -201,12 +167,4 @@ func directory(t *testing.T) string {
 	t.Cleanup(func() { _ = os.RemoveAll(dir) }) // run() removes all of scratch again and reports
 	must(t, os.Chmod(dir, 0o755))
 	return dir
-}
-
-func tail(path string) string {
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return err.Error()
-	}
-	return string(text[max(0, len(text)-8192):])
 }

@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/ipcspace/ipcspace/test/suite"
 )
 
 const megabyte = 1 << 20
@@ -54,7 +56,7 @@ func TestMemoryAfterThePayer(t *testing.T) {
 		t.Errorf("%d MB more than before are charged above the containers, with a segment of 64 that nobody has attached", grown/megabyte)
 	}
 	mustRun(t, ipcspace("ipcrm", "--space", s.name, "-M", "7"))
-	must(t, eventually(commandTimeout/3, func() error {
+	must(t, suite.Eventually(commandTimeout/3, func() error {
 		if grown := parentMemory(t) - above; grown > 32*megabyte {
 			return fmt.Errorf("%d MB more than before are charged above the containers, with the segment removed", grown/megabyte)
 		}

@@ -15,6 +15,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/ipcspace/ipcspace/test/suite"
 )
 
 // kubelet is as much of one as these tests need: a client of containerd's CRI.
@@ -103,7 +105,7 @@ func (p *pod) run(t *testing.T, s *space, env []*cri.KeyValue, image string, arg
 	if _, err := p.StartContainer(ctx, &cri.StartContainerRequest{ContainerId: id}); err != nil {
 		return "", 0, err
 	}
-	err = eventually(commandTimeout, func() error {
+	err = suite.Eventually(commandTimeout, func() error {
 		reply, err := p.ContainerStatus(ctx, &cri.ContainerStatusRequest{ContainerId: id})
 		if err != nil {
 			return err
@@ -114,7 +116,7 @@ func (p *pod) run(t *testing.T, s *space, env []*cri.KeyValue, image string, arg
 		code = reply.GetStatus().GetExitCode()
 		return nil
 	})
-	return tail(filepath.Join(p.config.GetLogDirectory(), name+".log")), code, err
+	return suite.Tail(filepath.Join(p.config.GetLogDirectory(), name+".log")), code, err
 }
 
 // The wrapper as a runtime handler of containerd's CRI: what a pod's annotations ask for, each of its
@@ -153,8 +155,8 @@ func nriPlugin(socket string, flags ...string) *daemon {
 		},
 	}
 	d.ready = func() error {
-		if !strings.Contains(tail(d.log()), "synchronized") {
-			return fmt.Errorf("not synchronized:\n%s", tail(d.log()))
+		if !strings.Contains(suite.Tail(d.log()), "synchronized") {
+			return fmt.Errorf("not synchronized:\n%s", suite.Tail(d.log()))
 		}
 		return nil
 	}
@@ -168,7 +170,7 @@ func (d *daemon) runs(t *testing.T) {
 	t.Cleanup(func() {
 		must(t, d.stop())
 		if t.Failed() {
-			t.Logf("the plugin's log:\n%s", tail(d.log()))
+			t.Logf("the plugin's log:\n%s", suite.Tail(d.log()))
 		}
 	})
 }
@@ -269,7 +271,7 @@ func TestNRI(t *testing.T) {
 	must(t, containerd.end(syscall.SIGKILL))
 	must(t, os.Truncate(plugin.log(), 0))
 	must(t, containerd.start())
-	must(t, eventually(20*time.Second, plugin.ready))
+	must(t, suite.Eventually(20*time.Second, plugin.ready))
 	k = newKubelet(t)
 	p = k.runPod(t, nil, cri.NamespaceMode_POD)
 	succeeds(p, s, "hello", imageGlibc, "ipc", "get", "7")

@@ -5,6 +5,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"github.com/ipcspace/ipcspace/test/suite"
 )
 
 // installedPostgres is the folder of Debian's newest server on this machine.
@@ -61,7 +63,7 @@ func TestPostgresInterlock(t *testing.T) {
 
 	// A backend that computes never looks whether its postmaster lives.
 	psql(first, "-d", "DO $$ BEGIN LOOP END LOOP; END $$")
-	must(t, eventually(commandTimeout, func() error {
+	must(t, suite.Eventually(commandTimeout, func() error {
 		if n := psql(first, "-t=false", "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'DO %'"); n != "1\n" {
 			return fmt.Errorf("%q such backends run", n)
 		}

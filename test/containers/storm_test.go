@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/ipcspace/ipcspace/test/suite"
 )
 
 // progress is how many rounds a container in the storm has done.
@@ -31,7 +33,7 @@ func (c *container) progress(t *testing.T, name string) int {
 func (c *container) goesOn(t *testing.T, name string) {
 	t.Helper()
 	from := c.progress(t, name)
-	must(t, eventually(commandTimeout/3, func() error {
+	must(t, suite.Eventually(commandTimeout/3, func() error {
 		if now := c.progress(t, name); now <= from {
 			return fmt.Errorf("%s stands still at %d:\n%s", name, now, c.logs(t))
 		}
@@ -131,7 +133,7 @@ func TestFiftyAtOnce(t *testing.T) {
 		all.Go(func() {
 			image := []string{imageGlibc, imageMusl}[i%2]
 			// On a busy machine the last of them waits long for its turn.
-			output, err := runCommandFor(4*commandTimeout, dockerRun(append(s.mountFlags(), "--runtime=ipcspace"), image, "sh", "-c",
+			output, err := suite.Run(4*commandTimeout, dockerRun(append(s.mountFlags(), "--runtime=ipcspace"), image, "sh", "-c",
 				fmt.Sprintf("ipc get 7 && ipc send 8 letter-%d", i)))
 			if err == nil && !strings.Contains(output, "hello") {
 				err = fmt.Errorf("container %d printed %q", i, output)
@@ -211,13 +213,13 @@ func TestWritableMount(t *testing.T) {
 	must(t, cmd.Start())
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
-	must(t, eventually(commandTimeout/3, func() error {
-		if text := tail(log.Name()); !strings.Contains(text, "ended") {
+	must(t, suite.Eventually(commandTimeout/3, func() error {
+		if text := suite.Tail(log.Name()); !strings.Contains(text, "ended") {
 			return fmt.Errorf("not ended:\n%s", text)
 		}
 		return nil
 	}))
-	wants(t, tail(log.Name()), "shmget: Function not implemented")
+	wants(t, suite.Tail(log.Name()), "shmget: Function not implemented")
 	wants(t, s.inspect(t), "REFUSED: writable; mount it read-only (:ro)")
 	_ = cmd.Process.Signal(syscall.SIGKILL)
 	<-ended

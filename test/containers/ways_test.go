@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/ipcspace/ipcspace/test/suite"
 )
 
 // shares has containers of both C libraries share a space.
@@ -187,8 +189,8 @@ func TestCDI(t *testing.T) {
 	must(t, keeper.start())
 	t.Cleanup(func() { must(t, keeper.stop()) })
 	later := newSpace(t) // a device comes with its space
-	must(t, eventually(commandTimeout/9, func() error {
-		if text := tail(filepath.Join(dir, "ipcspace.io-space.json")); !strings.Contains(text, later.name) {
+	must(t, suite.Eventually(commandTimeout/9, func() error {
+		if text := suite.Tail(filepath.Join(dir, "ipcspace.io-space.json")); !strings.Contains(text, later.name) {
 			return fmt.Errorf("no %s in %s", later.name, text)
 		}
 		return nil
@@ -199,8 +201,8 @@ func TestCDI(t *testing.T) {
 		})
 	}
 	mustRun(t, ipcspace("space", "remove", later.name))
-	must(t, eventually(commandTimeout/9, func() error {
-		if text := tail(filepath.Join(dir, "ipcspace.io-space.json")); strings.Contains(text, later.name) {
+	must(t, suite.Eventually(commandTimeout/9, func() error {
+		if text := suite.Tail(filepath.Join(dir, "ipcspace.io-space.json")); strings.Contains(text, later.name) {
 			return fmt.Errorf("%s in %s", later.name, text)
 		}
 		return nil
@@ -215,14 +217,14 @@ func TestRuntimeKeepsConfig(t *testing.T) {
 	b := newBundle(t, imageStatic, "true")
 	b.unknown = true
 	b.write(t)
-	before := tail(filepath.Join(b.dir, "config.json"))
+	before := suite.Tail(filepath.Join(b.dir, "config.json"))
 	wrapper := func() {
 		cmd := exec.Command(filepath.Join(bin, "ipcspace-runc"), "--root", filepath.Join(b.dir, "state"), "create", "--bundle", b.dir, "test")
 		cmd.Env = append(os.Environ(), "IPCSPACE_ROOT="+root, "IPCSPACE_RUNTIME=/bin/true")
 		mustRun(t, cmd)
 	}
 	wrapper()
-	if after := tail(filepath.Join(b.dir, "config.json")); after != before {
+	if after := suite.Tail(filepath.Join(b.dir, "config.json")); after != before {
 		t.Errorf("config.json changed from\n%s\nto\n%s", before, after)
 	}
 	b.annotations["ipcspace.io/space"] = s.name

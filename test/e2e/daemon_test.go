@@ -69,7 +69,7 @@ func (d *daemon) await(within time.Duration) error {
 		return d.ready()
 	})
 	if err != nil {
-		return fmt.Errorf("start %s: %w\nits log:\n%s", d.name, err, tail(d.log()))
+		return fmt.Errorf("start %s: %w\nits log:\n%s", d.name, err, suite.Tail(d.log()))
 	}
 	return nil
 }

@@ -50,7 +50,7 @@ func newMachine(t *testing.T) *machine {
 	}()
 	t.Cleanup(func() {
 		if t.Failed() {
-			t.Log(tail(log.Name()))
+			t.Log(suite.Tail(log.Name()))
 		}
 		m.off()
 		_, err := kubectl("delete", "node", m.name, "--ignore-not-found")

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/ipcspace/ipcspace/test/suite"
 )
 
 // storm is pods that take a mutex with SEM_UNDO in turn, and count what they do under it: whatever is
@@ -54,7 +56,7 @@ func (s *storm) count(p pod) (int, error) {
 	if err != nil || len(logs) != 1 {
 		return 0, fmt.Errorf("logs of %s: %v", p.name, logs)
 	}
-	text := strings.TrimSpace(tail(logs[0]))
+	text := strings.TrimSpace(suite.Tail(logs[0]))
 	// Time, stream, F and what the program printed: name and count.
 	fields := strings.Fields(text[strings.LastIndexByte(text, '\n')+1:])
 	if len(fields) == 0 {

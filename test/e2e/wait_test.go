@@ -1,16 +1,14 @@
 package e2e_test
 
 import (
-	"bytes"
-	"context"
 	"errors"
 	"fmt"
-	"os"
 	"os/exec"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
+
+	"github.com/ipcspace/ipcspace/test/suite"
 )
 
 const (
@@ -36,23 +34,8 @@ func eventually(within time.Duration, check func() error) error {
 	}
 }
 
-// runCommand returns what a command prints on its standard output; its error has what it printed on the other.
-func runCommand(command *exec.Cmd) (string, error) {
-	var stdout, stderr bytes.Buffer
-	command.Stdout, command.Stderr = &stdout, &stderr
-	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	command.WaitDelay = 2 * time.Second
-	if err := command.Start(); err != nil {
-		return "", fmt.Errorf("start %s: %w", command, err)
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
-	defer cancel()
-	defer context.AfterFunc(ctx, func() { _ = syscall.Kill(-command.Process.Pid, syscall.SIGKILL) })()
-	if err := command.Wait(); err != nil {
-		return stdout.String(), fmt.Errorf("%s: %w\n%s%s", command, err, stdout.String(), stderr.String())
-	}
-	return stdout.String(), nil
-}
+// runCommand runs to the end and returns the standard output.
+func runCommand(command *exec.Cmd) (string, error) { return suite.Run(startTimeout, command) }
 
 func must(t *testing.T, err error) {
 	t.Helper()
@@ -67,14 +50,6 @@ func wants(t *testing.T, text, part string) {
 	if !strings.Contains(text, part) {
 		t.Errorf("no %q in:\n%s", part, text)
 	}
-}
-
-func tail(path string) string {
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return err.Error()
-	}
-	return string(text[max(0, len(text)-8192):])
 }
 
 // holds repeats a check for some seconds, in which it must never have an error.

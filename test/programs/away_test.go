@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/ipcspace/ipcspace/test/suite"
 )
 
 // Without its manager a space is an error, after the half minute for which a restart is waited
@@ -22,7 +24,7 @@ func TestManagerAway(t *testing.T) {
 	manager := exec.Command(filepath.Join(scratch, "bin/ipcspace-manager"), "--root", root)
 	must(t, manager.Start())
 	defer func() { _ = manager.Process.Kill() }() // it is gone mostly
-	must(t, eventually(20*time.Second, func() error {
+	must(t, suite.Eventually(20*time.Second, func() error {
 		_, err := runCommand(exec.Command(ipcspace(), "space", "create", "away", "--root", root))
 		return err
 	}))
@@ -63,7 +65,7 @@ func TestManagerAway(t *testing.T) {
 
 	manager = exec.Command(filepath.Join(scratch, "bin/ipcspace-manager"), "--root", root)
 	must(t, manager.Start())
-	must(t, eventually(20*time.Second, func() error {
+	must(t, suite.Eventually(20*time.Second, func() error {
 		_, err := runCommand(exec.Command(ipcspace(), "space", "remove", "away", "--root", root))
 		return err
 	}))

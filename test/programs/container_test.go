@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/ipcspace/ipcspace/test/suite"
 )
 
 // container is a bundle for runc(8): a read-only root made of this machine's own directories, an
@@ -151,19 +153,19 @@ func TestPostgresInContainer(t *testing.T) {
 
 	// The same server seen from outside: its socket and lock file lie in the mounted directory.
 	c := &cluster{postgres: p, space: s, dir: data}
-	must(t, eventually(commandTimeout, func() error {
+	must(t, suite.Eventually(commandTimeout, func() error {
 		select {
 		case err := <-ended:
-			t.Fatalf("the container ended: %v\n%s", err, tail(log))
+			t.Fatalf("the container ended: %v\n%s", err, suite.Tail(log))
 		default:
 		}
 		if status := c.lockFile(statusLine); status != "ready" {
-			return fmt.Errorf("PostgreSQL in the container is %q, not ready\n%s", status, tail(log))
+			return fmt.Errorf("PostgreSQL in the container is %q, not ready\n%s", status, suite.Tail(log))
 		}
 		return nil
 	}))
 	if err := c.exercise("in a container"); err != nil {
-		t.Fatalf("%v\n%s", err, tail(log))
+		t.Fatalf("%v\n%s", err, suite.Tail(log))
 	}
 
 	key, id := c.segment(t)
@@ -191,10 +193,10 @@ func TestPostgresInContainer(t *testing.T) {
 	select {
 	case err := <-ended:
 		if err != nil {
-			t.Errorf("the server's container: %v\n%s", err, tail(log))
+			t.Errorf("the server's container: %v\n%s", err, suite.Tail(log))
 		}
 	case <-time.After(commandTimeout):
-		t.Fatalf("the container did not end in %v\n%s", commandTimeout, tail(log))
+		t.Fatalf("the container did not end in %v\n%s", commandTimeout, suite.Tail(log))
 	}
 	if rows := s.ipcs(t, "-m"); len(rows) != 0 {
 		t.Errorf("segments after shutdown: %v", rows)

@@ -27,7 +27,7 @@ func TestPostgresInterlock(t *testing.T) {
 		_ = query.Wait() // fails: its connection breaks
 	})
 	backend := 0
-	must(t, eventually(20*time.Second, func() (err error) {
+	must(t, suite.Eventually(20*time.Second, func() (err error) {
 		_, err = fmt.Sscan(c.psql(t, "SELECT pid FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'DO %'"), &backend)
 		return err
 	}))
@@ -79,7 +79,7 @@ func refuses(t *testing.T, c *cluster, when string) {
 
 // gone waits until processes have ended.
 func gone(pids ...int) error {
-	return eventually(30*time.Second, func() error {
+	return suite.Eventually(30*time.Second, func() error {
 		for _, pid := range pids {
 			if suite.Running(pid) {
 				return fmt.Errorf("process %d lives (%s)", pid, suite.CommandLine(pid))

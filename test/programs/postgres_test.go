@@ -150,7 +150,7 @@ func (c *cluster) start() error {
 		select {
 		case err := <-c.wait:
 			c.wait = nil
-			return fmt.Errorf("%s: %w\n%s", server, err, tail(c.log()))
+			return fmt.Errorf("%s: %w\n%s", server, err, suite.Tail(c.log()))
 		case <-time.After(50 * time.Millisecond):
 		}
 		// The file of a server that was killed still says "ready".
@@ -159,7 +159,7 @@ func (c *cluster) start() error {
 			return nil
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("%s is not ready after %v\n%s", server, commandTimeout, tail(c.log()))
+			return fmt.Errorf("%s is not ready after %v\n%s", server, commandTimeout, suite.Tail(c.log()))
 		}
 	}
 }
@@ -214,17 +214,17 @@ func (c *cluster) stop(t *testing.T) {
 	case err := <-c.wait:
 		c.wait = nil
 		if err != nil {
-			t.Fatalf("fast shutdown: %v\n%s", err, tail(c.log()))
+			t.Fatalf("fast shutdown: %v\n%s", err, suite.Tail(c.log()))
 		}
 	case <-time.After(commandTimeout):
-		t.Fatalf("no fast shutdown in %v\n%s", commandTimeout, tail(c.log()))
+		t.Fatalf("no fast shutdown in %v\n%s", commandTimeout, suite.Tail(c.log()))
 	}
 }
 
 // kill ends what a failed test left running. Backends end by themselves after their postmaster.
 func (c *cluster) kill(t *testing.T) {
 	if t.Failed() {
-		t.Logf("log of %s:\n%s", c.dir, tail(c.log()))
+		t.Logf("log of %s:\n%s", c.dir, suite.Tail(c.log()))
 	}
 	if c.wait == nil {
 		return

@@ -1,8 +1,6 @@
 package programs_test
 
 import (
-	"bytes"
-	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -10,7 +8,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -58,7 +55,7 @@ func (m *manager) start() error {
 			return
 		}
 		m.process = process
-		m.err = eventually(20*time.Second, func() error {
+		m.err = suite.Eventually(20*time.Second, func() error {
 			if !suite.Running(process.Process.Pid) {
 				return fmt.Errorf("%s ended", process)
 			}
@@ -66,7 +63,7 @@ func (m *manager) start() error {
 			return err
 		})
 		if m.err != nil {
-			m.err = fmt.Errorf("start the manager: %w\nits log:\n%s", m.err, tail(m.log))
+			m.err = fmt.Errorf("start the manager: %w\nits log:\n%s", m.err, suite.Tail(m.log))
 		}
 	})
 	return m.err
@@ -83,12 +80,12 @@ func (m *manager) stop() error {
 	select {
 	case err := <-ended:
 		if err != nil {
-			return fmt.Errorf("%s after SIGTERM: %w\nits log:\n%s", m.process, err, tail(m.log))
+			return fmt.Errorf("%s after SIGTERM: %w\nits log:\n%s", m.process, err, suite.Tail(m.log))
 		}
 		return nil
 	case <-time.After(10 * time.Second):
 		_ = m.process.Process.Kill()
-		return fmt.Errorf("%s did not end within 10 s of SIGTERM\nits log:\n%s", m.process, tail(m.log))
+		return fmt.Errorf("%s did not end within 10 s of SIGTERM\nits log:\n%s", m.process, suite.Tail(m.log))
 	}
 }
 
@@ -103,12 +100,12 @@ func newSpace(t *testing.T) *space {
 	if err := node.start(); err != nil {
 		t.Fatal(err)
 	}
-	name := spaceName(t)
+	name := suite.SpaceName(t.Name())
 	mustRun(t, exec.Command(ipcspace(), "space", "create", name, "--root", node.root))
 	t.Cleanup(func() {
 		// Not by force: it is refused while a process is registered, and none may be left. The
 		// manager may hear of the last one's end a moment later than we do.
-		err := eventually(10*time.Second, func() error {
+		err := suite.Eventually(10*time.Second, func() error {
 			_, err := runCommand(exec.Command(ipcspace(), "space", "remove", name, "--root", node.root))
 			return err
 		})
@@ -117,7 +114,7 @@ func newSpace(t *testing.T) *space {
 			_, _ = runCommand(exec.Command(ipcspace(), "space", "remove", "--force", name, "--root", node.root))
 		}
 		if t.Failed() {
-			t.Logf("the manager's log:\n%s", tail(node.log))
+			t.Logf("the manager's log:\n%s", suite.Tail(node.log))
 		}
 	})
 	return &space{
@@ -142,7 +139,7 @@ func newKernelSpace(t *testing.T) *space {
 		t.Fatal(err)
 	}
 	path := fmt.Sprintf("/proc/%d/ns/ipc", holder.Process.Pid)
-	must(t, eventually(5*time.Second, func() error {
+	must(t, suite.Eventually(5*time.Second, func() error {
 		theirs, err := os.Readlink(path)
 		if err == nil && theirs == own {
 			err = fmt.Errorf("%s has no namespace of its own yet", holder)
@@ -150,24 +147,6 @@ func newKernelSpace(t *testing.T) *space {
 		return err
 	}))
 	return &space{prefix: []string{"nsenter", "--ipc=" + path, "--"}, kernelNamespace: path}
-}
-
-var spaces atomic.Int32
-
-// spaceName is the test's own name as far as a space can have it, and a number.
-func spaceName(t *testing.T) string {
-	letters := strings.Map(func(r rune) rune {
-		switch {
-		case r >= 'a' && r <= 'z', r >= '0' && r <= '9':
-			return r
-		case r >= 'A' && r <= 'Z':
-			return r - 'A' + 'a'
-		case r == '/':
-			return '-'
-		}
-		return -1
-	}, t.Name())
-	return fmt.Sprintf("%.50s-%d", letters, spaces.Add(1))
 }
 
 // embedded runs one program with a manager of its own; uid is the user who runs ipcspace itself.
@@ -228,29 +207,8 @@ func requireKernelUnused(t *testing.T) {
 	}
 }
 
-// runCommand runs to the end and returns the standard output. The error carries the command and all
-// it printed. The command has a process group of its own, killed as one when its time is over.
-func runCommand(cmd *exec.Cmd) (string, error) {
-	var stdout, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	// Pipes held open by a program's background children must not hold up the test.
-	cmd.WaitDelay = 2 * time.Second
-	if err := cmd.Start(); err != nil {
-		return "", fmt.Errorf("start %s: %w", cmd, err)
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), commandTimeout)
-	defer cancel()
-	stop := context.AfterFunc(ctx, func() { _ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) })
-	defer stop()
-	if err := cmd.Wait(); err != nil {
-		if ctx.Err() != nil {
-			err = fmt.Errorf("killed after %v: %w", commandTimeout, err)
-		}
-		return stdout.String(), fmt.Errorf("%s: %w\n%s%s", cmd, err, stdout.String(), stderr.String())
-	}
-	return stdout.String(), nil
-}
+// runCommand runs to the end and returns the standard output.
+func runCommand(cmd *exec.Cmd) (string, error) { return suite.Run(commandTimeout, cmd) }
 
 func mustRun(t *testing.T, cmd *exec.Cmd) string {
 	t.Helper()
@@ -263,19 +221,6 @@ func must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
-	}
-}
-
-// eventually repeats a check until it has no error; the last error when the time is over.
-func eventually(within time.Duration, check func() error) error {
-	for deadline := time.Now().Add(within); ; time.Sleep(20 * time.Millisecond) {
-		err := check()
-		if err == nil {
-			return nil
-		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("still so after %v: %w", within, err)
-		}
 	}
 }
 
@@ -297,12 +242,4 @@ func needs(t *testing.T, tools map[string]string) {
 			t.Fatalf("%s is missing (apt-get install %s): %v", tool, source, err)
 		}
 	}
-}
-
-func tail(path string) string {
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return err.Error()
-	}
-	return string(text[max(0, len(text)-8192):])
 }
