@@ -219,7 +219,7 @@ fuzz-library: ## the C library on hostile tables, objects and packets, with libF
 .PHONY: failpoints
 failpoints: build $(FAIL_POINTS) ## the tables: operation, point, death or interruption, result; step of the manager, death
 	$(GO) test -v -run 'TestStopAtEachStep' -count=1 $(TEST_FLAGS) ./client/plane
-	$(GO) test -v -run 'TestFailPoints|TestManagerSteps' -count=1 -timeout 20m $(TEST_FLAGS) ./test/chaos -failpoints.table
+	$(GO) test -v -run 'TestFailPoints|TestInstructions|TestManagerSteps' -count=1 -timeout 20m $(TEST_FLAGS) ./test/chaos -failpoints.table
 
 .PHONY: bench
 bench: build ## the same programs on the kernel and in a space in turn, as ratios; QUICK=1: under a minute

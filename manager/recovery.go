@@ -221,7 +221,7 @@ func (s *space) recoverPage(number uint32, st *sessionState, files map[uint64]*p
 		return nil, err
 	}
 	files[pf.serial] = pf
-	st.Cookie, st.Page, st.Pages = newCookie(), 0, pf.serial
+	st.turnTo(pf)
 	p := pf.take(0)
 	return p, p.fill(number, 0, st.Cookie)
 }

@@ -183,11 +183,10 @@ func (s *space) renew(x *session) error {
 	if err != nil {
 		return unix.ENOSPC
 	}
-	st := x.state
-	st.Cookie, st.Page, st.Pages = newCookie(), 0, pf.serial
+	x.state.turnTo(pf)
 	x.page.remove()
 	x.page = pf.take(0)
-	if err := x.page.fill(x.number, 0, st.Cookie); err != nil {
+	if err := x.page.fill(x.number, 0, x.state.Cookie); err != nil {
 		return unix.ENOSPC
 	}
 	// Its spares were mapped where the process was before.

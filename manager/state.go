@@ -57,6 +57,17 @@ type sessionState struct {
 	Page, Pages uint64
 }
 
+// turnTo gives the session the one page of a new file.
+//
+// Cut in between, the number is one that the new file does not have, or its only
+// one: never that of another session's page.
+func (st *sessionState) turnTo(pf *pageFile) {
+	st.Cookie = newCookie()
+	atomic.StoreUint64(&st.Pages, pf.serial)
+	step("session: page turned")
+	atomic.StoreUint64(&st.Page, 0)
+}
+
 // What a space was made with, in stateHeader.Flags.
 const (
 	stateBrokered     = 1 << iota // no set or queue is given away
