@@ -29,7 +29,6 @@ long finish(long r)
 
 /* --- configuration ----------------------------------------------------- */
 
-static char dir_wanted[DIR_MAX];
 static bool dir_named, required, writable_ok;
 
 static bool equal(const char *a, const char *b)
@@ -80,11 +79,11 @@ __attribute__((constructor)) static void configure(void)
 	dir_named = value != NULL && *value != 0;
 	if (!dir_named)
 		value = "/run/ipcspace";
-	while (value[n] && n + 1 < sizeof dir_wanted) {
-		dir_wanted[n] = value[n];
+	while (value[n] && n + 1 < sizeof control.dir) {
+		control.dir[n] = value[n];
 		n++;
 	}
-	dir_wanted[n] = 0;
+	control.dir[n] = 0;
 	value = setting("IPCSPACE_REQUIRED");
 	required = value != NULL && equal(value, "1");
 	value = setting("IPCSPACE_DIR_WRITABLE");
@@ -328,7 +327,6 @@ static long arrive(void *unused)
 /* Finds the space and registers. With control held. */
 static int register_process(void)
 {
-	memcpy(control.dir, dir_wanted, sizeof dir_wanted);
 	long r = arrive(NULL);
 
 	if (r == -EMFILE)
