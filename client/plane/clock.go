@@ -23,10 +23,13 @@ const tick = 12 * time.Millisecond
 
 // Seconds is the present second since 1970 as the kernel puts it into objects
 // (ktime_get_real_seconds) and as time(2) says it: that of its last tick, so
-// that no stamp is of a second that has not begun for others. Asking the clock
-// takes as long as a semop, so an answer is kept for a granule (a millisecond
-// at most), but for the last ones of a second.
+// that no stamp is of a second that has not begun for others. Where asking takes
+// a system call, several times as long as a semop, an answer is kept for a granule
+// (a millisecond at most), but for the last ones of a second.
 func Seconds() int64 {
+	if s, ok := vdsoSeconds(); ok {
+		return s
+	}
 	granule := ticks() >> granuleShift
 	if r := lastReading.Load(); r != nil && r.granule == granule {
 		return r.second
