@@ -26,14 +26,13 @@ help: ## this list
 
 # ---- build ----
 
-# A room joins the build when it has its first file.
-COMMANDS := $(foreach c,client/ipcspace manager/ipcspace-manager shim/ipcspace-shim csi/ipcspace-csi,$(if $(wildcard $(c)/*.go),$(notdir $(c))))
+COMMANDS := ipcspace ipcspace-manager ipcspace-shim ipcspace-csi
 # What a child runs after fork lies together, so that it costs few page faults.
-PRELOAD_FORK := $(wildcard $(patsubst %,client/preload/%.c,fork spare session room thread piece channel packet sys))
+PRELOAD_FORK := $(patsubst %,client/preload/%.c,fork spare session room thread piece channel packet sys)
 PRELOAD  := $(PRELOAD_FORK) $(filter-out $(PRELOAD_FORK),$(wildcard client/preload/*.c))
-LIBRARY  := $(if $(PRELOAD),$(BIN)/libipcspace.so)
+LIBRARY  := $(BIN)/libipcspace.so
 # The second architecture is optional where its compiler is missing, except in continuous integration.
-ARM64    := $(if $(PRELOAD),$(if $(or $(CI),$(shell command -v $(ARM64_CC))),$(BIN)/arm64/libipcspace.so))
+ARM64    := $(if $(or $(CI),$(shell command -v $(ARM64_CC))),$(BIN)/arm64/libipcspace.so)
 
 .PHONY: build commands library
 build: commands library ## bin/: the commands, and the library for amd64 and arm64
@@ -58,12 +57,10 @@ PRELOAD_CFLAGS := -std=c11 -O2 -g -fPIC -ffreestanding -fno-stack-protector -fvi
 	-ftls-model=initial-exec -fno-plt -Wall -Wextra -Werror
 PRELOAD_LDFLAGS := -shared -nostdlib -Wl,-z,now -Wl,-z,noexecstack -Wl,-z,defs -Wl,-z,noseparate-code -Wl,-Bsymbolic \
 	-Wl,--hash-style=both -Wl,-soname,libipcspace.so -Wl,--build-id
-comma := ,
 PRELOAD_LIBS := -Wl,--exclude-libs,ALL -lgcc
-PRELOAD_MAP := $(wildcard client/preload/libipcspace.map)
 PRELOAD_LDS := client/preload/libipcspace.lds
-PRELOAD_LDFLAGS += -Wl,-T,$(PRELOAD_LDS) $(addprefix -Wl$(comma)--version-script=,$(PRELOAD_MAP))
-PRELOAD_SOURCES := $(PRELOAD) $(wildcard client/preload/*.h) $(PRELOAD_MAP) $(PRELOAD_LDS) Makefile
+PRELOAD_LDFLAGS += -Wl,-T,$(PRELOAD_LDS)
+PRELOAD_SOURCES := $(PRELOAD) $(wildcard client/preload/*.h) $(PRELOAD_LDS) Makefile
 
 # Linked beside its place and renamed: a program that runs with the old one keeps it.
 $(BIN)/libipcspace.so: $(PRELOAD_SOURCES)
@@ -107,7 +104,7 @@ FAIL_POINTS := $(BIN)/test/libipcspace-fail.so $(BIN)/test/ipcspace-manager-fail
 PACKAGES      = $(shell $(GO) list ./... | grep -v '/ipcspace/test/')
 # What takes minutes has targets of its own: make attacks, make chaos. Both are here in short.
 LONG_TESTS := ^TestAttacks$$/(10,000|all_|word|noise)
-TEST_PACKAGES = $(shell $(GO) list ./test/... 2>/dev/null)
+TEST_PACKAGES = $(shell $(GO) list ./test/...)
 TEST_FLAGS   ?=
 
 .PHONY: test test-packages test-programs test-containers test-docker29
@@ -117,7 +114,7 @@ test-packages: build ## the packages' own tests, with the race detector
 	$(GO) test -race -count=1 -timeout 15m $(TEST_FLAGS) $(PACKAGES)
 
 test-programs: build $(FAIL_POINTS) ## conformance with the kernel, real programs, real containers
-	$(if $(TEST_PACKAGES),$(GO) test -p 1 -count=1 -timeout 40m -skip '$(LONG_TESTS)' $(TEST_FLAGS) $(TEST_PACKAGES))
+	$(GO) test -p 1 -count=1 -timeout 40m -skip '$(LONG_TESTS)' $(TEST_FLAGS) $(TEST_PACKAGES)
 
 test-containers: build ## real containers: Docker, podman, containerd and runc, with the manager and the shim
 	$(GO) test -count=1 -timeout 40m $(TEST_FLAGS) ./test/containers
