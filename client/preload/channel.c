@@ -21,7 +21,7 @@ struct sockaddr_un {
 /* The same for a fork, which can do without: the child counts late then. */
 #define FORK_PATIENCE INT64_C(1000000000)
 
-struct control control = {.channel = -1, .pulse = -1};
+struct control control = {.channel = -1, .other_channel = -1, .pulse = -1};
 
 uint64_t fd_inode(int fd)
 {
@@ -288,6 +288,36 @@ int channel_open(void)
 	return 0;
 }
 
+static void channel_swap(void)
+{
+	int channel = control.other_channel;
+	uint64_t inode = control.other_inode;
+
+	control.other_channel = control.channel;
+	control.other_inode = control.channel_inode;
+	control.channel = channel;
+	control.channel_inode = inode;
+	control.spare_asked = 0; /* there */
+}
+
+int channel_ready(void)
+{
+	if (fd_is(control.channel, control.channel_inode))
+		return 0;
+	channel_swap();
+	return fd_is(control.channel, control.channel_inode) ? 0 : channel_open();
+}
+
+void channel_forget(void)
+{
+	for (int i = 0; i < 2; i++) {
+		if (fd_is(control.channel, control.channel_inode))
+			SYS1(__NR_close, control.channel);
+		control.channel = -1;
+		channel_swap();
+	}
+}
+
 uint32_t request_number(void)
 {
 	if (++control.seq == 0)
@@ -314,11 +344,9 @@ static long call(void *exchange)
 	x->request.seq = request_number();
 	x->request.tid = thread_id();
 	for (;;) {
-		if (!fd_is(control.channel, control.channel_inode)) {
-			r = channel_open();
-			if (r < 0)
-				break;
-		}
+		r = channel_ready();
+		if (r < 0)
+			break;
 		r = packet_exchange(control.channel, x);
 		FAIL_POINT("request: answered");
 		if (r > 0 && x->reply.errno != ECONNRESET) {

@@ -54,11 +54,9 @@ static void copy_uses(struct abi_session_page *to)
 /* A child that forks before it ever called has no channel yet. */
 static long get_spare(void *unused)
 {
-	long r = 0;
+	long r = channel_ready();
 
 	(void)unused;
-	if (!fd_is(control.channel, control.channel_inode))
-		r = channel_open();
 	if (r == 0) {
 		spares_ask(0);
 		spares_settle();
@@ -123,9 +121,7 @@ static void forget_parent(void)
 	control.spare = NULL;
 	control.spares = 0;
 	control.spares_room = NULL;
-	if (fd_is(control.channel, control.channel_inode))
-		SYS1(__NR_close, control.channel);
-	control.channel = -1;
+	channel_forget();
 	control.spare_asked = 0;
 	threads_forked();
 	attach_alone();

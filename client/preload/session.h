@@ -12,6 +12,9 @@ struct control {
 	int channel;	       /* descriptor, -1: none */
 	uint64_t channel_inode; /* of the socket: a descriptor can be closed or
 				   replaced by the program at any time */
+	int other_channel;     /* a vfork child's, or its parent's: they share this, but
+				   not their descriptors */
+	uint64_t other_inode;
 	int pulse;
 	uint64_t pulse_inode;
 	uint32_t seq;
@@ -41,6 +44,10 @@ void control_reset(void);
 /* Connects and says HELLO for the session (or a new one), with control held.
  * 0 or -errno. */
 int channel_open(void);
+/* The same, unless this process has a connection. */
+int channel_ready(void);
+/* Closes what it has, in a child of fork. */
+void channel_forget(void);
 /* Numbers requests; 0 is HELLO's. */
 uint32_t request_number(void);
 

@@ -1,5 +1,6 @@
 /* Rows 229 and 230: the calls in every state that a process can be in. */
 #include "case.h"
+#include <dirent.h>
 #include "use.h"
 
 ROW(229, "after fork, of a process that used the calls and of one that did not")
@@ -120,6 +121,33 @@ ROW(229, "beside a vfork child that is stopped in the midst of its calls")
 		EXPECT_OK(pthread_join(t[i], NULL));
 	EXPECT_EQ(board->n[1], 0);
 	EXPECT_EQ(board->n[2], 0);
+}
+
+static int descriptors(void)
+{
+	int n = 0;
+	DIR *d = opendir("/proc/self/fd");
+	while (d && readdir(d))
+		n++;
+	closedir(d);
+	return n;
+}
+
+/* A vfork child has the memory, but descriptors of its own. */
+ROW(229, "beside a vfork child that made the first call, again and again")
+{
+	pthread_t t[2];
+	int before = descriptors();
+	EXPECT_OK(pthread_create(&t[0], NULL, in_vfork_child, NULL));
+	UNTIL(board->n[0] != 0);
+	EXPECT_OK(pthread_create(&t[1], NULL, in_thread_itself, NULL));
+	pause_ms(1000);
+	stop_threads = 1;
+	for (int i = 0; i < 2; i++)
+		EXPECT_OK(pthread_join(t[i], NULL));
+	EXPECT_EQ(board->n[1], 0);
+	EXPECT_EQ(board->n[2], 0);
+	EXPECT(descriptors() < before + 10);
 }
 
 /* A raw clone passes by whatever libc does around fork. */
