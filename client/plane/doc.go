@@ -19,15 +19,6 @@
 // Errors are unix.Errno values, ErrStale among them.
 package plane
 
-import "golang.org/x/sys/unix"
-
-// ErrStale means that the handle is no longer good: its slot word does not
-// stand in the table any more, because the object was removed, moved to a
-// fresh file or has changed its rights. Nothing was done. The caller looks at
-// the table again: the object is gone (EIDRM for a call that had begun), or it
-// opens it anew and starts the call again with the time that is left.
-const ErrStale = unix.Errno(255)
-
 // Host is what the data plane asks of its surroundings. One Host stands for
 // one object as seen by one session. Its methods may be called by several
 // goroutines, and must not call back into the same object, Reap excepted.

@@ -1,16 +1,11 @@
 package plane
 
 import (
-	"golang.org/x/sys/unix"
-
 	"github.com/ipcspace/ipcspace/client/abi"
 )
 
 // Whom a transaction has no room to serve it leaves to others, and says Pending:
 // who takes the lock next goes on with it first.
-
-// errWork: the call has done its share, the rest is for others.
-const errWork = unix.Errno(249)
 
 func (t *transaction) setPending(flag uint64) {
 	if w := t.get(offPending); w&1 != flag {

@@ -232,9 +232,6 @@ func (s *Set) endSleeper(cell int, err error) {
 	}
 }
 
-// errCell asks for a sleeper's cell, which is made without the lock.
-const errCell = unix.Errno(251)
-
 // carryOut commits the caller's operations and serves whom they let go on.
 func (s *Set) carryOut(t *transaction, tr *trial, session uint32, alters bool) error {
 	if err := s.write(t, tr, session); err != nil {

@@ -158,10 +158,6 @@ func (t *transaction) spend(n int) bool {
 	return t.work > 0
 }
 
-// errRevoked means that another took the lock from us before we committed:
-// nothing happened, start again.
-const errRevoked = unix.Errno(254)
-
 // commit makes everything happen, in one compare-and-swap. With keep the lock
 // is held on, for a transaction that follows, unless holds says otherwise.
 // errRevoked: nothing happened; the lock is lost. errRoom: neither, for lack
@@ -234,8 +230,6 @@ func (t *transaction) record() {
 	}
 }
 
-const errRoom = unix.Errno(253)
-
 // makeRoom has room made for the log that a commit did not find.
 func (t *transaction) makeRoom() error {
 	return t.o.grow((len(t.entries)+len(t.states))/abi.LogEntries + 2)
@@ -263,6 +257,3 @@ func (t *transaction) attempt(f func() error) error {
 	}
 	return unix.EIO
 }
-
-// errAgain has attempt start again.
-const errAgain = unix.Errno(252)

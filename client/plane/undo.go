@@ -3,8 +3,6 @@ package plane
 import (
 	"unsafe"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/ipcspace/ipcspace/client/abi"
 )
 
@@ -78,9 +76,6 @@ func (t *transaction) findUndo(session uint32, num int) (off, adj int) {
 	}
 	return 0, 0
 }
-
-// errNoUndo means that another session has no room for an adjustment.
-const errNoUndo = unix.Errno(250)
 
 // makeUndo finds the session a word for its adjustment of num, which has none.
 // Its own session gets a further cell if need be.
