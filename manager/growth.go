@@ -1,7 +1,6 @@
 package manager
 
 import (
-	"encoding/binary"
 	"log/slog"
 	"os"
 	"sync"
@@ -94,29 +93,14 @@ func (g *growth) mark(fd int) error {
 }
 
 func (g *growth) run() {
-	const head = 24 // struct fanotify_event_metadata
 	self := os.Getpid()
-	buf := make([]byte, 64*head)
-	for {
-		n, err := g.fan.Read(buf)
-		if err != nil {
-			return
-		}
-		for b := buf[:n]; len(b) >= head; {
-			size := binary.NativeEndian.Uint32(b)
-			if size < head || int(size) > len(b) {
-				return
-			}
-			fd := int(int32(binary.NativeEndian.Uint32(b[16:])))
-			pid := int(int32(binary.NativeEndian.Uint32(b[20:])))
-			b = b[size:]
-			for _, f := range g.named(fd) {
-				if pid != self {
-					g.restore(f, pid)
-				}
+	eachEvent(g.fan, func(fd, pid int) {
+		for _, f := range g.named(fd) {
+			if pid != self {
+				g.restore(f, pid)
 			}
 		}
-	}
+	})
 }
 
 // restore cuts a file back, in a goroutine that nothing waits for: a member

@@ -62,33 +62,19 @@ func (w *openWindow) mark(path string, on bool) error {
 }
 
 func (w *openWindow) answer() {
-	const head = 24 // struct fanotify_event_metadata
-	self := int32(os.Getpid())
-	buf := make([]byte, 4096)
-	for {
-		n, err := w.fan.Read(buf)
-		if err != nil {
+	self := os.Getpid()
+	eachEvent(w.fan, func(fd, pid int) {
+		if fd < 0 {
 			return
 		}
-		for b := buf[:n]; len(b) >= head; {
-			size := binary.NativeEndian.Uint32(b)
-			if size < head || int(size) > len(b) {
-				return
-			}
-			fd := int32(binary.NativeEndian.Uint32(b[16:]))
-			pid := int32(binary.NativeEndian.Uint32(b[20:]))
-			verdict := uint32(unix.FAN_DENY)
-			if pid == self {
-				verdict = unix.FAN_ALLOW
-			}
-			if fd >= 0 {
-				var r [8]byte
-				binary.NativeEndian.PutUint32(r[:], uint32(fd))
-				binary.NativeEndian.PutUint32(r[4:], verdict)
-				_, _ = w.fan.Write(r[:])
-				_ = unix.Close(int(fd))
-			}
-			b = b[size:]
+		verdict := uint32(unix.FAN_DENY)
+		if pid == self {
+			verdict = unix.FAN_ALLOW
 		}
-	}
+		var r [8]byte
+		binary.NativeEndian.PutUint32(r[:], uint32(fd))
+		binary.NativeEndian.PutUint32(r[4:], verdict)
+		_, _ = w.fan.Write(r[:])
+		_ = unix.Close(fd)
+	})
 }
