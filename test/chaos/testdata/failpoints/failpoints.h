@@ -88,8 +88,8 @@ bool asleep(pid_t pid);
 
 extern char problem[200]; /* of this case: the first */
 extern struct wait {
-	int64_t us;	  /* longest call of others in this case */
-	int64_t ready;	  /* in it, the caller was to run and had no CPU */
+	int64_t us;	  /* longest call of others in this case, less the next */
+	int64_t ready;	  /* the caller was to run and had no CPU */
 	const char *what; /* the call */
 } worst;
 

@@ -168,7 +168,7 @@ static bool one(const struct family *f, const struct scenario *s, enum action a,
 		f->check();
 	int64_t late = lateness();
 	if (!problem[0] && worst.us > PATIENCE + WAKE_UPS * late)
-		wrong("%s took %ld ms, %ld of them without a CPU, others waited %ld for one", worst.what, (long)(worst.us / 1000),
+		wrong("%s took %ld ms, and %ld more without a CPU, others waited %ld for one", worst.what, (long)(worst.us / 1000),
 		      (long)(worst.ready / 1000), (long)(late / 1000));
 	bool fails = problem[0] != 0;
 	if (shared->reached || fails)

@@ -52,10 +52,10 @@ struct moment begin(void)
 
 void end(const char *what, struct moment begun)
 {
-	int64_t us = now_us() - begun.us;
+	int64_t all = now_us() - begun.us, ready = ready_us() - begun.ready;
 
-	if (us > worst.us)
-		worst = (struct wait){us, ready_us() - begun.ready, what};
+	if (all - ready > worst.us)
+		worst = (struct wait){all - ready, ready, what};
 }
 
 void nap(long us)
