@@ -6,7 +6,9 @@
  * It follows client/preload line by line where it matters: each name below is
  * the function there. One semaphore; NU processes add 1 (or AMOUNT), NS take 1.
  * What is abstracted: a list of sleepers is one versioned word; there is one
- * log cell for each process, long enough; the fast path is one step.
+ * log cell for each process, long enough; the fast path is one step. The
+ * manager's part follows manager/object.go and move.go, and when it is killed
+ * (DIES), the next one's manager/recovery.go.
  *
  * A step of the model is one access to shared memory. A killed process takes
  * no further step and the manager clears up after it; a stopped one takes none
@@ -30,6 +32,9 @@
 #ifndef SIGNALS
 #define SIGNALS 0
 #endif
+#ifndef DIES /* the manager, once */
+#define DIES 0
+#endif
 #ifndef REVOKES /* of the living */
 #define REVOKES 1
 #endif
@@ -38,8 +43,9 @@
 #define EPOCHS 8
 #endif
 
-#define NP (NS + NU + 1)
 #define MANAGER (NS + NU)
+#define NEXT (MANAGER + DIES) /* the manager after it */
+#define NP (NEXT + 1)
 
 /* Words: value and version. */
 #define SEM 0
@@ -77,6 +83,7 @@ byte l_state, l_owner, l_epoch;
 /* The object's state in its header, and its slot in the table. */
 byte object; /* 0, 1 removed, 2 moved */
 bool slot = true;
+bool published; /* the record of the fresh file that a move made */
 
 typedef Entry {
 	byte word;
@@ -102,7 +109,7 @@ bool gone[NP]; /* killed or stopped */
 bool reap[NP]; /* killed: the manager is told */
 bool over[NP]; /* its call returned */
 bool cut; /* the history is long enough: RETRY and WAITING may follow each other for ever */
-byte kills = KILLS, stops = STOPS, signals = SIGNALS, revokes = REVOKES;
+byte dies = DIES, kills = KILLS, stops = STOPS, signals = SIGNALS, revokes = REVOKES;
 
 /* Ghosts: what has been committed. */
 byte g_value;
@@ -797,20 +804,60 @@ proctype Manager()
 	LOCALS;
 	byte id = MANAGER, who, w, wv;
 	bool dying;
+	do
+	:: cut -> break
+	:: else -> {
 #if defined(REMOVE) || defined(MOVE)
 	dying = true;
 #endif
-	{
+#if DIES
+	if
+	:: id == NEXT ->
+		/* What the table does not name is litter, and its sleepers are told
+		 * (wakeInLitter). What is closed is opened again by moving it. Else the
+		 * request counts as not done, and its client makes it again. */
+#ifdef REMOVE
+		if
+#ifdef PLANT_LITTER /* litter is only unlinked */
+		:: !slot -> dying = false
+#else
+		:: !slot -> dying = false; goto die
+#endif
+		:: else
+		fi;
+#endif
+#ifdef MOVE
+		if
+#ifdef PLANT_LITTER
+		:: published -> dying = false
+#else
+		:: published -> dying = false; goto wake
+#endif
+		:: !slot && !published -> dying = false; goto die
+		:: else
+		fi;
+#endif
+		/* buryDead */
+		d_step {
+			who = 0;
+			do
+			:: who < NS + NU -> reap[who] = reap[who] || (KILLS > 0 && gone[who]); who++
+			:: else -> who = 0; break
+			od
+		}
+	:: else
+	fi;
+#endif
 end_idle:
 	do
 	:: atomic { reap[0] && NS > 0 -> who = 0; reap[0] = false }; goto bury
-#if NP > 2
+#if MANAGER > 1
 	:: atomic { reap[1] -> who = 1; reap[1] = false }; goto bury
 #endif
-#if NP > 3
+#if MANAGER > 2
 	:: atomic { reap[2] -> who = 2; reap[2] = false }; goto bury
 #endif
-#if NP > 4
+#if MANAGER > 3
 	:: atomic { reap[3] -> who = 3; reap[3] = false }; goto bury
 #endif
 	:: dying -> dying = false; goto die
@@ -866,9 +913,11 @@ die:
 #ifndef PLANT_MOVE
 	txn_lock();
 #endif
-	over[MANAGER] = true;
+	over[id] = true;
 	skip;
 	d_step { assert(l_state != COMMITTED); g_copied = VALUE(val[SEM]); assert(g_copied == g_value) };
+	published = true;
+wake:
 #endif
 	who = 0;
 	do
@@ -894,12 +943,32 @@ die:
 			:: ok -> asleep[who] = false; who++
 			:: else
 			fi
+#ifndef PLANT_DONE /* who has its result, by a manager killed before it woke it, is not woken */
+		:: SERVED(w) -> asleep[who] = false; who++
+		:: !SLEEPS(w) && !SERVED(w) -> who++
+#else
 		:: else -> who++
+#endif
 		fi
 	:: else -> break
 	od;
 	goto end_idle
-	} unless { cut }
+	} unless { gone[id] || cut };
+	d_step { /* the next one knows nothing */
+		id = NEXT;
+		n = 0; g = 0; h_owner = 0; h_epoch = 0; h_n = 0; epoch = 0; hand = 0; hand_ver = 0; c_s = 0; c_v = 0;
+		at = 0; c = 0; sleepers = 0; v = 0; v0 = 0; vv = 0; l = 0; l0 = 0; lv = 0; p0 = 0; pv = 0; who = 0; w = 0; wv = 0;
+		ok = false; pend = false; woke = false;
+		k = 0;
+		do
+		:: k < ENTRIES ->
+			mine[k].word = 0; mine[k].old = 0; mine[k].oldver = 0; mine[k].new = 0;
+			copy[k].word = 0; copy[k].old = 0; copy[k].oldver = 0; copy[k].new = 0;
+			k++
+		:: else -> k = 0; break
+		od
+	}
+	od
 }
 
 /* What happens to processes from outside. */
@@ -910,6 +979,9 @@ end_fate:
 	do
 	:: cut -> break
 	:: atomic { kills > 0 && i < NS + NU && !gone[i] && !over[i] -> kills--; gone[i] = true; asleep[i] = false; reap[i] = true }
+#if DIES
+	:: atomic { dies > 0 && !slot -> dies--; gone[MANAGER] = true }
+#endif
 	:: atomic { stops > 0 && i < NS + NU && !gone[i] && !over[i] -> stops--; gone[i] = true }
 	:: atomic { signals > 0 && i < NS && asleep[i] && !gone[i] -> signals--; asleep[i] = false; signalled[i] = true }
 	:: atomic { i + 1 < NS + NU && (kills + stops + signals) > 0 -> i++ }
@@ -931,7 +1003,7 @@ end_last:
 			/* No lost wake-up. A stop in the midst of Pending delays the rest. */
 			assert(cut || gone[i] || over[i] || object != 0 || VALUE(val[SEM]) == 0 || l_state != FREE);
 			/* Nobody sleeps on in what is gone. */
-			assert(cut || gone[i] || over[i] || object == 0);
+			assert(cut || gone[i] || over[i] || (object == 0 && slot));
 			i++
 		:: else -> break
 		od
