@@ -14,6 +14,7 @@ procps           ps, for the demonstration
 perl             IPC::SysV, a client of all three families
 postgresql-15    a real program: shared memory
 fakeroot         a real program: message queues, semaphores with SEM_UNDO
+php-cli          a real program: its extensions are loaded with RTLD_DEEPBIND
 musl-tools       a second libc in one space with glibc
 runc             containers
 docker.io        the same; its daemon is started by the tests alone
@@ -36,7 +37,7 @@ EOF
 
 if ! command -v dpkg-query >/dev/null; then
 	missing=
-	for tool in gcc readelf ipcs ipcmk perl fakeroot musl-gcc runc ip iptables busybox bison flex aarch64-linux-gnu-gcc; do
+	for tool in gcc readelf ipcs ipcmk perl fakeroot php musl-gcc runc ip iptables busybox bison flex aarch64-linux-gnu-gcc; do
 		command -v "$tool" >/dev/null || missing="$missing $tool"
 	done
 	[ -z "$missing" ] && exit 0

@@ -1,0 +1,208 @@
+/*
+ * Objects that are loaded with RTLD_DEEPBIND (PHP's extensions) find libc's functions
+ * before this library's. Where that is what they would find, their references are
+ * turned to this library's, as the dynamic linker binds those of all others.
+ *
+ * Only glibc knows the flag. It looks for a file by the run path of who calls dlopen,
+ * by the return address: so dlopen is jumped to, but for what is loaded with the flag
+ * and by a path, which needs no search.
+ */
+#include "ipcspace.h"
+
+#define RTLD_LAZY 1
+#define RTLD_NOLOAD 4
+#define RTLD_DEEPBIND 8
+
+/* link.h and elf.h, for 64 bits. */
+struct link_map {
+	uintptr_t addr;
+	const char *name;
+	const struct dynamic *ld;
+	struct link_map *next, *prev;
+};
+struct dynamic {
+	int64_t tag;
+	uint64_t value;
+};
+struct symbol {
+	uint32_t name;
+	uint8_t info, other;
+	uint16_t section;
+	uint64_t value, size;
+};
+struct relocation {
+	uint64_t offset, info;
+	int64_t addend;
+};
+struct program_header {
+	uint32_t type, flags;
+	uint64_t offset, address, physical, in_file, in_memory, align;
+};
+struct phdr_info {
+	uintptr_t addr;
+	const char *name;
+	const struct program_header *headers;
+	uint16_t count;
+};
+
+enum { DT_NULL = 0, DT_PLTRELSZ = 2, DT_HASH = 4, DT_STRTAB = 5, DT_SYMTAB = 6, DT_RELA = 7,
+       DT_RELASZ = 8, DT_JMPREL = 23 };
+#define PT_GNU_RELRO 0x6474e552
+
+#if defined(__x86_64__)
+enum { R_WORD = 1, R_GLOB_DAT = 6, R_JUMP_SLOT = 7 };
+#else
+enum { R_WORD = 257, R_GLOB_DAT = 1025, R_JUMP_SLOT = 1026 };
+#endif
+
+extern void *dlsym(void *, const char *) __attribute__((weak));
+typedef void *dlopen_function(const char *, int);
+typedef int dlclose_function(void *);
+typedef char *dlerror_function(void);
+typedef int iterate_function(int (*)(struct phdr_info *, size_t, void *), void *);
+extern const struct dynamic own_dynamic[] __asm__("_DYNAMIC") __attribute__((visibility("hidden")));
+extern const char own_header[] __asm__("__ehdr_start") __attribute__((visibility("hidden")));
+
+/* The tables of a loaded object. */
+struct tables {
+	uintptr_t addr;
+	const struct symbol *symbols;
+	const char *names;
+	const uint32_t *hash;
+	const struct relocation *rela, *plt;
+	size_t relas, plts;
+};
+
+/* Most objects' addresses are made whole by the dynamic linker, some are not. */
+static const void *whole(uintptr_t addr, uint64_t value)
+{
+	return (const void *)(value < addr ? addr + value : value);
+}
+
+static struct tables tables_of(uintptr_t addr, const struct dynamic *d)
+{
+	struct tables t = {.addr = addr};
+
+	for (; d != NULL && d->tag != DT_NULL; d++)
+		switch (d->tag) {
+		case DT_SYMTAB: t.symbols = whole(addr, d->value); break;
+		case DT_STRTAB: t.names = whole(addr, d->value); break;
+		case DT_HASH: t.hash = whole(addr, d->value); break;
+		case DT_RELA: t.rela = whole(addr, d->value); break;
+		case DT_RELASZ: t.relas = d->value / sizeof *t.rela; break;
+		case DT_JMPREL: t.plt = whole(addr, d->value); break;
+		case DT_PLTRELSZ: t.plts = d->value / sizeof *t.plt; break;
+		}
+	return t;
+}
+
+static bool same(const char *a, const char *b)
+{
+	while (*a && *a == *b)
+		a++, b++;
+	return *a == *b;
+}
+
+/* This library's function of that name, 0: it has none. */
+static uintptr_t own(const struct tables *t, const char *name)
+{
+	uint32_t count = t->hash[1]; /* nchain, of all symbols */
+
+	for (uint32_t i = 1; i < count; i++)
+		if (t->symbols[i].section != 0 && same(t->names + t->symbols[i].name, name))
+			return t->addr + t->symbols[i].value;
+	return 0;
+}
+
+struct relro {
+	uintptr_t addr, begin, end;
+};
+
+static int find_relro(struct phdr_info *info, size_t size, void *to)
+{
+	struct relro *r = to;
+
+	(void)size;
+	if (info->addr != r->addr)
+		return 0;
+	for (uint16_t i = 0; i < info->count; i++)
+		if (info->headers[i].type == PT_GNU_RELRO) {
+			uintptr_t begin = info->addr + info->headers[i].address;
+
+			r->begin = begin & -4096UL;
+			r->end = (begin + info->headers[i].in_memory) & -4096UL;
+		}
+	return 1;
+}
+
+/* loaded: in whose scope names are looked up. */
+static void turn(void *loaded, const struct tables *t, const struct tables *ours,
+		 const struct relocation *r, const struct relro *sealed)
+{
+	uint32_t type = (uint32_t)r->info;
+	const char *name = t->names + t->symbols[r->info >> 32].name;
+
+	if ((type != R_WORD && type != R_GLOB_DAT && type != R_JUMP_SLOT) || r->info >> 32 == 0)
+		return;
+	uintptr_t function = own(ours, name);
+	if (function == 0 || dlsym(loaded, name) != libc_function(name))
+		return;
+	uintptr_t at = t->addr + r->offset, page = at & -4096UL;
+	bool closed = at >= sealed->begin && at < sealed->end;
+
+	if (closed && SYS3(__NR_mprotect, page, 4096, PROT_READ | PROT_WRITE) < 0)
+		return;
+	__atomic_store_n((uintptr_t *)at, function + (type == R_WORD ? (uintptr_t)r->addend : 0),
+			 __ATOMIC_RELEASE);
+	if (closed)
+		SYS3(__NR_mprotect, page, 4096, PROT_READ);
+}
+
+static void turn_all(void *loaded, const struct link_map *object, const struct tables *ours)
+{
+	struct tables t = tables_of(object->addr, object->ld);
+	struct relro sealed = {.addr = object->addr};
+
+	if (t.symbols == NULL || t.names == NULL)
+		return;
+	((iterate_function *)libc_function("dl_iterate_phdr"))(find_relro, &sealed);
+	for (size_t i = 0; i < t.relas; i++)
+		turn(loaded, &t, ours, &t.rela[i], &sealed);
+	for (size_t i = 0; i < t.plts; i++)
+		turn(loaded, &t, ours, &t.plt[i], &sealed);
+}
+
+static bool is_path(const char *name)
+{
+	while (*name && *name != '/')
+		name++;
+	return *name != 0;
+}
+
+EXPORT void *dlopen(const char *name, int flags)
+{
+	dlopen_function *real = (dlopen_function *)libc_function("dlopen");
+
+	if (real == NULL)
+		return NULL;
+	if (!(flags & RTLD_DEEPBIND) || flags & RTLD_NOLOAD || gnu_get_libc_version == NULL ||
+	    name == NULL || !is_path(name))
+		return real(name, flags); /* a jump: see above */
+	void *before = real(name, RTLD_LAZY | RTLD_NOLOAD);
+	struct link_map *object = real(name, flags);
+
+	if (before != NULL) {
+		((dlclose_function *)libc_function("dlclose"))(before);
+		return object;
+	}
+	if (object == NULL)
+		return NULL;
+	struct tables ours = tables_of((uintptr_t)own_header, own_dynamic);
+
+	/* And what it needs, which was loaded with it. */
+	for (const struct link_map *m = object; m != NULL; m = m->next)
+		turn_all(object, m, &ours);
+	/* What was looked for in vain is no error of the program's. */
+	((dlerror_function *)libc_function("dlerror"))();
+	return object;
+}
