@@ -38,10 +38,9 @@ bool fd_is(int fd, uint64_t inode)
 	return fd >= 0 && fd_inode(fd) == inode;
 }
 
-/* Moves fd out of the program's way. */
-static int fd_move(int fd)
+int fd_move(int fd)
 {
-	static const int high[] = {192, 64, 16};
+	static const int high[] = {OWN_FDS, 64, 16};
 
 	for (unsigned i = 0; i < sizeof high / sizeof *high; i++) {
 		long moved = SYS3(__NR_fcntl, fd, F_DUPFD_CLOEXEC, high[i]);

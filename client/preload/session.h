@@ -84,6 +84,9 @@ void packet_close(struct exchange *x);
 /* A descriptor of that inode, or none. */
 bool fd_is(int fd, uint64_t inode);
 uint64_t fd_inode(int fd);
+/* Moves fd out of the program's way, to OWN_FDS or above where that many may be. */
+#define OWN_FDS 192
+int fd_move(int fd);
 
 /* In a child that the handlers of fork did not see being made. */
 void fork_adopt(void);

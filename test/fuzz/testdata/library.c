@@ -25,7 +25,6 @@
 #define CELLS 24
 #define CHUNKS 8
 #define INDEX 1 /* of each of the three objects, and its key */
-#define LIBRARYS_FIRST 960 /* where fd_move puts descriptors */
 #define PIPE_BUFFER 60000 /* bytes of packets on their way */
 #define BROKERED 250 /* from here on, an input's byte for what is next is a brokered call */
 
@@ -408,7 +407,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	input = data;
 	left = size;
 	make_table();
-	SYS3(__NR_close_range, LIBRARYS_FIRST, ~0U, 0); /* of the inputs before */
+	SYS3(__NR_close_range, OWN_FDS, ~0U, 0); /* of the inputs before */
 	connect_channel();
 	while (left > 0) {
 		uint8_t what = (uint8_t)take(1);
