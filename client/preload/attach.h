@@ -6,7 +6,6 @@
 #include "object.h"
 #include "session.h"
 
-
 /* piece.state. Whoever changes it from one to another by compare-and-swap has
  * the piece: so shmat and shmdt of other threads, which take no lock, and the
  * calls in mapping.c count each piece once. */

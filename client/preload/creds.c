@@ -29,7 +29,7 @@ static uint32_t kept_of; /* which these are, 0: never filled */
 uint32_t creds_slow(void)
 {
 	/* A thread's first call: it may have been made by one with credentials of its own. */
-	struct thread *t = this_thread ? this_thread : thread_make();
+	struct thread *t = thread_own();
 
 	return t->creds != 0 ? t->creds : creds_process;
 }
@@ -113,7 +113,6 @@ bool creds_allow(const struct abi_record *r, uint32_t wanted)
 
 /* --- the calls that change them ---------------------------------------- */
 
-extern void *dlsym(void *handle, const char *name) __attribute__((weak));
 #define RTLD_NEXT ((void *)-1L)
 
 /* libc's own function, which changes all threads; NULL: it has none. */

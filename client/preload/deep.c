@@ -5,7 +5,8 @@
  *
  * Only glibc knows the flag. It looks for a file by the run path of who calls dlopen,
  * by the return address: so dlopen is jumped to, but for what is loaded with the flag
- * and by a path, which needs no search.
+ * and by a path, which needs no search. What the object's constructors call, before
+ * dlopen is back, is libc's still.
  */
 #include "ipcspace.h"
 
@@ -55,7 +56,6 @@ enum { R_WORD = 1, R_GLOB_DAT = 6, R_JUMP_SLOT = 7 };
 enum { R_WORD = 257, R_GLOB_DAT = 1025, R_JUMP_SLOT = 1026 };
 #endif
 
-extern void *dlsym(void *, const char *) __attribute__((weak));
 typedef void *dlopen_function(const char *, int);
 typedef int dlclose_function(void *);
 typedef char *dlerror_function(void);
@@ -96,20 +96,13 @@ static struct tables tables_of(uintptr_t addr, const struct dynamic *d)
 	return t;
 }
 
-static bool same(const char *a, const char *b)
-{
-	while (*a && *a == *b)
-		a++, b++;
-	return *a == *b;
-}
-
 /* This library's function of that name, 0: it has none. */
 static uintptr_t own(const struct tables *t, const char *name)
 {
 	uint32_t count = t->hash[1]; /* nchain, of all symbols */
 
 	for (uint32_t i = 1; i < count; i++)
-		if (t->symbols[i].section != 0 && same(t->names + t->symbols[i].name, name))
+		if (t->symbols[i].section != 0 && same_text(t->names + t->symbols[i].name, name))
 			return t->addr + t->symbols[i].value;
 	return 0;
 }
@@ -129,8 +122,8 @@ static int find_relro(struct phdr_info *info, size_t size, void *to)
 		if (info->headers[i].type == PT_GNU_RELRO) {
 			uintptr_t begin = info->addr + info->headers[i].address;
 
-			r->begin = begin & -4096UL;
-			r->end = (begin + info->headers[i].in_memory) & -4096UL;
+			r->begin = begin & -PAGE;
+			r->end = (begin + info->headers[i].in_memory) & -PAGE;
 		}
 	return 1;
 }
@@ -147,15 +140,15 @@ static void turn(void *loaded, const struct tables *t, const struct tables *ours
 	uintptr_t function = own(ours, name);
 	if (function == 0 || dlsym(loaded, name) != libc_function(name))
 		return;
-	uintptr_t at = t->addr + r->offset, page = at & -4096UL;
+	uintptr_t at = t->addr + r->offset, page = at & -PAGE;
 	bool closed = at >= sealed->begin && at < sealed->end;
 
-	if (closed && SYS3(__NR_mprotect, page, 4096, PROT_READ | PROT_WRITE) < 0)
+	if (closed && SYS3(__NR_mprotect, page, PAGE, PROT_READ | PROT_WRITE) < 0)
 		return;
 	__atomic_store_n((uintptr_t *)at, function + (type == R_WORD ? (uintptr_t)r->addend : 0),
 			 __ATOMIC_RELEASE);
 	if (closed)
-		SYS3(__NR_mprotect, page, 4096, PROT_READ);
+		SYS3(__NR_mprotect, page, PAGE, PROT_READ);
 }
 
 static void turn_all(void *loaded, const struct link_map *object, const struct tables *ours)

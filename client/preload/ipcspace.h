@@ -289,6 +289,7 @@ static inline uint32_t creds_now(void)
 long creds_changed(long r);
 /* libc's own function, behind ours of that name; NULL: it has none. */
 void *libc_function(const char *name);
+extern void *dlsym(void *handle, const char *name) __attribute__((weak));
 /* The calling thread changed its own. */
 void creds_thread_changed(void);
 

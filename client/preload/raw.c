@@ -38,7 +38,6 @@ EXPORT int execveat(int, const char *, char *const *, char *const *, int);
 /* A bit that libc adds to commands for old kernels (linux/ipc.h). */
 #define IPC_64 0x100
 
-
 /* Whether the call makes a process with a copy of this one's memory, attaches
  * and all, in this space. One for another namespace is told by this one. */
 static bool makes_child(long number, const long *a)

@@ -31,13 +31,6 @@ long finish(long r)
 
 static bool dir_named, required, writable_ok;
 
-static bool equal(const char *a, const char *b)
-{
-	while (*a && *a == *b)
-		a++, b++;
-	return *a == *b;
-}
-
 /* Inode of the IPC namespace in which the program began, 0: unknown. Looked at
  * before anything that could lead to another: a look costs a program that never
  * calls some percent of its start. */
@@ -85,9 +78,9 @@ __attribute__((constructor)) static void configure(void)
 	}
 	control.dir[n] = 0;
 	value = setting("IPCSPACE_REQUIRED");
-	required = value != NULL && equal(value, "1");
+	required = value != NULL && same_text(value, "1");
 	value = setting("IPCSPACE_DIR_WRITABLE");
-	writable_ok = value != NULL && equal(value, "ok");
+	writable_ok = value != NULL && same_text(value, "ok");
 }
 
 /* --- the control lock -------------------------------------------------- */

@@ -118,6 +118,13 @@ void *memcpy(void *restrict to, const void *restrict from, size_t n);
 void *memset(void *to, int c, size_t n);
 int memcmp(const void *a, const void *b, size_t n);
 
+static inline bool same_text(const char *a, const char *b)
+{
+	while (*a && *a == *b)
+		a++, b++;
+	return *a == *b;
+}
+
 /* Constants of the kernel's interface that no freestanding header has. */
 #define PROT_READ 1
 #define PROT_WRITE 2

@@ -4,6 +4,7 @@ package library_test
 
 import (
 	"bytes"
+	"debug/elf"
 	"fmt"
 	"os"
 	"os/exec"
@@ -53,6 +54,32 @@ func TestFreestanding(t *testing.T) {
 				t.Errorf("%s: undefined %s %s", lib, f[4], f[7])
 			}
 		}
+	}
+}
+
+// What each program pays for at its start and at each fork: two mappings, of which one page
+// is written (client/preload/libipcspace.lds).
+func TestMappings(t *testing.T) {
+	file, err := elf.Open("../../bin/libipcspace.so")
+	if err != nil {
+		t.Fatalf("run make build first: %v", err)
+	}
+	defer file.Close()
+	mappings, written := 0, uint64(0)
+	for _, p := range file.Progs {
+		switch {
+		case p.Type == elf.PT_GNU_RELRO:
+			t.Error("RELRO splits a mapping")
+		case p.Type != elf.PT_LOAD:
+		default:
+			mappings++
+			if p.Flags&elf.PF_W != 0 {
+				written += (p.Vaddr+p.Memsz+4095)/4096 - p.Vaddr/4096
+			}
+		}
+	}
+	if mappings != 2 || written != 1 {
+		t.Errorf("%d mappings and %d written pages, want 2 and 1", mappings, written)
 	}
 }
 
