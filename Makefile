@@ -28,7 +28,7 @@ help: ## this list
 
 COMMANDS := ipcspace ipcspace-manager ipcspace-shim ipcspace-csi
 # What a child runs after fork lies together, so that it costs few page faults.
-PRELOAD_FORK := $(patsubst %,client/preload/%.c,fork spare session room thread piece channel packet sys)
+PRELOAD_FORK := $(patsubst %,client/preload/%.c,fork spare session room thread piece connect channel packet sys)
 PRELOAD  := $(PRELOAD_FORK) $(filter-out $(PRELOAD_FORK),$(wildcard client/preload/*.c))
 LIBRARY  := $(BIN)/libipcspace.so
 # The second architecture is optional where its compiler is missing, except in continuous integration.

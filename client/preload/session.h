@@ -1,4 +1,4 @@
-/* What session.c, channel.c, packet.c, spare.c and fork.c share. */
+/* What session.c, connect.c, channel.c, packet.c, spare.c and fork.c share. */
 #ifndef IPCSPACE_SESSION_H
 #define IPCSPACE_SESSION_H
 
@@ -44,6 +44,8 @@ void control_reset(void);
 /* Connects and says HELLO for the session (or a new one), with control held.
  * 0 or -errno. */
 int channel_open(void);
+/* A further connection on which HELLO was answered, by x, or -errno. */
+long channel_connect(struct exchange *x);
 /* The same, unless this process has a connection. */
 int channel_ready(void);
 /* Closes what it has, in a child of fork. */
