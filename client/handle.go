@@ -48,11 +48,15 @@ type handle struct {
 type mapped struct {
 	fd            int
 	control, data []byte
+	spare         *plane.Spare
 }
 
 func (m mapped) close() {
 	if m.fd >= 0 {
 		_ = unix.Close(m.fd)
+	}
+	if m.spare != nil {
+		m.spare.Free(m.control)
 	}
 	for _, mem := range [][]byte{m.control, m.data} {
 		if mem != nil {
@@ -148,13 +152,17 @@ func (h *handle) mapFiles(fds []int, m *mapped) (err error) {
 		return fmt.Errorf("map the object: %w", err)
 	}
 	if h.family == abi.Sem {
-		h.set, err = plane.NewSet(m.control, sems, h)
+		if h.set, err = plane.NewSet(m.control, sems, h); err == nil {
+			m.spare = h.set.Keep()
+		}
 		return err
 	}
 	if m.data, err = unix.Mmap(fds[1], 0, abi.DataSize(abi.MaxChunks), prot, flags); err != nil {
 		return fmt.Errorf("map the object: %w", err)
 	}
-	h.queue, err = plane.NewQueue(m.control, m.data, h)
+	if h.queue, err = plane.NewQueue(m.control, m.data, h); err == nil {
+		m.spare = h.queue.Keep()
+	}
 	return err
 }
 

@@ -31,7 +31,7 @@ type ControlHeader struct {
 
 	// Queue only.
 	MsgHead   uint64 // link: messages in the order of sending
-	MsgTail   uint64
+	MsgTail   uint64 // link: the last of them; with none, any value is right
 	Sent      uint64 // counter: all messages ever queued
 	Taken     uint64 // counter: all messages ever taken out again
 	SendHead  uint64 // link: sleeping senders

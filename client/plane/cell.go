@@ -68,34 +68,26 @@ const logReserve = 8
 // alloc takes a free cell for this session. Its offset, or ok false if there
 // is none: see grow.
 func (o *object) alloc(kind uint64) (off int, ok bool) {
-	first, n := 0, o.cells()
-	if kind != abi.KindLog {
-		first = logReserve
-		n -= logReserve
+	first, n := logReserve, o.cells()
+	if kind == abi.KindLog {
+		first = 0
 	}
-	if n <= 0 {
-		return 0, false
+	hint := int(o.fetch(offHint))
+	if uint(hint) >= uint(n) || hint < first {
+		hint = first
 	}
-	start := int(o.load(offHint))
-	if uint(start) >= uint(n) {
-		start = int(uint(start) % uint(n))
-	}
-	for i := range n {
-		at := start + i
-		if at >= n {
-			at -= n
-		}
-		off = o.cellsOff + (first+at)*abi.CellSize
-		st := o.state(off)
-		if st.phase() != abi.CellFree {
-			continue
-		}
-		if o.shift(off, st, st.owned(abi.CellOwned, kind, o.me)) {
-			if i > 0 {
-				o.store(offHint, uint64(at+1))
+	for at, tried := hint, first; tried < n; tried++ {
+		off = o.cellsOff + at*abi.CellSize
+		st := state(o.fetch(off))
+		if st.phase() == abi.CellFree && o.swap(off, uint64(st), uint64(st.owned(abi.CellOwned, kind, o.me))) {
+			if at != hint {
+				o.put(offHint, uint64(at+1))
 			}
 			fail(o.host, "cell taken")
 			return off, true
+		}
+		if at++; at == n {
+			at = first
 		}
 	}
 	return 0, false
@@ -145,7 +137,7 @@ func (o *object) free(off int) {
 			return
 		}
 		if o.shift(off, st, st.owned(abi.CellFree, abi.KindNone, 0)) {
-			o.store(offHint, o.number(off)-1)
+			o.put(offHint, o.number(off)-1)
 			return
 		}
 	}
@@ -153,7 +145,9 @@ func (o *object) free(off int) {
 
 // setNext leads a cell that is on no list to another one, or to none with 0.
 func (o *object) setNext(off int, number uint64) {
-	o.store(off+offNext, link(o.load(off+offNext), number))
+	if w := o.load(off + offNext); uint64(uint32(w)) != number {
+		o.store(off+offNext, link(w, number))
+	}
 }
 
 // freeChain frees the cells of a kind that follow one another from number on.

@@ -7,7 +7,9 @@ import (
 
 // memory is mapped memory that others write at any time. Every access is
 // bounds-checked: a load outside yields 0, a store or compare-and-swap outside
-// does nothing.
+// does nothing. fetch, put and swap are the same for words that are known to be
+// inside: those of the header, semaphores of a checked number, and cells that
+// alloc, cell or near led to.
 //
 // Invariant: limit is a multiple of 8, at most len(mem), and never beyond what
 // the Host vouched for; it only grows.

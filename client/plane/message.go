@@ -87,9 +87,9 @@ func (q *Queue) makeMessage(typ int64, text []byte) (cell int, err error) {
 		return 0, err
 	}
 	q.setNext(cell, 0)
-	q.store(cell+offMsgType, uint64(typ))
-	q.store(cell+offMsgSize, uint64(len(text)))
-	q.store(cell+offMsgMore, 0)
+	q.put(cell+offMsgType, uint64(typ))
+	q.put(cell+offMsgSize, uint64(len(text)))
+	q.put(cell+offMsgMore, 0)
 	if len(text) <= abi.MessageInline {
 		q.memory.write(cell+offText, text)
 		return cell, nil
@@ -217,12 +217,14 @@ func (q *Queue) freeMessage(cell int) {
 	if st := q.state(cell); st.kind() != abi.KindMessage || st.phase() != abi.CellOwned || st.session() != q.me {
 		return
 	}
-	q.releaseText(cell)
+	if size := q.msgSize(cell); size > abi.MessageInline {
+		q.releaseText(cell, size)
+	}
 	q.free(cell)
 }
 
-func (q *Queue) releaseText(cell int) {
-	chunks, index := q.numbers(cell, q.msgSize(cell))
+func (q *Queue) releaseText(cell, size int) {
+	chunks, index := q.numbers(cell, size)
 	for _, number := range chunks {
 		q.freeChunk(number, cell)
 	}

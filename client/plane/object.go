@@ -39,7 +39,8 @@ type object struct {
 	me       uint32 // host.Session(), which does not change
 	sems     int    // 0 for a queue
 	cellsOff int
-	kept     int // cell of a brokered call that succeeded, until Forget
+	spare    *Spare // nil: none is kept
+	kept     int    // cell of a brokered call that succeeded, until Forget
 
 	// rest does what is Pending as far as one transaction has room, and commits it.
 	rest func(t *transaction) error
@@ -100,9 +101,15 @@ func (o *object) cell(link uint64) (off int, ok bool) {
 	return o.cellsOff + i*abi.CellSize, true
 }
 
+// near is cell, without asking the host whether there are more by now.
+func (o *object) near(link uint64) (off int, ok bool) {
+	off = o.cellsOff + int(uint32(link)-1)*abi.CellSize // far outside for 0
+	return off, int64(off)+abi.CellSize <= o.limit.Load()
+}
+
 // number is index + 1 of the cell at off, as links have it.
 func (o *object) number(off int) uint64 {
-	return uint64((off-o.cellsOff)/abi.CellSize + 1)
+	return uint64(off-o.cellsOff)/abi.CellSize + 1
 }
 
 // usable is nil while the object may be used through this handle.
@@ -122,7 +129,7 @@ func (o *object) gone() error {
 }
 
 func (o *object) ended() bool {
-	return o.load(offState)&(abi.ObjectRemoved|abi.ObjectMoved) != 0
+	return o.fetch(offState)&(abi.ObjectRemoved|abi.ObjectMoved) != 0
 }
 
 // link makes a link word that leads to the cell of that number, of the version

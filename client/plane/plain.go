@@ -24,20 +24,19 @@ type plain struct {
 	n    int
 }
 
-// begin sees the lock free, and takes a log cell.
+// begin sees the lock free.
 func (p *plain) begin(o *object) (ok bool) {
-	p.o, p.free = o, o.load(offLock)
-	if lockState(p.free) != abi.LockFree || o.load(offPending)&1 != 0 || o.ended() {
-		return false
-	}
-	if p.cell, ok = o.alloc(abi.KindLog); ok {
-		p.log = (*abi.LogCell)(unsafe.Pointer(o.word(p.cell)))
+	p.o, p.free = o, o.fetch(offLock)
+	return lockState(p.free) == abi.LockFree && o.fetch(offPending)&1 == 0 && !o.ended()
+}
+
+// record takes a log cell, for what put will put there.
+func (p *plain) record() (ok bool) {
+	if p.cell, ok = p.o.takeLog(); ok {
+		p.log = (*abi.LogCell)(unsafe.Pointer(p.o.word(p.cell)))
 	}
 	return ok
 }
-
-// giveUp ends it: nothing happened.
-func (p *plain) giveUp() { p.o.free(p.cell) }
 
 // put changes a word. States of cells come last, as in every log.
 func (p *plain) put(off int, old, new uint64) {
@@ -46,13 +45,13 @@ func (p *plain) put(off int, old, new uint64) {
 }
 
 func (p *plain) setLink(off int, number uint64) {
-	old := p.o.load(off)
+	old := p.o.fetch(off)
 	p.put(off, old, link(old, number))
 }
 
 // stamp is transaction.stamp.
 func (p *plain) stamp(off int, session uint32) {
-	w := p.o.load(off)
+	w := p.o.fetch(off)
 	if now := uint64(Seconds())<<abi.LastTimeShift | uint64(session); w != now {
 		p.put(off, w, now)
 	}
@@ -62,68 +61,111 @@ func (p *plain) stamp(off int, session uint32) {
 func (p *plain) commit() bool {
 	o := p.o
 	p.log.Count = uint64(p.n)
-	o.setNext(p.cell, 0)
+	if uint32(o.fetch(p.cell+offNext)) != 0 {
+		o.setNext(p.cell, 0)
+	}
 	fail(o.host, "recorded")
 	committed := lockWord(lockEpoch(p.free), o.number(p.cell), abi.LockCommitted)
-	if !o.cas(offLock, p.free, committed) {
-		o.free(p.cell)
+	if !o.swap(offLock, p.free, committed) {
+		o.giveLog(p.cell)
 		return false
 	}
 	fail(o.host, "committed")
 	o.apply(p.log.Entries[:p.n])
 	fail(o.host, "applied")
-	o.cas(offLock, committed, released(committed))
-	o.free(p.cell)
+	o.swap(offLock, committed, released(committed))
+	o.giveLog(p.cell)
 	return true
 }
 
 // sendPlain queues a message that fits, while no receiver waits.
 func (q *Queue) sendPlain(message, size int) (done bool) {
 	var p plain
-	if uint32(q.load(offWaitHead)) != 0 || !p.begin(&q.object) {
+	if !p.begin(&q.object) || uint32(q.fetch(offWaitHead)) != 0 {
 		return false
 	}
-	sent := q.load(offSent)
-	if uint32(q.load(offWaitHead)) != 0 || !q.fit(sent, q.load(offTaken), size) || uint32(q.load(message+offNext)) != 0 {
-		p.giveUp()
+	sent, tail, from := q.fetch(offSent), q.fetch(offMsgTail), offMsgHead
+	if uint32(q.fetch(offMsgHead)) != 0 {
+		last, ok := q.near(tail)
+		if !ok {
+			return false
+		}
+		from = last + offNext
+	}
+	if !q.fit(sent, q.fetch(offTaken), size) || uint32(q.fetch(message+offNext)) != 0 || !p.record() {
 		return false
 	}
 	p.stamp(offLastSend, q.me)
 	number := q.number(message)
-	last, ok := q.cell(q.load(offMsgTail))
-	if _, some := q.cell(q.load(offMsgHead)); ok && some {
-		p.setLink(last+offNext, number)
-	} else {
-		p.setLink(offMsgHead, number)
-	}
-	p.setLink(offMsgTail, number)
+	p.setLink(from, number)
+	p.put(offMsgTail, tail, link(tail, number))
 	p.put(offSent, sent, counted(sent, size))
-	st := q.state(message)
+	st := state(q.fetch(message))
 	p.put(message, uint64(st), uint64(st.to(abi.CellQueued, 0)))
 	return p.commit()
 }
 
-// receivePlain takes the first message, if it is the one, while no sender waits.
+// receivePlain takes a message that is there and has room, while no sender waits.
 func (q *Queue) receivePlain(mode uint32, asked int64, room uint64) (message int, done bool) {
 	var p plain
-	if uint32(q.load(offMsgHead)) == 0 || uint32(q.load(offSendHead)) != 0 || mode == abi.ReceiveLessEq || !p.begin(&q.object) {
+	if !p.begin(&q.object) || uint32(q.fetch(offSendHead)) != 0 || !q.host.Valid() {
 		return 0, false
 	}
-	message, ok := q.cell(q.load(offMsgHead))
-	st, size := q.state(message), q.msgSize(message)
-	if !ok || uint32(q.load(offSendHead)) != 0 || st.kind() != abi.KindMessage || st.phase() != abi.CellQueued ||
-		!wanted(q.msgType(message), mode, asked) || uint64(size) > room {
-		p.giveUp()
+	before, message := q.find(mode, asked)
+	size := q.msgSize(message)
+	if message == 0 || uint64(size) > room || !p.record() {
 		return 0, false
 	}
-	me := q.me
-	p.setLink(offMsgHead, uint64(uint32(q.load(message+offNext))))
-	if uint64(uint32(q.load(offMsgTail))) == q.number(message) {
-		p.setLink(offMsgTail, 0)
+	from, last := offMsgHead, uint64(0)
+	if before != 0 {
+		from, last = before+offNext, q.number(before)
 	}
-	p.stamp(offLastRecv, me)
-	taken := q.load(offTaken)
+	p.setLink(from, uint64(uint32(q.fetch(message+offNext))))
+	if last != 0 && uint64(uint32(q.fetch(offMsgTail))) == q.number(message) {
+		p.setLink(offMsgTail, last) // with no message left it does not count
+	}
+	p.stamp(offLastRecv, q.me)
+	taken := q.fetch(offTaken)
 	p.put(offTaken, taken, counted(taken, size))
-	p.put(message, uint64(st), uint64(st.owned(abi.CellOwned, abi.KindMessage, me)))
+	st := state(q.fetch(message))
+	p.put(message, uint64(st), uint64(st.owned(abi.CellOwned, abi.KindMessage, q.me)))
 	return message, p.commit()
+}
+
+// find is search without the lock: what it finds holds if nobody has committed
+// since. before is the message before it; 0: there is none.
+func (q *Queue) find(mode uint32, asked int64) (before, message int) {
+	link, prev := q.fetch(offMsgHead), 0
+	for range q.cells() {
+		cell, ok := q.near(link)
+		if !ok {
+			break
+		}
+		if st := state(q.fetch(cell)); st.kind() != abi.KindMessage || st.phase() != abi.CellQueued {
+			break
+		}
+		if typ := int64(q.fetch(cell + offMsgType)); wanted(typ, mode, asked) {
+			before, message = prev, cell
+			if mode != abi.ReceiveLessEq || typ == 1 {
+				break
+			}
+			asked = typ - 1
+		}
+		prev, link = cell, q.fetch(cell+offNext)
+	}
+	return before, message
+}
+
+// await waits a moment for a message, if nobody waited before.
+func (q *Queue) await(mode uint32, asked int64) (came bool) {
+	seen := ^uint64(0)
+	return q.spinner.until(func() bool {
+		sent := q.fetch(offSent)
+		if sent == seen || uint32(q.fetch(offWaitHead)) != 0 {
+			return false
+		}
+		seen = sent
+		_, message := q.find(mode, asked)
+		return message != 0
+	})
 }

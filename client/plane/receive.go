@@ -84,24 +84,27 @@ func (q *Queue) search(t *transaction, mode uint32, asked int64) (best cursor, o
 // returns the bytes received and the message's type.
 // ENOMSG, E2BIG, EIDRM, ErrStale, ENOMEM, and EINTR when ctx ends.
 func (q *Queue) Receive(ctx context.Context, buf []byte, typ int64, flags int) (n int, mtype int64, err error) {
-	if err := q.usable(); err != nil {
-		return 0, 0, err
-	}
 	mode, asked := mode(typ, flags)
 	room := uint64(len(buf))
 	if flags&msgNoError != 0 {
 		room = math.MaxUint64
 	}
-	if q.ticket() != 0 {
-		return q.receiveTicketed(ctx, buf, mode, asked, room, flags&unix.IPC_NOWAIT != 0)
+	noWait, direct := flags&unix.IPC_NOWAIT != 0, q.ticket() == 0
+	message, done := 0, false
+	if direct {
+		message, done = q.receivePlain(mode, asked, room)
+		if !done && !noWait && q.await(mode, asked) {
+			message, done = q.receivePlain(mode, asked, room)
+		}
 	}
-	if message, ok := q.receivePlain(mode, asked, room); ok {
-		fail(q.host, "taken")
-		return q.unpack(message, buf)
-	}
-	message, err := q.receiveNow(mode, asked, room, flags&unix.IPC_NOWAIT != 0)
-	if err == errCell && q.spinner.until(func() bool { return uint32(q.load(offMsgHead)) != 0 }) {
-		message, err = q.receiveNow(mode, asked, room, false)
+	if !done {
+		if err := q.usable(); err != nil {
+			return 0, 0, err
+		}
+		if !direct {
+			return q.receiveTicketed(ctx, buf, mode, asked, room, noWait)
+		}
+		message, err = q.receiveNow(mode, asked, room, noWait)
 	}
 	if err == errCell {
 		message, err = q.receiveWaiting(ctx, mode, asked, room, false)

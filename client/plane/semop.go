@@ -48,8 +48,8 @@ func (s *Set) Op(ctx context.Context, ops []abi.SemOp, timeout time.Duration) er
 		}
 	}
 	if len(ops) == 1 && ops[0].Flag&semUndo == 0 && s.ticket() == 0 {
-		if done, err := s.fast(ops[0]); done {
-			return err
+		if done, errno := s.fast(ops[0]); done {
+			return errnoError(errno)
 		}
 		if timeout != 0 && ops[0].Flag&unix.IPC_NOWAIT == 0 {
 			if done, err := s.spin(ops[0]); done {
@@ -89,12 +89,12 @@ func (s *Set) Refused(ops []abi.SemOp) {
 
 // fast is one compare-and-swap on a word that is neither SLOW nor DEAD, or the
 // one load that shows an error. Not done: the slow way.
-func (s *Set) fast(op abi.SemOp) (done bool, err error) {
+func (s *Set) fast(op abi.SemOp) (done bool, errno unix.Errno) {
 	off := semOff(int(op.Num))
 	for range 64 {
-		w := s.load(off)
+		w := s.fetch(off)
 		if w&(abi.SemSlow|abi.SemDead) != 0 {
-			return false, nil
+			return false, 0
 		}
 		value := int(w & abi.SemValueMask)
 		switch result := value + int(op.Op); {
@@ -103,13 +103,13 @@ func (s *Set) fast(op abi.SemOp) (done bool, err error) {
 		case result > abi.SemVMX:
 			return true, unix.ERANGE
 		default:
-			if s.cas(off, w, semWord(w, result, s.me)) {
+			if s.swap(off, w, semWord(w, result, s.me)) {
 				s.setTime(offOTime)
-				return true, nil
+				return true, 0
 			}
 		}
 	}
-	return false, nil
+	return false, 0
 }
 
 // spin waits a moment for an operation that blocks, before it queues.
@@ -123,8 +123,8 @@ func (s *Set) spin(op abi.SemOp) (done bool, err error) {
 		if s.load(off)&(abi.SemSlow|abi.SemDead) != 0 {
 			return false, nil
 		}
-		if done, err := s.fast(op); done {
-			return true, err
+		if done, errno := s.fast(op); done {
+			return true, errnoError(errno)
 		}
 	}
 	return false, nil
@@ -395,9 +395,5 @@ func (s *Set) Now(op abi.SemOp) (done bool, errno unix.Errno) {
 	if int(op.Num) >= s.sems || op.Flag&semUndo != 0 {
 		return false, 0
 	}
-	done, err := s.fast(op)
-	if err == nil {
-		return done, 0
-	}
-	return done, err.(unix.Errno)
+	return s.fast(op)
 }

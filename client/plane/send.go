@@ -16,26 +16,31 @@ func (q *Queue) Send(ctx context.Context, typ int64, text []byte, flags int) err
 	if typ < 1 {
 		return unix.EINVAL
 	}
-	if err := q.usable(); err != nil {
-		return err
-	}
 	message, err := q.makeMessage(typ, text)
 	if err != nil {
 		return err
 	}
 	fail(q.host, "filled")
-	noWait := flags&unix.IPC_NOWAIT != 0
-	if err = errCell; q.ticket() == 0 {
-		if q.sendPlain(message, len(text)) {
-			return nil
-		}
-		err = q.sendNow(message, len(text), noWait)
+	direct := q.ticket() == 0
+	if direct && q.sendPlain(message, len(text)) {
+		return nil
 	}
-	if err == errCell {
-		err = q.sendWaiting(ctx, message, len(text), noWait, nil)
-	}
+	err = q.sendSlowly(ctx, message, len(text), flags&unix.IPC_NOWAIT != 0, direct)
 	if err != nil {
 		q.freeMessage(message)
+	}
+	return err
+}
+
+// sendSlowly sends with the lock, and waits if need be. direct: without a cell,
+// if the message fits.
+func (q *Queue) sendSlowly(ctx context.Context, message, size int, noWait, direct bool) error {
+	err := q.usable()
+	if err == nil && direct {
+		err = q.sendNow(message, size, noWait)
+	}
+	if err == errCell || err == nil && !direct {
+		err = q.sendWaiting(ctx, message, size, noWait, nil)
 	}
 	return err
 }

@@ -92,8 +92,8 @@ func (s *Set) OTime() int64 { return int64(s.load(offOTime)) }
 func (s *Set) CTime() int64 { return int64(s.load(offCTime)) }
 
 func (s *Set) setTime(off int) {
-	if now := uint64(Seconds()); s.load(off) != now {
-		s.store(off, now)
+	if now := uint64(Seconds()); s.fetch(off) != now {
+		s.put(off, now)
 	}
 }
 

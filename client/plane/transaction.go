@@ -44,9 +44,12 @@ type transaction struct {
 
 // begin makes a transaction with a log cell of its own.
 func (o *object) begin() (*transaction, error) {
-	log, err := o.allocGrow(abi.KindLog)
-	if err != nil {
-		return nil, err
+	log, ok := o.takeLog()
+	if !ok {
+		var err error
+		if log, err = o.allocGrow(abi.KindLog); err != nil {
+			return nil, err
+		}
 	}
 	t := transactions.Get().(*transaction)
 	t.o, t.log, t.limit, t.work = o, log, roomy, maxWork
@@ -63,7 +66,7 @@ func (t *transaction) end() {
 	for _, off := range t.spare {
 		t.o.free(off)
 	}
-	t.o.free(t.log)
+	t.o.giveLog(t.log)
 	for _, off := range t.more {
 		t.o.free(off)
 	}
