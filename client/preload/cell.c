@@ -11,7 +11,9 @@ uint32_t cell_alloc(struct handle *h, uint32_t kind)
 		return 0;
 	/* The first cells are for logs of calls under way, when all else is taken. */
 	uint32_t first = kind == KIND_LOG_RESERVE ? 0 : ABI_LOG_RESERVE;
-	uint32_t i = (uint32_t)(load64(hint) % cells);
+	uint32_t i = (uint32_t)load64(hint);
+	if (unlikely(i >= cells))
+		i %= cells;
 	if (kind == KIND_LOG_RESERVE) {
 		cells = cells < ABI_LOG_RESERVE ? cells : ABI_LOG_RESERVE;
 		kind = ABI_KIND_LOG;

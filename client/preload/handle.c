@@ -157,6 +157,7 @@ static struct handle *ask(int family, uint32_t id, uint32_t access, const struct
 		h->table_word = table_slot(family, id);
 		h->serial = r->serial;
 		h->sems = family == ABI_SEM ? (uint32_t)r->size : 0;
+		h->first_cell = cells_off(h->sems);
 		h->rights = (uint32_t)x.reply.val[1];
 		take_record(h, r, (uint64_t)x.reply.val[0]);
 		if (family == ABI_SHM && x.nfds > 0) {

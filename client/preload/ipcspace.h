@@ -297,21 +297,24 @@ void creds_thread_changed(void);
 
 /* An object that this process has open. */
 struct handle {
+	/* One cache line of what every call looks at. */
 	uint32_t id;
-	uint32_t family;
+	uint32_t creds; /* creds_now() for which rights were found */
 	const uint64_t *table_word; /* where its slot word stands */
 	uint64_t slot;		    /* what it must be */
 	uint64_t seen;		    /* what it was when cells and chunks were read */
-	uint64_t serial;
 	uint8_t *mem; /* control file; NULL: brokered or a segment */
 	uint8_t *data;
 	uint32_t rights; /* abi access bits */
-	uint32_t cells, chunks;
 	uint32_t sems;
+	uint32_t cells;
+	uint32_t first_cell; /* its offset in mem */
+	uint64_t serial;
 	uint64_t size; /* bytes of a segment, msg_qbytes */
+	uint32_t chunks;
+	uint32_t family;
 	uint32_t undo; /* sems: index + 1 of this session's first undo cell */
 	uint32_t owner; /* session for which undo holds */
-	uint32_t creds; /* creds_now() for which rights were found */
 	int fd; /* segment: descriptor, -1: none */
 	uint64_t fd_inode;
 	void *anchor; /* segment: its first page, for further mappings; NULL: none */
@@ -319,7 +322,7 @@ struct handle {
 	uint32_t use; /* segment: index of its count in the session's page */
 	uint32_t uid, gid, cuid, cgid, mode; /* by which rights were found */
 	struct handle *next;		     /* in the list of retired or free ones */
-};
+} __attribute__((aligned(64)));
 
 /* The handle of id, opened if need be. Returns NULL and sets *error (-EINVAL,
  * -EACCES, -EIDRM, ...) . access: for segments. */
@@ -388,7 +391,7 @@ static inline uint32_t cells_off(uint32_t sems)
 
 static inline uint32_t cell_off(const struct handle *h, uint32_t index)
 {
-	return cells_off(h->sems) + index * ABI_CELL_SIZE;
+	return h->first_cell + index * ABI_CELL_SIZE;
 }
 
 /* The cell of that index, or NULL if there is no such cell. */

@@ -28,22 +28,26 @@ static bool is_sem_word(const struct handle *h, uint64_t off)
 
 bool is_cell_state(const struct handle *h, uint64_t off)
 {
-	return off >= cells_off(h->sems) && off % ABI_CELL_SIZE == 0;
+	return off >= h->first_cell && off % ABI_CELL_SIZE == 0;
+}
+
+void entry_apply(struct handle *h, struct abi_log_entry e)
+{
+	uint64_t *word = (uint64_t *)(h->mem + e.off);
+
+	FAIL_POINT("apply: next entry");
+	if (!off_valid(h, e.off) || cas64(word, e.old, e.new))
+		return;
+	/* The manager marks a word DEAD without a new version, so that
+	 * what has committed is still carried out on it. */
+	if (is_sem_word(h, e.off))
+		cas64(word, e.old | ABI_SEM_DEAD, e.new | ABI_SEM_DEAD);
 }
 
 void entries_apply(struct handle *h, const struct abi_log_entry *e, uint32_t n)
 {
-	for (uint32_t i = 0; i < n; i++) {
-		uint64_t *word = (uint64_t *)(h->mem + e[i].off);
-
-		FAIL_POINT("apply: next entry");
-		if (!off_valid(h, e[i].off) || cas64(word, e[i].old, e[i].new))
-			continue;
-		/* The manager marks a word DEAD without a new version, so that
-		 * what has committed is still carried out on it. */
-		if (is_sem_word(h, e[i].off))
-			cas64(word, e[i].old | ABI_SEM_DEAD, e[i].new | ABI_SEM_DEAD);
-	}
+	for (uint32_t i = 0; i < n; i++)
+		entry_apply(h, e[i]);
 }
 
 /* Tells the owner of an offer (see offer_accept) that it was carried out. The

@@ -107,6 +107,8 @@ uint32_t message_make(struct handle *h, int64_t type, const void *text, size_t s
 	struct abi_message_cell *m = cell_at(h, cell - 1);
 	uint32_t chunks = chunk_count(size), index = 0;
 
+	if (link_cell(m->next) != 0)
+		store64(&m->next, link_next(m->next, 0));
 	m->type = type;
 	FAIL_POINT("message: half filled");
 	m->size = size;

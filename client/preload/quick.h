@@ -120,8 +120,9 @@ static inline struct abi_log_entry *quick_entry(struct quick *q, uint64_t off)
 	return quick_put(q, off, w, w);
 }
 
-/* False: nothing happened, and what was read may be of several moments. */
-static inline bool quick_commit(struct quick *q)
+/* False: nothing happened, and what was read may be of several moments. n: how
+ * many entries there are, for a caller that knows. */
+static inline __attribute__((always_inline)) bool quick_commit(struct quick *q, uint32_t n)
 {
 	struct handle *h = q->handle;
 	uint64_t *lock = &header_of(h)->lock;
@@ -131,19 +132,21 @@ static inline bool quick_commit(struct quick *q)
 
 	if (log == NULL)
 		return false;
-	for (uint32_t i = 0; i < q->n; i++)
+#pragma GCC unroll 8
+	for (uint32_t i = 0; i < n; i++)
 		log_put(&log->entries[i], &q->entries[i]);
-	store64(&log->count, q->n);
+	store64(&log->count, n);
 	log_set_next(log, 0);
 	FAIL_POINT("quick: log written");
 	if (!cas64(lock, q->lock, committed))
 		return false;
 	FAIL_POINT("quick: committed");
-	for (uint32_t i = 0; i < q->n; i++) {
-		const struct abi_log_entry *e = &q->entries[i];
+#pragma GCC unroll 8
+	for (uint32_t i = 0; i < n; i++) {
+		const struct abi_log_entry e = q->entries[i];
 
-		if (unlikely(!cas64((uint64_t *)(h->mem + e->off), e->old, e->new)))
-			entries_apply(h, e, 1); /* it is DEAD, or a helper was here */
+		if (unlikely(!cas64((uint64_t *)(h->mem + e.off), e.old, e.new)))
+			entry_apply(h, e); /* it is DEAD, or a helper was here */
 	}
 	VERIFY(h, committed);
 	FAIL_POINT("quick: applied");

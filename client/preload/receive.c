@@ -177,12 +177,14 @@ static int take_at_once(struct handle *h, struct call *c, const struct wanted *w
 		return quick_holds(&q) ? -E2BIG : QUICK_LOST;
 	quick_put_next(&q, before ? off_of(h, &before->next) : HEADER_OFF(msg_head),
 		       link_cell(load64(&m->next)));
-	if (link_cell(tail) == found)
+	/* With no message left the tail does not count. */
+	bool shorter = unlikely(link_cell(tail) == found && before != NULL);
+	if (shorter)
 		quick_put(&q, HEADER_OFF(msg_tail), tail, link_next(tail, prev));
 	quick_put(&q, HEADER_OFF(taken), taken, counter_add(taken, size));
 	quick_put(&q, off_of(h, m), state,
 		  cell_next(state, ABI_CELL_OWNED, ABI_KIND_MESSAGE, session.number, 0));
-	if (!quick_commit(&q))
+	if (!(shorter ? quick_commit(&q, 4) : quick_commit(&q, 3)))
 		return QUICK_LOST;
 	*message = found;
 	last_received(head, last_recv, session.number, thread);

@@ -107,7 +107,7 @@ static __attribute__((noinline)) int try_several(struct handle *h, struct thread
 		if (verdict != PROCEED)
 			return quick_holds(&q) ? verdict : BLOCK;
 	}
-	if (!quick_commit(&q))
+	if (!quick_commit(&q, q.n))
 		return BLOCK;
 	touch(h, now);
 	return PROCEED;

@@ -89,8 +89,6 @@ static int send_at_once(struct handle *h, struct call *c, uint32_t message)
 
 	if (!counters_fit(sent, load64(&head->taken), m->size, h->size))
 		return QUICK_LOCK;
-	if (link_cell(m->next) != 0)
-		quick_put(&q, off_of(h, &m->next), m->next, link_next(m->next, 0));
 	if (link_cell(first) == 0 || last == NULL)
 		quick_put(&q, HEADER_OFF(msg_head), first, link_next(first, message));
 	else
@@ -98,7 +96,7 @@ static int send_at_once(struct handle *h, struct call *c, uint32_t message)
 	quick_put(&q, HEADER_OFF(msg_tail), tail, link_next(tail, message));
 	quick_put(&q, HEADER_OFF(sent), sent, counter_add(sent, m->size));
 	quick_put(&q, off_of(h, m), m->state, cell_turn(m->state, ABI_CELL_QUEUED, 0));
-	if (!quick_commit(&q))
+	if (!quick_commit(&q, 4))
 		return QUICK_LOST;
 	last_touch(&head->last_send, last_send, session.number);
 	return QUICK_DONE;

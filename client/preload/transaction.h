@@ -33,7 +33,8 @@ static inline uint64_t outcome_word(uint64_t epoch, uint32_t outcome)
 
 /* --- lock.c ------------------------------------------------------------ */
 
-/* Makes each word new that is still old, in order. */
+/* Makes a word new that is still old; each of n, in order. */
+void entry_apply(struct handle *h, struct abi_log_entry e);
 void entries_apply(struct handle *h, const struct abi_log_entry *e, uint32_t n);
 /* Whether the word at off is a cell's state. */
 bool is_cell_state(const struct handle *h, uint64_t off);
