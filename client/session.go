@@ -40,6 +40,7 @@ type session struct {
 	conn    atomic.Pointer[connection]
 	readers sync.WaitGroup
 	seq     atomic.Uint32
+	calls   openCalls
 
 	alive atomic.Pointer[liveness]
 
@@ -304,10 +305,12 @@ func (s *session) tell(ctx context.Context, kind uint32, args ...int64) (int64, 
 // process has only part of the rights. When ctx ends the call is cancelled: it
 // ends with EINTR, or with what it has come to before.
 func (s *session) broker(ctx context.Context, kind uint32, body []byte, args ...int64) (*reply, error) {
-	all := make([]int64, abi.BrokeredAgain+1)
+	all := make([]int64, abi.BrokeredOpen+1)
 	copy(all, args)
-	seq := s.nextSeq()
+	seq := s.calls.begin(s.nextSeq)
+	defer s.calls.end(seq)
 	for {
+		all[abi.BrokeredOpen] = int64(s.calls.first())
 		r, err := s.brokerOnce(ctx, seq, &request{kind, all, body})
 		switch {
 		case errors.Is(err, unix.ECONNRESET):
@@ -321,6 +324,41 @@ func (s *session) broker(ctx context.Context, kind uint32, body []byte, args ...
 			return nil, unix.EINTR
 		}
 	}
+}
+
+// openCalls are the brokered calls under way, by Seq. Whatever comes later has a
+// higher one, so what is below the first is over for good.
+type openCalls struct {
+	mu   sync.Mutex
+	seqs map[uint32]struct{}
+}
+
+func (o *openCalls) begin(next func() uint32) uint32 {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.seqs == nil {
+		o.seqs = map[uint32]struct{}{}
+	}
+	seq := next()
+	o.seqs[seq] = struct{}{}
+	return seq
+}
+
+func (o *openCalls) end(seq uint32) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	delete(o.seqs, seq)
+}
+
+func (o *openCalls) first() (first uint32) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for seq := range o.seqs {
+		if first == 0 || int32(seq-first) < 0 {
+			first = seq
+		}
+	}
+	return first
 }
 
 // brokerOnce asks the manager that is there now. errHungUp, or an answer that it is away: it has done

@@ -49,6 +49,7 @@ type brokered struct {
 
 	done   interface{ Forget() } // what the call was made on
 	seq    uint32
+	open   uint32 // see abi.BrokeredOpen
 	thread uint32 // see plane.Host
 	again  bool   // an earlier manager was asked for it
 }
@@ -101,6 +102,7 @@ func (s *space) broker(c *channel, req *request) reply {
 		s.m.calls.Add(-1)
 		s.mu.Unlock()
 		_ = c.send(kind, seq, &r)
+		step("broker: answered")
 		over()
 		s.answers.Add(-1)
 	})
@@ -138,6 +140,7 @@ func (s *space) carryOut(ctx context.Context, x *session, o *object, b *brokered
 		h := &host{o: o, session: x.number, bell: bell, seq: b.seq, thread: b.thread}
 		err := b.do(ctx, h)
 		if err == nil {
+			step("broker: carried out")
 			return b.result(), func() {
 				_ = guarded(b.done.Forget)
 				s.mu.Lock()
@@ -174,12 +177,14 @@ func (b *brokered) do(ctx context.Context, h *host) (err error) {
 		if b.family == Sem {
 			var p *plane.Set
 			if p, err = plane.NewSet(h.o.mem, h.o.sems(), h); err == nil {
+				b.dropTickets(h.o, p)
 				err = b.onSet(ctx, p)
 			}
 			return
 		}
 		var p *plane.Queue
 		if p, err = plane.NewQueue(h.o.mem, h.o.dataMem, h); err == nil {
+			b.dropTickets(h.o, p)
 			err = b.onQueue(ctx, p)
 		}
 	})
@@ -187,6 +192,31 @@ func (b *brokered) do(ctx context.Context, h *host) (err error) {
 		return unix.EIO
 	}
 	return err
+}
+
+// forgetCalls is for a session whose program is another now, which asks for nothing
+// that it did not begin.
+func (s *space) forgetCalls(x *session) {
+	for _, f := range []Family{Sem, Msg} {
+		for _, o := range s.objects[f] {
+			if !o.tickets.Load() {
+				continue
+			}
+			err := o.onPlaneAs(x.number,
+				func(p *plane.Set) error { o.tickets.Store(p.DropTickets(0)); return nil },
+				func(p *plane.Queue) error { o.tickets.Store(p.DropTickets(0)); return nil })
+			if err != nil {
+				s.log.Error("earlier calls not forgotten", keySession, x.number, keyID, o.rec.ID, keyError, err)
+			}
+		}
+	}
+}
+
+// dropTickets forgets the session's calls whose answers it has.
+func (b *brokered) dropTickets(o *object, p interface{ DropTickets(open uint32) bool }) {
+	if b.open != 0 && o.tickets.Load() {
+		o.tickets.Store(p.DropTickets(b.open))
+	}
 }
 
 func (b *brokered) onSet(ctx context.Context, p *plane.Set) error {

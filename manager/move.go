@@ -27,6 +27,7 @@ func (s *space) move(old *object, rec abi.Record) error {
 	step("move: files made")
 	old.word.Store(s.table.closing(old.family, old.index))
 	step("move: closed")
+	o.tickets.Store(true)
 	err := s.carryOver(old, o)
 	if err != nil {
 		// Only a member who wrote nonsense into the object can make it so.

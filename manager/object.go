@@ -34,10 +34,11 @@ type object struct {
 	mem, dataMem []byte // mapped when the data plane needs them
 	users        int    // calls of the data plane under way; mem must stay
 	gone         bool
-	moved        bool      // gone, but to a fresh file
-	doomed       time.Time // when IPC_RMID left it with an attach under way
-	left         bool      // a process ended or called exec with it attached
-	locker       uint32    // the user that locked it; after a restart, the owner
+	moved        bool        // gone, but to a fresh file
+	doomed       time.Time   // when IPC_RMID left it with an attach under way
+	left         bool        // a process ended or called exec with it attached
+	tickets      atomic.Bool // it may tell of brokered calls of an earlier manager's, or from before a move
+	locker       uint32      // the user that locked it; after a restart, the owner
 }
 
 // startCells is the capacity that new sets and queues begin with: what is left
@@ -211,9 +212,14 @@ func (o *object) queue(session uint32, locked bool) (*plane.Queue, error) {
 	return plane.NewQueue(o.mem, o.dataMem, &host{o: o, session: session, locked: locked})
 }
 
-// onPlane runs f with the object's files mapped, with space.mu held, as the
-// manager's own session. Faults in the mapped memory are errors.
+// onPlane is onPlaneAs the manager's own session.
 func (o *object) onPlane(set func(*plane.Set) error, queue func(*plane.Queue) error) error {
+	return o.onPlaneAs(abi.ManagerSession, set, queue)
+}
+
+// onPlaneAs runs set or queue with the object's files mapped, with space.mu held, as
+// a session. Faults in the mapped memory are errors.
+func (o *object) onPlaneAs(session uint32, set func(*plane.Set) error, queue func(*plane.Queue) error) error {
 	if err := o.use(); err != nil {
 		return err
 	}
@@ -222,13 +228,13 @@ func (o *object) onPlane(set func(*plane.Set) error, queue func(*plane.Queue) er
 	fault := guarded(func() {
 		if o.family == Sem {
 			var p *plane.Set
-			if p, err = o.set(abi.ManagerSession, true); err == nil {
+			if p, err = o.set(session, true); err == nil {
 				err = set(p)
 			}
 			return
 		}
 		var p *plane.Queue
-		if p, err = o.queue(abi.ManagerSession, true); err == nil {
+		if p, err = o.queue(session, true); err == nil {
 			err = queue(p)
 		}
 	})

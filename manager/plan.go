@@ -27,7 +27,10 @@ func (s *space) plan(c *channel, req *request) (b *brokered, err error) {
 		b, err = s.planReceive(who, req)
 	}
 	if err == nil {
-		b.seq, b.again = req.Seq, req.Kind != abi.MsgSemCtl && req.Arg[abi.BrokeredAgain] != 0
+		b.seq = req.Seq
+		if req.Kind != abi.MsgSemCtl {
+			b.again, b.open = req.Arg[abi.BrokeredAgain] != 0, uint32(req.Arg[abi.BrokeredOpen])
+		}
 		if first := c.session.state.Levels[0].PID; first != 0 && req.TID != first {
 			b.thread = req.TID
 		}

@@ -293,6 +293,7 @@ func (s *space) recoverObjects() {
 			if o.family == Shm {
 				continue
 			}
+			o.tickets.Store(true)
 			err := o.onPlane((*plane.Set).Recover, (*plane.Queue).Recover)
 			if err != nil {
 				s.log.Error("object not recovered", keyFamily, o.family.String(), keyID, o.rec.ID, keyError, err)

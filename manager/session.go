@@ -196,6 +196,7 @@ func (s *space) renew(x *session) error {
 		}
 	}
 	x.state.Results = [keptResults]result{}
+	s.forgetCalls(x)
 	if err := s.pulse.executed(x.number); err != nil {
 		return unix.ENOSPC
 	}

@@ -45,6 +45,11 @@ type Reply struct {
 // when a manager that was killed was asked before, under the same Seq.
 const BrokeredAgain = 4
 
+// BrokeredOpen is the argument of the same that is the lowest Seq of such calls of
+// the session that are not over, this one among them; 0: not told. What became of
+// those before it nobody will ask.
+const BrokeredOpen = 5
+
 // Requests: arguments -> values, descriptors and bytes of the reply.
 const (
 	// MsgHello: layout major, session to resume or 0, session page state

@@ -13,9 +13,17 @@ import (
 // from the transaction that brings it about until the client has its answer
 // (Forget). When the manager is killed, the next one ends calls that wait
 // still (Recover), and keeps those that were carried out; clients ask again,
-// and learn what came of theirs (Resume), or begin anew.
+// and learn what came of theirs (Resume), or begin anew. What they will not ask
+// any more, for they had the answer, is dropped (DropTickets).
 
 const ticketMask = 1<<32 - 1<<abi.SleeperSeqShift | abi.SleeperBrokered
+
+// kept is a cell and the state in which it tells what became of a call: of those
+// who free it, the one that changes that state does.
+type kept struct {
+	cell int
+	st   state
+}
 
 // ticket is how cells of the host's brokered call are known; 0: it is none.
 func (o *object) ticket() uint32 {
@@ -69,8 +77,70 @@ func (q *Queue) end(cell int, err error) {
 	if err != nil || q.ticket() == 0 {
 		q.release(cell)
 	} else {
-		q.kept = cell
+		q.keep(cell)
 	}
+}
+
+func (o *object) keep(cell int) { o.kept = kept{cell, o.state(cell)} }
+
+// unkeep takes the cell back from the host's session; false: somebody has.
+func (o *object) unkeep(k kept) bool {
+	return k.cell != 0 && o.shift(k.cell, k.st, k.st.to(abi.CellOwned, 0))
+}
+
+// tickets are the cells that tell what became of brokered calls, of any session.
+func (o *object) tickets(yield func(k kept, seq uint32) bool) {
+	for i := range o.present() {
+		off := o.cellsOff + i*abi.CellSize
+		st := o.state(off)
+		if !st.waits() || st.phase() != abi.CellDone {
+			continue
+		}
+		flags := uint32(o.load(off + offFlags))
+		if flags&abi.SleeperBrokered != 0 && !yield(kept{off, st}, flags>>abi.SleeperSeqShift) {
+			return
+		}
+	}
+}
+
+// before says whether one request was made before another, by the bits of their
+// Seqs that tickets have.
+func before(a, b uint32) bool { return int32((a-b)<<abi.SleeperSeqShift) < 0 }
+
+// dropTickets drops those of the host's session that are older than its request of
+// the Seq open; 0: all. left: there are others.
+func (o *object) dropTickets(open uint32, drop func(kept)) (left bool) {
+	for k, seq := range o.tickets {
+		if k.st.session() == o.me && (open == 0 || before(seq, open)) {
+			drop(k)
+		} else {
+			left = true
+		}
+	}
+	return left
+}
+
+// carryTickets copies those of calls that were carried out to the same object's next
+// file. text copies what comes with one.
+func (o *object) carryTickets(to *object, text func(from, cell int) error) error {
+	for k := range o.tickets {
+		if k.st.errno() != 0 {
+			continue // it changed nothing, and may begin anew
+		}
+		cell, err := to.allocGrow(k.st.kind())
+		if err != nil {
+			return err
+		}
+		to.setNext(cell, 0)
+		to.store(cell+offFlags, o.load(k.cell+offFlags)&ticketMask)
+		to.store(cell+offCount, 0)
+		if err := text(k.cell, cell); err != nil {
+			return err
+		}
+		st := to.state(cell)
+		to.store(cell, uint64(st.owned(abi.CellDone, k.st.kind(), k.st.session())))
+	}
+	return nil
 }
 
 // Resume tells what became of a semop that an earlier manager was asked for.
@@ -84,18 +154,27 @@ func (s *Set) Resume() (over bool, err error) {
 
 // Forget ends a brokered call that succeeded, now that its client knows.
 func (s *Set) Forget() {
-	s.freeSleeper(s.kept)
-	s.kept = 0
+	s.drop(s.kept)
+	s.kept = kept{}
+}
+
+// DropTickets forgets calls that an earlier manager carried out, or whose cells a
+// move carried over: those before the session's request of the Seq open; 0: all.
+// left: cells of others tell of such calls.
+func (s *Set) DropTickets(open uint32) (left bool) { return s.dropTickets(open, s.drop) }
+
+func (s *Set) drop(k kept) {
+	if s.unkeep(k) {
+		s.freeSleeper(k.cell)
+	}
 }
 
 // ResumeSend is Set.Resume for msgsnd.
 func (q *Queue) ResumeSend() (over bool, err error) {
 	cell := q.ticketed(abi.KindSender)
 	if over, err = q.outcome(cell); err != nil {
-		if flags := q.load(cell + offFlags); flags&abi.SenderRefused == 0 {
-			if message, ok := q.cell(flags >> 32); ok {
-				q.freeMessage(message)
-			}
+		if message, ok := q.cell(q.messageOf(kept{cell, q.state(cell)})); ok {
+			q.freeMessage(message)
 		}
 	}
 	q.end(cell, err)
@@ -115,16 +194,34 @@ func (q *Queue) ResumeReceive(buf []byte) (n int, mtype int64, over bool, err er
 
 // Forget is Set.Forget. A message that was received is freed with it.
 func (q *Queue) Forget() {
-	if q.kept == 0 {
+	q.drop(q.kept)
+	q.kept = kept{}
+}
+
+// DropTickets is Set.DropTickets.
+func (q *Queue) DropTickets(open uint32) (left bool) { return q.dropTickets(open, q.drop) }
+
+func (q *Queue) drop(k kept) {
+	if !q.unkeep(k) {
 		return
 	}
-	if q.state(q.kept).kind() == abi.KindReceiver {
-		if message, ok := q.cell(q.load(q.kept + offRecvMessage)); ok {
-			q.freeMessage(message)
-		}
+	if message, ok := q.cell(q.messageOf(k)); ok {
+		q.freeMessage(message)
 	}
-	q.release(q.kept)
-	q.kept = 0
+	q.release(k.cell)
+}
+
+// messageOf is the number of the message that is left of a call: one received, or not
+// sent; 0: none.
+func (q *Queue) messageOf(k kept) uint64 {
+	flags := q.load(k.cell + offFlags)
+	switch {
+	case k.st.kind() == abi.KindReceiver:
+		return q.load(k.cell + offRecvMessage)
+	case k.st.errno() != 0 && flags&abi.SenderRefused == 0:
+		return flags >> 32
+	}
+	return 0
 }
 
 // receiveTicketed is Receive of a brokered call: the message stays until Forget.

@@ -16,8 +16,9 @@ func (s *Set) Remove() {
 
 // Poison, CopyTo and WakeMoved move a set to a fresh file, in this order:
 // Poison (after Closing was published) ends all changes of the old file,
-// CopyTo carries values, undo and times over, and WakeMoved (after the fresh
-// file is published) has all sleepers start their calls again there.
+// CopyTo carries values, undo, times and what became of brokered calls over, and
+// WakeMoved (after the fresh file is published) has all sleepers start their
+// calls again there.
 func (s *Set) Poison() error {
 	s.mark(abi.ObjectMoved)
 	s.kill()
@@ -114,7 +115,7 @@ func (s *Set) CopyTo(fresh *Set) error {
 			}
 		}
 	}
-	return nil
+	return s.carryTickets(&fresh.object, func(int, int) error { return nil })
 }
 
 // takeUndo copies an undo cell of another file, if any of it is in use. That an

@@ -40,7 +40,7 @@ type object struct {
 	sems     int    // 0 for a queue
 	cellsOff int
 	spare    *Spare // nil: none is kept
-	kept     int    // cell of a brokered call that succeeded, until Forget
+	kept     kept   // by a brokered call that succeeded, until Forget
 
 	// rest does what is Pending as far as one transaction has room, and commits it.
 	rest func(t *transaction) error

@@ -165,6 +165,31 @@ func (q *Queue) CopyTo(fresh *Queue) error {
 	fresh.store(offLastSend, q.load(offLastSend))
 	fresh.store(offRecvThread, q.load(offRecvThread))
 	fresh.store(offLastRecv, q.load(offLastRecv))
+	return q.carryTickets(&fresh.object, func(from, cell int) error { return q.carryReceived(from, fresh, cell) })
+}
+
+// carryReceived copies the message that a brokered call has received.
+func (q *Queue) carryReceived(from int, fresh *Queue, cell int) error {
+	if q.state(from).kind() != abi.KindReceiver {
+		return nil
+	}
+	fresh.store(cell+offRecvMessage, 0)
+	message, ok := q.cell(q.load(from + offRecvMessage))
+	if !ok {
+		return nil
+	}
+	st := q.state(message)
+	if st.kind() != abi.KindMessage || st.phase() != abi.CellOwned || st.session() != q.state(from).session() || !q.owns(message) {
+		return nil // a hostile member's
+	}
+	text := make([]byte, q.msgSize(message))
+	q.text(message, len(text), text)
+	copied, err := fresh.makeMessage(q.msgType(message), text)
+	if err != nil {
+		return err
+	}
+	fresh.store(copied, uint64(fresh.state(copied).owned(abi.CellOwned, abi.KindMessage, st.session())))
+	fresh.store(cell+offRecvMessage, link(0, fresh.number(copied)))
 	return nil
 }
 

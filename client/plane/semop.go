@@ -228,7 +228,7 @@ func (s *Set) endSleeper(cell int, err error) {
 	if err != nil || s.ticket() == 0 {
 		s.freeSleeper(cell)
 	} else {
-		s.kept = cell
+		s.keep(cell)
 	}
 }
 

@@ -31,6 +31,7 @@
 #define ABI_LIBRARY_NAME "lib/libipcspace.so"
 #define ABI_MAX_PACKET 131072
 #define ABI_BROKERED_AGAIN 4
+#define ABI_BROKERED_OPEN 5
 #define ABI_MSG_HELLO 1
 #define ABI_MSG_SPARE 2
 #define ABI_MSG_GET 3

@@ -112,6 +112,7 @@ int channel_simple(uint32_t kind, int64_t a0, int64_t a1, int64_t a2, int64_t a3
  * it was killed; what it has come to, the next one knows. */
 static long brokered(struct exchange *x, int64_t deadline, bool *cancelled)
 {
+	struct thread *t = thread_own();
 	struct exchange greeting = {0};
 	struct abi_request cancel = {.kind = ABI_MSG_CANCEL};
 	long r;
@@ -124,6 +125,9 @@ static long brokered(struct exchange *x, int64_t deadline, bool *cancelled)
 	}
 	if (x->request.seq == 0)
 		x->request.seq = request_number();
+	if (t->brokered == 0) /* else a handler's, within another */
+		store32(&t->brokered, x->request.seq);
+	x->request.arg[ABI_BROKERED_OPEN] = threads_brokered();
 	cancel.seq = request_number();
 	control_unlock();
 	if (fd < 0)
@@ -175,11 +179,14 @@ static long brokered(struct exchange *x, int64_t deadline, bool *cancelled)
 
 int channel_brokered(struct exchange *x, int64_t deadline)
 {
+	struct thread *t = thread_own();
+	uint32_t outer = t->brokered;
 	bool cancelled = false;
 	long r;
 
 	while ((r = brokered(x, deadline, &cancelled)) == -ERESTART || r == -ECONNRESET)
 		if (r == -ECONNRESET)
 			x->request.arg[ABI_BROKERED_AGAIN] = 1;
+	store32(&t->brokered, outer);
 	return (int)r;
 }

@@ -36,6 +36,8 @@ struct thread {
 	uintptr_t disturbed; /* active, of the call in which call_disturbed() is true */
 	uint32_t tid;	    /* 0: to be asked for */
 	uint32_t attaching; /* inside shmat or shmdt, without the control lock */
+	uint32_t brokered;  /* the first request of a call under way that the manager does for
+			       it, 0: none. Set with the control lock held */
 	uint32_t away;	    /* in another IPC namespace: see MODE_AWAY */
 	uint32_t creds;	  /* of its own, 0: the process's */
 	uint32_t session; /* whose cells the log cache has */
@@ -81,6 +83,9 @@ void threads_forked(void);
 void threads_recreds(void);
 /* Threads of the process, as the kernel counts them; 0: /proc does not say. */
 uint64_t thread_total(void);
+/* The first of the requests that threads wait for the manager to do for them (struct
+ * thread's brokered); 0: that is not known. With the control lock held. */
+uint32_t threads_brokered(void);
 /* Whether no thread but the calling one is using handle. */
 bool threads_left(const struct handle *h);
 /* Whether another thread is inside shmat or shmdt without the control lock. */
@@ -118,7 +123,7 @@ static inline void call_begin(struct call *c)
 	if (unlikely(c->outer != 0)) {
 		c->nested = c->outer > frame;
 		if (!c->nested)
-			c->outer = 0;
+			c->outer = t->brokered = 0;
 	}
 	t->active = frame;
 	if (unlikely(t->wait_cell != 0))

@@ -43,6 +43,7 @@ static struct thread *reuse(uint32_t count)
 			memset(t->log, 0, sizeof t->log);
 			t->active = 0;
 			t->attaching = 0;
+			t->brokered = 0;
 			t->away = 0;
 			return t;
 		}
@@ -134,6 +135,7 @@ void threads_forked(void)
 		}
 		t->wait_cell = 0;
 		t->asleep = 0;
+		t->brokered = 0;
 	}
 	thread_renumber(0);
 }
@@ -146,6 +148,22 @@ void threads_recreds(void)
 		if (t != NULL && load32(&t->creds) != 0)
 			store32(&t->creds, creds_new());
 	}
+}
+
+uint32_t threads_brokered(void)
+{
+	uint32_t first = 0;
+
+	if (load32(&made) > CHUNKS * CHUNK_THREADS) /* some share a place */
+		return 0;
+	for (uint32_t i = 0; i < thread_count(); i++) {
+		struct thread *t = thread_at(i);
+		uint32_t seq = t != NULL ? load32(&t->brokered) : 0;
+
+		if (seq != 0 && (first == 0 || (int32_t)(seq - first) < 0))
+			first = seq;
+	}
+	return first;
 }
 
 uint64_t thread_total(void)

@@ -1,6 +1,8 @@
 /*
  * brokered N: one process gives and three take, N times each, by a set and by two queues, all calls
  * brokered. Each call must happen once, whatever becomes of the manager meanwhile.
+ *
+ * brokered --alone: one process does all that in turn, until it is killed.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -92,6 +94,19 @@ static void count(int n)
 	}
 }
 
+static void alone(void)
+{
+	struct sembuf ops[] = {{0, 1, 0}, {0, -1, 0}};
+	struct message m = {.type = 1};
+
+	for (;;) {
+		MUST(semop(set, &ops[0], 1));
+		MUST(msgsnd(queue, &m, sizeof m - sizeof m.type, 0));
+		MUST(msgrcv(queue, &m, sizeof m - sizeof m.type, 0, 0));
+		MUST(semop(set, &ops[1], 1));
+	}
+}
+
 int main(int argc, char **argv)
 {
 	void (*const roles[])(int) = {give, take, send, receive, count};
@@ -104,6 +119,8 @@ int main(int argc, char **argv)
 	MUST(msgctl(queue, IPC_STAT, &ds));
 	ds.msg_qbytes = 3 * LONG;
 	MUST(msgctl(queue, IPC_SET, &ds));
+	if (argc > 1 && strcmp(argv[1], "--alone") == 0)
+		alone();
 	for (int i = 0; i < 5; i++)
 		if (fork() == 0) {
 			roles[i](n);
