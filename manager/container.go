@@ -39,14 +39,9 @@ func newNode() node {
 // process without one that has its own mounts and cgroup is in a container with the cgroup's last
 // name, such as those of runc's and ctr's own users. "": in none.
 //
-// The caller looks afterwards whether pid still is the process that it was.
-func (n node) containerOf(pid int) string {
-	name, _ := n.container(pid)
-	return name
-}
-
-// container is containerOf. An error: the manager has too little of something to see.
-func (n node) container(pid int) (string, error) {
+// An error: the manager has too little of something to see. The caller looks
+// afterwards whether pid still is the process that it was.
+func (n node) containerOf(pid int) (string, error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
 	if scarce(err) {
 		return "", err
@@ -99,7 +94,7 @@ func (n node) memberOf(container string) (int, error) {
 	}
 	lowest := 0
 	for _, pid := range pids {
-		name, err := n.container(pid)
+		name, err := n.containerOf(pid)
 		if err != nil {
 			return 0, err
 		}

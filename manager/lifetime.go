@@ -249,8 +249,27 @@ func (s *space) used(o *object) bool {
 }
 
 // resumeWatches takes up after a restart: the containers in which the objects were made are watched,
-// or are gone by now.
+// or are gone by now. What cannot be seen is looked for again.
 func (s *space) resumeWatches() {
+	err := s.findContainers()
+	if err == nil {
+		return
+	}
+	s.log.Warn("what containers left behind stays for now: who is there is not known", keyError, err)
+	s.work.Go(func() {
+		for err != nil && s.pause(scarcePause) {
+			s.mu.Lock()
+			err = nil
+			if !s.closed {
+				err = s.findContainers()
+			}
+			s.mu.Unlock()
+		}
+	})
+}
+
+// findContainers is resumeWatches. An error: the manager has too little of something to see.
+func (s *space) findContainers() error {
 	tags := map[uint64]bool{}
 	for f := range s.objects {
 		for _, o := range s.objects[f] {
@@ -260,22 +279,31 @@ func (s *space) resumeWatches() {
 		}
 	}
 	if len(tags) == 0 || s.policy() == LeftKeep {
-		return
+		return nil
 	}
 	for _, x := range s.sessions {
 		delete(tags, containerTag(x.container)) // its last session's end begins the watch
 	}
+	for name := range s.watched {
+		delete(tags, containerTag(name))
+	}
 	pids, err := processes()
 	if err != nil {
-		s.log.Error("what containers left behind stays: who is there is not known", keyError, err)
-		return
+		return err
 	}
+	there := map[string]bool{}
 	for _, pid := range pids {
-		name := s.m.node.containerOf(pid)
-		if tag := containerTag(name); tags[tag] {
-			delete(tags, tag)
-			s.watchContainer(name)
+		name, err := s.m.node.containerOf(pid)
+		if err != nil {
+			return err
 		}
+		if tags[containerTag(name)] {
+			there[name] = true
+		}
+	}
+	for name := range there {
+		delete(tags, containerTag(name))
+		s.watchContainer(name)
 	}
 	for tag := range tags {
 		s.gone[tag] = fmt.Sprintf("(before the restart, %x)", tag)
@@ -283,4 +311,5 @@ func (s *space) resumeWatches() {
 	if len(tags) > 0 {
 		s.sweep()
 	}
+	return nil
 }

@@ -56,7 +56,10 @@ func (s *space) members() ([]member, error) {
 			continue
 		}
 		if m, ok := parseMember(string(b), public, private); ok {
-			m.pid, m.container = pid, s.m.node.containerOf(pid)
+			if m.container, err = s.m.node.containerOf(pid); err != nil {
+				return nil, err
+			}
+			m.pid = pid
 			found = append(found, m)
 		}
 	}

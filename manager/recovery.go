@@ -181,7 +181,11 @@ func (s *space) readSessions() error {
 		x.pidns = public.PidNS
 		if pid := int(st.PID); pid != 0 {
 			x.id, x.heard = processID{pid, st.Start}, true
-			if name := s.m.node.containerOf(pid); containerTag(name) == st.Container {
+			name, err := s.m.node.containerOf(pid)
+			if err != nil {
+				return fmt.Errorf("container of process %d: %w", pid, err)
+			}
+			if containerTag(name) == st.Container {
 				x.container = name
 			}
 			s.process[x.id] = append(s.process[x.id], x)

@@ -137,7 +137,11 @@ func (s *space) bindTo(x *session, id processID, fd int, levels pidList) error {
 	if parent != nil {
 		container = parent.container // a fork does not leave it
 	} else {
-		container = s.m.node.containerOf(id.pid)
+		var err error
+		if container, err = s.m.node.containerOf(id.pid); err != nil {
+			_ = unix.Close(fd)
+			return unseen(err)
+		}
 	}
 	if !pidAlive(fd) {
 		_ = unix.Close(fd)
