@@ -144,3 +144,53 @@ func TestSpareOfExec(t *testing.T) {
 		t.Errorf("session %d, not %d", after.session, number)
 	}
 }
+
+// A child of several, whose pages are in one file, gets a page of a new file after exec. Killed in
+// between, neither manager takes another child's page for it. (The two children are this process.)
+func TestKilledInRenewal(t *testing.T) {
+	eachDaemon(t, func(t *testing.T, d *daemon) {
+		d.start("")
+		p := mustPeer(t, d.dir())
+		id, err := p.get(Shm, 0, 0o600, 4096)
+		check(t, err)
+		attached := func(when string, want uint64) {
+			t.Helper()
+			if st, err := p.stat(Shm, id); err != nil || st.Count[0] != want {
+				t.Errorf("%s: %v, nattch %d, want %d", when, err, st.Count[0], want)
+			}
+		}
+		p.spares(t)
+		_, pages := p.spares(t)
+		var now unix.Timespec
+		check(t, unix.ClockGettime(unix.CLOCK_BOOTTIME, &now))
+		claim := func(v *abi.SessionPage, address uint64) uint32 {
+			v.Claimed, v.PID, v.Address = uint64(now.Nano()), uint32(os.Getpid()), address
+			atomic.StoreUint32(&v.State, abi.PageClaimed)
+			_, err := p.call(abi.MsgReap, nil, int64(v.Session))
+			check(t, err)
+			return v.Session
+		}
+		first, second := pages[0].view(), pages[1].view()
+		first.Uses[0] = abi.Use{Serial: p.record(Shm, id).Serial, Count: 1, ATime: time.Now().UnixNano()}
+		claim(first, uint64(uintptr(unsafe.Pointer(first))))
+		number := claim(second, abi.PageSize) // where nothing is mapped, as after exec
+		attached("before", 1)
+
+		d.kill()
+		d.start("session: page turned")
+		if _, err := newPeer(d.dir()); err == nil {
+			t.Fatal("the manager lives")
+		}
+		d.wait()
+		d.start("")
+		p.resume(t)
+		attached("killed", 1)
+		q := mustPeer(t, d.dir())
+		if q.session != number || q.view().Session != number {
+			t.Errorf("session %d, in its page %d, want %d", q.session, q.view().Session, number)
+		}
+		attached("begun anew", 1)
+		atomic.StoreUint32(&first.Uses[0].Count, 0)
+		attached("detached", 0)
+	})
+}
