@@ -13,7 +13,6 @@
 #define NAME_MAX 255
 
 extern char **environ __attribute__((weak));
-extern char *getenv(const char *name) __attribute__((weak));
 
 /* The number of a call that succeeds without a return, or fails. (A child of
  * vfork writes into its parent's page, whose exec comes later, if ever.) */
@@ -88,7 +87,7 @@ static long exec_or_script(const char *path, char *const argv[], char *const env
 static long exec_file(const char *file, char *const argv[], char *const envp[])
 {
 	char path[PATH_MAX + NAME_MAX + 2];
-	const char *dirs = getenv ? getenv("PATH") : NULL;
+	const char *dirs = environment_value("PATH");
 	size_t n = length(file, '\0');
 	bool denied = false;
 	long r = -ENOENT;

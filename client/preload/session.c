@@ -14,7 +14,7 @@
 struct session session = {.mode = MODE_UNKNOWN};
 
 /* The process's libc, if it has these. */
-extern char *getenv(const char *name) __attribute__((weak));
+extern char **environ __attribute__((weak));
 extern unsigned long getauxval(unsigned long type) __attribute__((weak));
 extern int *__errno_location(void) __attribute__((weak, const));
 
@@ -46,6 +46,20 @@ static uint64_t ipc_namespace(void)
 	return st[1];
 }
 
+/* libc's getenv() stands in a page that few programs need at their start. */
+const char *environment_value(const char *name)
+{
+	for (char **e = &environ != NULL ? environ : NULL; e != NULL && *e != NULL; e++) {
+		const char *s = *e, *n = name;
+
+		while (*n && *s == *n)
+			s++, n++;
+		if (*n == 0 && *s == '=')
+			return s + 1;
+	}
+	return NULL;
+}
+
 /* Whether the program has more rights than its caller, as a set-user-id one
  * has. glibc before 2.16 does not pass on what the kernel says. */
 static bool secure(void)
@@ -59,7 +73,7 @@ static bool secure(void)
  * /etc/ld.so.preload, has none: its caller could lead it to a space of its own. */
 static const char *setting(const char *name)
 {
-	return getenv != NULL && !secure() ? getenv(name) : NULL;
+	return secure() ? NULL : environment_value(name);
 }
 
 /* Read when the library is loaded: programs overwrite or clear their
@@ -225,6 +239,19 @@ static uint32_t count_cpus(void)
 	return cpus ? cpus : 1;
 }
 
+/* glibc's time() is the kernel's present second, in half the time of its
+ * clock_gettime; another libc's may be of another clock. It is looked for when
+ * it is needed, for a program that never calls would pay for its pages at its
+ * start; and before the control lock is taken, for the loader has locks, too. */
+static void choose_clock(void)
+{
+	int64_t (*time)(int64_t *) =
+		(int64_t(*)(int64_t *))(gnu_get_libc_version ? libc_function("time") : NULL);
+
+	if (time != NULL)
+		__atomic_store_n(&clock_seconds, time, __ATOMIC_RELAXED);
+}
+
 /* A page that reads 1 here and 0 in every child. */
 static const uint32_t *make_alive(void)
 {
@@ -362,6 +389,8 @@ int session_start(void)
 		if (__atomic_load_n(&session.page, __ATOMIC_ACQUIRE) != NULL)
 			return 0;
 	}
+	if (load32(&session.mode) == MODE_UNKNOWN)
+		choose_clock();
 	control_lock();
 	if (session.mode == MODE_UNKNOWN || (session.mode == MODE_AWAY && session.page == NULL))
 		r = register_process();

@@ -32,6 +32,9 @@ struct control {
 };
 extern struct control control;
 
+/* The value of a variable of the process's environment, NULL: it has none. */
+const char *environment_value(const char *name);
+
 /* The control lock: signals are blocked while it is held, so that no handler
  * can find it taken by its own thread. Nests within one thread. */
 void control_lock(void);

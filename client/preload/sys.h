@@ -173,16 +173,15 @@ static inline long futex_wake(uint32_t *word, int n)
  * kernel would restart it (kernel/futex/waitwake.c). */
 extern const struct timespec64 far_future;
 
-/* glibc's time() is the kernel's present second, in half the time of its
- * clock_gettime. Other libcs' may be another clock. */
-extern int64_t time(int64_t *) __attribute__((weak));
 extern const char *gnu_get_libc_version(void) __attribute__((weak));
-int64_t now_seconds_slow(void);
+
+/* time(2), as fast as this process has it. */
+extern int64_t (*clock_seconds)(int64_t *);
 
 /* Seconds since 1970, as the kernel's ktime_get_real_seconds. */
 static inline int64_t now_seconds(void)
 {
-	return likely(gnu_get_libc_version != NULL) ? time(NULL) : now_seconds_slow();
+	return clock_seconds(NULL);
 }
 /* Nanoseconds since 1970, in a second that now_seconds has seen begin; and of
  * CLOCK_MONOTONIC. */
