@@ -104,12 +104,15 @@ func (o *object) apply(entries []abi.LogEntry) {
 		off := int(e.Off)
 		if !o.inside(off) {
 			o.refresh() // the file has grown since we looked
+			if !o.inside(off) {
+				continue
+			}
 		}
 		if off < 8 {
 			continue
 		}
-		if !o.cas(off, e.Old, e.New) && e.Off >= abi.WordsOff && e.Off < words {
-			o.cas(off, e.Old|abi.SemDead, e.New|abi.SemDead)
+		if !o.swap(off, e.Old, e.New) && e.Off >= abi.WordsOff && e.Off < words {
+			o.swap(off, e.Old|abi.SemDead, e.New|abi.SemDead)
 		}
 		fail(o.host, "applied one")
 	}

@@ -86,7 +86,9 @@ func (q *Queue) makeMessage(typ int64, text []byte) (cell int, err error) {
 	if cell, err = q.allocGrow(abi.KindMessage); err != nil {
 		return 0, err
 	}
-	q.setNext(cell, 0)
+	if uint32(q.fetch(cell+offNext)) != 0 {
+		q.setNext(cell, 0)
+	}
 	q.put(cell+offMsgType, uint64(typ))
 	q.put(cell+offMsgSize, uint64(len(text)))
 	q.put(cell+offMsgMore, 0)

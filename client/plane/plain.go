@@ -49,10 +49,9 @@ func (p *plain) setLink(off int, number uint64) {
 	p.put(off, old, link(old, number))
 }
 
-// stamp is transaction.stamp.
-func (p *plain) stamp(off int, session uint32) {
-	w := p.o.fetch(off)
-	if now := uint64(Seconds())<<abi.LastTimeShift | uint64(session); w != now {
+// stamp is transaction.stamp, of what now is.
+func (p *plain) stamp(off int, now uint64) {
+	if w := p.o.fetch(off); w != now {
 		p.put(off, w, now)
 	}
 }
@@ -95,7 +94,7 @@ func (q *Queue) sendPlain(message, size int) (done bool) {
 	if !q.fit(sent, q.fetch(offTaken), size) || uint32(q.fetch(message+offNext)) != 0 || !p.record() {
 		return false
 	}
-	p.stamp(offLastSend, q.me)
+	p.stamp(offLastSend, lastWord(q.me))
 	number := q.number(message)
 	p.setLink(from, number)
 	p.put(offMsgTail, tail, link(tail, number))
@@ -124,7 +123,7 @@ func (q *Queue) receivePlain(mode uint32, asked int64, room uint64) (message int
 	if last != 0 && uint64(uint32(q.fetch(offMsgTail))) == q.number(message) {
 		p.setLink(offMsgTail, last) // with no message left it does not count
 	}
-	p.stamp(offLastRecv, q.me)
+	p.stamp(offLastRecv, lastWord(q.me))
 	taken := q.fetch(offTaken)
 	p.put(offTaken, taken, counted(taken, size))
 	st := state(q.fetch(message))

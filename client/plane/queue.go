@@ -92,11 +92,14 @@ func (q *Queue) fit(sent, taken uint64, size int) bool {
 
 // stamp notes who sent or received last, and when.
 func (t *transaction) stamp(off int, session uint32) {
-	w := t.get(off)
-	now := uint64(Seconds())<<abi.LastTimeShift | uint64(session)
-	if w != now {
+	if w, now := t.get(off), lastWord(session); w != now {
 		t.put(off, w, now)
 	}
+}
+
+// lastWord is the word that says that the session did something just now.
+func lastWord(session uint32) uint64 {
+	return uint64(Seconds())<<abi.LastTimeShift | uint64(session)
 }
 
 // stampReceiver notes who received last, and with which thread it had slept.

@@ -203,7 +203,11 @@ func (q *Queue) look(message int, buf []byte) (n int, mtype int64, err error) {
 	if st := q.state(message); st.kind() != abi.KindMessage || st.session() != q.me {
 		return 0, 0, unix.EIO // a hostile member took it
 	}
-	return q.text(message, q.msgSize(message), buf), q.msgType(message), nil
+	size := q.msgSize(message)
+	if size <= abi.MessageInline {
+		return copy(buf, q.mem[message+offText:][:size]), q.msgType(message), nil
+	}
+	return q.text(message, size, buf), q.msgType(message), nil
 }
 
 func (q *Queue) makeReceiver(mode uint32, asked int64, room, flags uint64) (int, error) {
