@@ -101,9 +101,9 @@ func (s *space) broker(c *channel, req *request) reply {
 		s.answers.Add(1)
 		s.m.calls.Add(-1)
 		s.mu.Unlock()
-		_ = c.send(kind, seq, &r)
+		err := c.send(kind, seq, &r)
 		step("broker: answered")
-		over()
+		over(err == nil)
 		s.answers.Add(-1)
 	})
 	return reply{later: true}
@@ -134,18 +134,22 @@ func (s *space) begin(x *session, b *brokered) (*object, error) {
 }
 
 // carryOut does the call, again if the object moved meanwhile. over is to be
-// called when the client has the answer, or never will.
-func (s *space) carryOut(ctx context.Context, x *session, o *object, b *brokered, bell *plane.Bell) (r reply, over func()) {
+// called when the answer was told, or could not be: then the client may ask again.
+func (s *space) carryOut(ctx context.Context, x *session, o *object, b *brokered, bell *plane.Bell) (r reply, over func(told bool)) {
 	for {
 		h := &host{o: o, session: x.number, bell: bell, seq: b.seq, thread: b.thread}
 		err := b.do(ctx, h)
 		if err == nil {
 			step("broker: carried out")
-			return b.result(), func() {
-				_ = guarded(b.done.Forget)
+			return b.result(), func(told bool) {
 				s.mu.Lock()
+				defer s.mu.Unlock()
+				if told || x.dead {
+					_ = guarded(b.done.Forget)
+				} else {
+					h.o.tickets.Store(true)
+				}
 				h.o.release()
-				s.mu.Unlock()
 			}
 		}
 		s.mu.Lock()
@@ -169,7 +173,7 @@ func (s *space) carryOut(ctx context.Context, x *session, o *object, b *brokered
 	}
 }
 
-func nothing() {}
+func nothing(bool) {}
 
 // do runs the data plane for the session.
 func (b *brokered) do(ctx context.Context, h *host) (err error) {

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -172,6 +173,58 @@ func TestAnswerOfAnotherProgram(t *testing.T) {
 		}
 		if n := d.told(q, Sem, set) + d.told(q, Msg, queue); n != 0 {
 			t.Errorf("%d cells of the program before", n)
+		}
+	})
+}
+
+// A client that is cut off before it has its answer asks again, also the same manager.
+func TestAnswerThatIsNotTold(t *testing.T) {
+	inBothWays(t, func(t *testing.T, cfg Config) {
+		var carriedOut atomic.Pointer[func()]
+		failpoint = func(step string) {
+			if step != "broker: carried out" {
+				return
+			}
+			if f := carriedOut.Swap(nil); f != nil {
+				(*f)()
+			}
+		}
+		t.Cleanup(func() { failpoint = nil })
+		_, info := newManager(t, cfg, SpaceConfig{})
+		p := mustPeer(t, info.Dir)
+		set, queue, text := p.setAndQueue(t, 1)
+		ask := func(kind uint32, body []byte, args ...int64) *answer {
+			t.Helper()
+			const again = 1
+			cut := make(chan struct{})
+			carriedOut.Store(new(func() {
+				_ = unix.Shutdown(p.fd, unix.SHUT_RDWR)
+				close(cut)
+			}))
+			seq, err := p.send(kind, body, args...)
+			check(t, err)
+			<-cut
+			for {
+				p.resume(t)
+				check(t, p.sendSeq(seq, kind, body, append(append(args, 0, 0, 0)[:4], again)...))
+				a, err := p.receive()
+				if a == nil || unix.Errno(a.Errno) != unix.ECONNRESET { // else the first is not over yet
+					check(t, err)
+					return a
+				}
+			}
+		}
+		ask(abi.MsgSemOp, plusOne, set, 1, -1)
+		ask(abi.MsgSend, text, queue, 7, 0)
+		if a := ask(abi.MsgReceive, nil, queue, 10000, 0, 0); !bytes.Equal(a.body, text) {
+			t.Errorf("%d bytes received", len(a.body))
+		}
+		a, err := p.call(abi.MsgSemCtl, nil, set, 0, abi.SemGetVal)
+		check(t, err)
+		st, err := p.stat(Msg, queue)
+		check(t, err)
+		if a.Val[0] != 1 || st.Count[1] != 1 {
+			t.Errorf("value %d, %d messages, want 1 and 1", a.Val[0], st.Count[1])
 		}
 	})
 }
