@@ -1,6 +1,8 @@
 package plane
 
 import (
+	"iter"
+
 	"golang.org/x/sys/unix"
 
 	"github.com/ipcspace/ipcspace/client/abi"
@@ -102,13 +104,7 @@ func (s *Set) CopyTo(fresh *Set) error {
 	}
 	fresh.store(offOTime, s.load(offOTime))
 	fresh.store(offCTime, s.load(offCTime))
-	number := s.load(offUndoHead)
-	for range s.present() {
-		off, ok := s.cell(number)
-		if !ok {
-			break
-		}
-		number = s.load(off + offNext)
+	for off := range s.chain(offUndoHead) {
 		if st := s.state(off); st.kind() == abi.KindUndo {
 			if err := fresh.takeUndo(s, off, st.session()); err != nil {
 				return err
@@ -116,6 +112,23 @@ func (s *Set) CopyTo(fresh *Set) error {
 		}
 	}
 	return s.carryTickets(&fresh.object, func(int, int) error { return nil })
+}
+
+// chain visits the cells of a list that nobody changes any more, each once: a hostile
+// member may have made it a ring.
+func (o *object) chain(head int) iter.Seq[int] {
+	return func(yield func(off int) bool) {
+		seen := map[int]bool{}
+		off, ok := o.cell(o.load(head))
+		for ok && !seen[off] {
+			seen[off] = true
+			next := o.load(off + offNext)
+			if !yield(off) {
+				return
+			}
+			off, ok = o.cell(next)
+		}
+	}
 }
 
 // takeUndo copies an undo cell of another file, if any of it is in use. That an

@@ -145,13 +145,7 @@ func (q *Queue) WakeMoved() { q.dismiss(ErrStale) }
 // nobody else has yet. fresh's Host is asked to Grow. A message that does not
 // own all its chunks is a hostile member's, and is dropped.
 func (q *Queue) CopyTo(fresh *Queue) error {
-	number := q.load(offMsgHead)
-	for range q.present() {
-		cell, ok := q.cell(number)
-		if !ok {
-			break
-		}
-		number = q.load(cell + offNext)
+	for cell := range q.chain(offMsgHead) {
 		st := q.state(cell)
 		if st.kind() != abi.KindMessage || st.phase() != abi.CellQueued || !q.owns(cell) {
 			continue
@@ -165,19 +159,21 @@ func (q *Queue) CopyTo(fresh *Queue) error {
 	fresh.store(offLastSend, q.load(offLastSend))
 	fresh.store(offRecvThread, q.load(offRecvThread))
 	fresh.store(offLastRecv, q.load(offLastRecv))
-	return q.carryTickets(&fresh.object, func(from, cell int) error { return q.carryReceived(from, fresh, cell) })
+	carried := map[int]bool{}
+	return q.carryTickets(&fresh.object, func(from, cell int) error { return q.carryReceived(from, fresh, cell, carried) })
 }
 
-// carryReceived copies the message that a brokered call has received.
-func (q *Queue) carryReceived(from int, fresh *Queue, cell int) error {
+// carryReceived copies the message that a brokered call has received, if no other has.
+func (q *Queue) carryReceived(from int, fresh *Queue, cell int, carried map[int]bool) error {
 	if q.state(from).kind() != abi.KindReceiver {
 		return nil
 	}
 	fresh.store(cell+offRecvMessage, 0)
 	message, ok := q.cell(q.load(from + offRecvMessage))
-	if !ok {
+	if !ok || carried[message] {
 		return nil
 	}
+	carried[message] = true
 	st := q.state(message)
 	if st.kind() != abi.KindMessage || st.phase() != abi.CellOwned || st.session() != q.state(from).session() || !q.owns(message) {
 		return nil // a hostile member's
