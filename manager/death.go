@@ -166,6 +166,10 @@ func (s *space) bury(x *session) {
 	for _, b := range x.calls {
 		b.cancel()
 	}
+	for _, y := range s.spares(func(y *session) bool { return y.state.Parent == x.number }) {
+		y.inherit(x)
+		y.heir = true
+	}
 	s.dropSession(x)
 	s.settleChildren(x)
 	s.destroyOrphans()
@@ -197,7 +201,7 @@ func (s *space) reapObjects(x *session) {
 	}
 	if !x.everything {
 		for o := range x.opened {
-			if !o.gone {
+			if !o.gone && o.family != Shm {
 				reap(o)
 			}
 		}

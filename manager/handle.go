@@ -105,7 +105,7 @@ func (s *space) open(x *session, c *caller, req *request) reply {
 		return refuse(err)
 	}
 	if f == Shm {
-		return s.openSegment(o, c, uint32(req.Arg[2])&7)
+		return s.openSegment(x, o, c, uint32(req.Arg[2])&7)
 	}
 	x.opened[o] = struct{}{}
 	o.shared = true
@@ -149,11 +149,13 @@ func (r *reply) pass(o *object) error {
 
 // openSegment gives a descriptor for the access asked. Who may only read gets
 // one that cannot be opened again for writing.
-func (s *space) openSegment(o *object, c *caller, asked uint32) reply {
+func (s *space) openSegment(x *session, o *object, c *caller, asked uint32) reply {
 	held := rights(&o.rec, c, asked)
 	if held != asked {
 		return failed(unix.EACCES)
 	}
+	x.opened[o] = struct{}{}
+	o.shared = true
 	r := reply{val: [6]int64{int64(o.word.Load()), int64(held)}}
 	if asked&abi.AccessWrite != 0 {
 		if err := r.pass(o); err != nil {

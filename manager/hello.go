@@ -3,7 +3,10 @@ package manager
 import (
 	"crypto/subtle"
 	"fmt"
+	"iter"
 	"os"
+	"regexp"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -141,7 +144,8 @@ func (x *session) connected() bool {
 // inheritUnasked is for a process that was forked without a spare: what its
 // parent had mapped it has too, unless it called exec since.
 func (s *space) inheritUnasked(x *session, maps *mappings) {
-	if text, err := maps.read(); err == nil && !strings.Contains(text, s.storage.devText()) {
+	text, err := maps.read()
+	if err == nil && !strings.Contains(text, s.storage.devText()) {
 		return
 	}
 	if st, err := readStat(fmt.Sprintf("/proc/%d/stat", x.id.pid)); err == nil {
@@ -153,7 +157,35 @@ func (s *space) inheritUnasked(x *session, maps *mappings) {
 		}
 	}
 	x.everything = true
+	for o := range s.mappedSegments(text) {
+		x.opened[o] = struct{}{}
+	}
 }
+
+// mappedSegments finds the segments in the text of /proc/<pid>/maps, by names that
+// anybody can give a file and then by the files that have them.
+func (s *space) mappedSegments(text string) iter.Seq[*object] {
+	return func(yield func(*object) bool) {
+		for line := range strings.Lines(text) {
+			m := mappedSegment.FindStringSubmatch(line)
+			if m == nil {
+				continue
+			}
+			serial, err := strconv.ParseUint(m[1], 10, 64)
+			o := s.segments[serial]
+			if err != nil || o == nil {
+				continue
+			}
+			var st unix.Stat_t
+			named := unix.Stat(o.control.path, &st) == nil && strings.Contains(line, fmt.Sprintf("%s%d ", devText(st.Dev), st.Ino))
+			if named && !yield(o) {
+				return
+			}
+		}
+	}
+}
+
+var mappedSegment = regexp.MustCompile(`/SYSV[0-9a-f]{8}-(\d+)`)
 
 // claim binds a spare to the child that was forked into it. It may have been
 // found by its parent's doing before (settle).

@@ -241,3 +241,44 @@ func FuzzStat(f *testing.F) {
 	f.Add([]byte("1 (a b) c) S 1 1 1 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 77 0"))
 	f.Fuzz(func(t *testing.T, b []byte) { _, _ = parseStat(b) })
 }
+
+// What a session's page says of a segment that the session was never given counts for nothing: not
+// for nattch, nor for the times, nor is the segment kept for it.
+func TestLiesAboutAttaches(t *testing.T) {
+	inBothWays(t, func(t *testing.T, cfg Config) {
+		_, info := newManager(t, cfg, SpaceConfig{})
+		owner, liar := mustPeer(t, info.Dir), mustPeer(t, info.Dir)
+		for _, size := range []int64{4096, 2 << 20} {
+			id, err := owner.get(Shm, 0, 0o600, size)
+			check(t, err)
+			before, err := owner.stat(Shm, id)
+			check(t, err)
+			unchanged := func(lie string) {
+				t.Helper()
+				if st, err := owner.stat(Shm, id); err != nil || st != before {
+					t.Errorf("%d bytes, %s: %v, %+v, want %+v", size, lie, err, st, before)
+				}
+			}
+			serial := owner.record(Shm, id).Serial
+			liar.count(serial, 1)
+			unchanged("attached")
+			liar.count(serial, -1)
+			_, err = liar.call(abi.MsgFold, nil)
+			check(t, err)
+			unchanged("detached")
+			number, pg := liar.spare(t, 0)
+			pg.view().Uses[0] = abi.Use{Serial: serial, Count: 1, ATime: time.Now().UnixNano()}
+			atomic.StoreUint32(&pg.view().State, abi.PageReserved)
+			unchanged("about to fork with it")
+			pg.view().Uses[0] = abi.Use{}
+			liar.spare(t, number)
+
+			liar.count(serial, 1)
+			_, err = owner.ctl(Shm, id, unix.IPC_RMID)
+			check(t, err)
+			_, err = owner.stat(Shm, id)
+			wantErr(t, "a removed segment that somebody says he has attached", err, unix.EINVAL)
+			liar.view().Uses = [abi.PageUses]abi.Use{}
+		}
+	})
+}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync/atomic"
+	"testing"
 	"time"
 	"unsafe"
 
@@ -271,6 +272,14 @@ func (p *peer) attach(id int64, access int64) ([]byte, error) {
 	}
 	p.count(rec.Serial, 1)
 	return mapFile(a.fds[0], int(pages(rec.Size)*abi.PageSize), prot)
+}
+
+// open has the manager give the process a segment, which it does not attach.
+func (p *peer) open(t *testing.T, id int64) {
+	t.Helper()
+	a, err := p.call(abi.MsgOpen, nil, int64(Shm), id, abi.AccessRead|abi.AccessWrite)
+	check(t, err)
+	a.close()
 }
 
 func (p *peer) detach(id int64, serial uint64, mem []byte) {

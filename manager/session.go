@@ -30,11 +30,14 @@ type session struct {
 	container string
 
 	channels map[*channel]struct{}
-	// opened are the sets and queues that may hold something of the session,
-	// its parent's at the time of the fork included. everything: not known,
-	// after a restart of the manager.
+	// opened are the objects that the session was given: sets and queues that may
+	// hold something of it, segments that it may have attached; its parent's at the
+	// time of the fork included. everything: it is not known of which sets and queues,
+	// unknown: of which segments; after a restart of the manager.
 	opened     map[*object]struct{}
 	everything bool
+	unknown    bool
+	heir       bool            // a spare that has taken over what its parent had, who is dead
 	calls      map[uint32]call // brokered calls under way, by Seq
 	bell       *plane.Bell     // of theirs
 	dead       bool
@@ -163,18 +166,24 @@ func (s *space) bindTo(x *session, id processID, fd int, levels pidList) error {
 	atomic.StoreUint32(&x.public.PID, levels[0].PID)
 	atomic.StoreUint32(&x.public.State, abi.SessionLive)
 	s.process[id] = append(s.process[id], x)
-	if parent != nil {
-		x.inherit(parent)
-	} else if x.state.Parent != 0 {
-		x.everything = true
-	}
+	s.descend(x)
 	return nil
+}
+
+// descend takes over what the parent had, if that is known still.
+func (s *space) descend(x *session) {
+	if parent := s.sessions[x.state.Parent]; parent != nil {
+		x.inherit(parent)
+	} else if x.state.Parent != 0 && !x.heir {
+		x.everything, x.unknown = true, true
+	}
 }
 
 // inherit takes over what the parent had open: a child goes on with it
 // without asking.
 func (x *session) inherit(parent *session) {
 	x.everything = x.everything || parent.everything
+	x.unknown = x.unknown || parent.unknown
 	for o := range parent.opened {
 		x.opened[o] = struct{}{}
 	}

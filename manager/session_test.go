@@ -93,6 +93,7 @@ func TestSpare(t *testing.T) {
 		p := mustPeer(t, info.Dir)
 		id, err := p.get(Shm, 0, 0o600, 4096)
 		check(t, err)
+		p.open(t, id)
 		serial := p.record(Shm, id).Serial
 		count := func(what string, want uint64) {
 			t.Helper()

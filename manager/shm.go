@@ -32,7 +32,7 @@ func (a *attachment) event(t int64, session uint32) {
 // exec.
 func (s *space) attaches(o *object) (attachment, error) {
 	var a attachment
-	holders := s.holders(o.rec.Serial)
+	holders := s.holders(o)
 	maps := map[int]*mappings{}
 	for _, x := range holders {
 		if x.id == (processID{}) && !s.settle(x) {
@@ -74,9 +74,19 @@ func (s *space) attaches(o *object) (attachment, error) {
 	return a, nil
 }
 
+// mayHave tells whether a session can have a segment attached: it was given the
+// segment, or its parent was before the fork. What its page says of others is a lie.
+func (s *space) mayHave(x *session, o *object) bool {
+	if _, given := x.opened[o]; given || x.unknown {
+		return true
+	}
+	parent := s.sessions[x.state.Parent]
+	return x.id == (processID{}) && parent != nil && s.mayHave(parent, o)
+}
+
 // holders are the sessions whose page names a segment, in the order in which
 // their processes are likely to have ended.
-func (s *space) holders(serial uint64) []*session {
+func (s *space) holders(o *object) []*session {
 	var out []*session
 	for _, x := range s.sessions {
 		if x.id == (processID{}) {
@@ -85,8 +95,8 @@ func (s *space) holders(serial uint64) []*session {
 			}
 		}
 		found := false
-		x.page.uses(func(_ int, u use) { found = found || u.serial == serial })
-		if found {
+		x.page.uses(func(_ int, u use) { found = found || u.serial == o.rec.Serial })
+		if found && s.mayHave(x, o) {
 			out = append(out, x)
 		}
 	}
@@ -142,7 +152,7 @@ func (s *space) foldPage(x *session, at int64, all bool) {
 		if u.count > 0 && !all {
 			return
 		}
-		if o := s.segments[u.serial]; o != nil {
+		if o := s.segments[u.serial]; o != nil && s.mayHave(x, o) {
 			s.foldUse(o, x.number, u, at)
 		}
 		x.page.free(i)

@@ -161,11 +161,7 @@ func (s *space) settle(y *session) bool {
 			y.state.Levels[0] = pidLevel{NS: st.Levels[0].NS, PID: pid}
 		}
 	}
-	if parent != nil {
-		y.inherit(parent)
-	} else {
-		y.everything = true
-	}
+	s.descend(y)
 	for _, x := range s.m.deaths.toldOf(s) {
 		if !x.dead {
 			s.bury(x) // and y, where it ended before

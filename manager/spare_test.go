@@ -153,6 +153,7 @@ func TestKilledInRenewal(t *testing.T) {
 		p := mustPeer(t, d.dir())
 		id, err := p.get(Shm, 0, 0o600, 4096)
 		check(t, err)
+		p.open(t, id)
 		attached := func(when string, want uint64) {
 			t.Helper()
 			if st, err := p.stat(Shm, id); err != nil || st.Count[0] != want {

@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"sync"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -131,6 +132,36 @@ func noiseOverPage(h *hostile) (string, error) {
 		return "", fmt.Errorf("nattch %d became %d", load(before.body, nattch), load(after.body, nattch))
 	}
 	return "nattch as before", nil
+}
+
+// lieAboutAttaches says in the session page that root's own segment is attached.
+func lieAboutAttaches(h *hostile) (string, error) {
+	const statAny = 15 // SHM_STAT_ANY
+	stat := func() (string, error) {
+		a, err := h.call(abi.MsgCtl, nil, shm, h.Secret&abi.IndexMask, statAny)
+		if err != nil {
+			return "", err
+		}
+		return string(a.body), nil
+	}
+	before, err := stat()
+	if err != nil {
+		return "", err
+	}
+	slot := load(h.table, abi.TableSlotsOff+(shm*abi.MaxObjects+int(h.Secret&abi.IndexMask))*8)
+	record := (*abi.Record)(unsafe.Pointer(&h.table[abi.TableRecordsOff+int(slot&abi.SlotRecordMask)*int(unsafe.Sizeof(abi.Record{}))]))
+	page := (*abi.SessionPage)(unsafe.Pointer(&h.page[0]))
+	for _, use := range []abi.Use{{Count: 1}, {Count: 1 << 31}, {ATime: 1}, {DTime: time.Now().UnixNano()}} {
+		use.Serial = record.Serial
+		page.Uses[3] = use
+		if _, err := h.call(abi.MsgFold, nil); err != nil {
+			return "", err
+		}
+		if after, err := stat(); err != nil || after != before {
+			return "", fmt.Errorf("%+v: %w, %x became %x", use, err, before, after)
+		}
+	}
+	return "nothing changed", nil
 }
 
 func noiseOverPulse(h *hostile) (string, error) {

@@ -10,6 +10,7 @@ var attacks = []attack{
 	{name: "a set, word by word, each class of value", expect: "nobody hangs or dies", uid: nobody, do: wordByWord("set")},
 	{name: "a queue, word by word, each class of value", expect: "nobody hangs or dies", uid: nobody, do: wordByWord("queue")},
 	{name: "noise over the session page", expect: "counts of others stay right", uid: nobody, do: noiseOverPage},
+	{name: "attaches of what it was never given", expect: "as if it had said nothing", uid: nobody, do: lieAboutAttaches},
 	{name: "noise over everybody's pulse", expect: "hints only: nobody is taken for dead", uid: nobody, do: noiseOverPulse},
 	{name: "locks taken again and again", expect: "others get through", uid: nobody, do: lockAgain},
 	{name: "commits of nonsense again and again", expect: "others get through", uid: nobody, do: commitNonsense},
