@@ -10,45 +10,25 @@
  */
 #include "ipcspace.h"
 
+#include <linux/elf.h>
+
 #define RTLD_LAZY 1
 #define RTLD_NOLOAD 4
 #define RTLD_DEEPBIND 8
 
-/* link.h and elf.h, for 64 bits. */
+/* link.h, for 64 bits. */
 struct link_map {
 	uintptr_t addr;
 	const char *name;
-	const struct dynamic *ld;
+	const Elf64_Dyn *ld;
 	struct link_map *next, *prev;
-};
-struct dynamic {
-	int64_t tag;
-	uint64_t value;
-};
-struct symbol {
-	uint32_t name;
-	uint8_t info, other;
-	uint16_t section;
-	uint64_t value, size;
-};
-struct relocation {
-	uint64_t offset, info;
-	int64_t addend;
-};
-struct program_header {
-	uint32_t type, flags;
-	uint64_t offset, address, physical, in_file, in_memory, align;
 };
 struct phdr_info {
 	uintptr_t addr;
 	const char *name;
-	const struct program_header *headers;
+	const Elf64_Phdr *headers;
 	uint16_t count;
 };
-
-enum { DT_NULL = 0, DT_PLTRELSZ = 2, DT_HASH = 4, DT_STRTAB = 5, DT_SYMTAB = 6, DT_RELA = 7,
-       DT_RELASZ = 8, DT_JMPREL = 23 };
-#define PT_GNU_RELRO 0x6474e552
 
 #if defined(__x86_64__)
 enum { R_WORD = 1, R_GLOB_DAT = 6, R_JUMP_SLOT = 7 };
@@ -60,16 +40,16 @@ typedef void *dlopen_function(const char *, int);
 typedef int dlclose_function(void *);
 typedef char *dlerror_function(void);
 typedef int iterate_function(int (*)(struct phdr_info *, size_t, void *), void *);
-extern const struct dynamic own_dynamic[] __asm__("_DYNAMIC") __attribute__((visibility("hidden")));
+extern const Elf64_Dyn own_dynamic[] __asm__("_DYNAMIC") __attribute__((visibility("hidden")));
 extern const char own_header[] __asm__("__ehdr_start") __attribute__((visibility("hidden")));
 
 /* The tables of a loaded object. */
 struct tables {
 	uintptr_t addr;
-	const struct symbol *symbols;
+	const Elf64_Sym *symbols;
 	const char *names;
 	const uint32_t *hash;
-	const struct relocation *rela, *plt;
+	const Elf64_Rela *rela, *plt;
 	size_t relas, plts;
 };
 
@@ -79,19 +59,19 @@ static const void *whole(uintptr_t addr, uint64_t value)
 	return (const void *)(value < addr ? addr + value : value);
 }
 
-static struct tables tables_of(uintptr_t addr, const struct dynamic *d)
+static struct tables tables_of(uintptr_t addr, const Elf64_Dyn *d)
 {
 	struct tables t = {.addr = addr};
 
-	for (; d != NULL && d->tag != DT_NULL; d++)
-		switch (d->tag) {
-		case DT_SYMTAB: t.symbols = whole(addr, d->value); break;
-		case DT_STRTAB: t.names = whole(addr, d->value); break;
-		case DT_HASH: t.hash = whole(addr, d->value); break;
-		case DT_RELA: t.rela = whole(addr, d->value); break;
-		case DT_RELASZ: t.relas = d->value / sizeof *t.rela; break;
-		case DT_JMPREL: t.plt = whole(addr, d->value); break;
-		case DT_PLTRELSZ: t.plts = d->value / sizeof *t.plt; break;
+	for (; d != NULL && d->d_tag != DT_NULL; d++)
+		switch (d->d_tag) {
+		case DT_SYMTAB: t.symbols = whole(addr, d->d_un.d_val); break;
+		case DT_STRTAB: t.names = whole(addr, d->d_un.d_val); break;
+		case DT_HASH: t.hash = whole(addr, d->d_un.d_val); break;
+		case DT_RELA: t.rela = whole(addr, d->d_un.d_val); break;
+		case DT_RELASZ: t.relas = d->d_un.d_val / sizeof *t.rela; break;
+		case DT_JMPREL: t.plt = whole(addr, d->d_un.d_val); break;
+		case DT_PLTRELSZ: t.plts = d->d_un.d_val / sizeof *t.plt; break;
 		}
 	return t;
 }
@@ -102,8 +82,8 @@ static uintptr_t own(const struct tables *t, const char *name)
 	uint32_t count = t->hash[1]; /* nchain, of all symbols */
 
 	for (uint32_t i = 1; i < count; i++)
-		if (t->symbols[i].section != 0 && same_text(t->names + t->symbols[i].name, name))
-			return t->addr + t->symbols[i].value;
+		if (t->symbols[i].st_shndx != 0 && same_text(t->names + t->symbols[i].st_name, name))
+			return t->addr + t->symbols[i].st_value;
 	return 0;
 }
 
@@ -119,33 +99,33 @@ static int find_relro(struct phdr_info *info, size_t size, void *to)
 	if (info->addr != r->addr)
 		return 0;
 	for (uint16_t i = 0; i < info->count; i++)
-		if (info->headers[i].type == PT_GNU_RELRO) {
-			uintptr_t begin = info->addr + info->headers[i].address;
+		if (info->headers[i].p_type == PT_GNU_RELRO) {
+			uintptr_t begin = info->addr + info->headers[i].p_vaddr;
 
 			r->begin = begin & -PAGE;
-			r->end = (begin + info->headers[i].in_memory) & -PAGE;
+			r->end = (begin + info->headers[i].p_memsz) & -PAGE;
 		}
 	return 1;
 }
 
 /* loaded: in whose scope names are looked up. */
 static void turn(void *loaded, const struct tables *t, const struct tables *ours,
-		 const struct relocation *r, const struct relro *sealed)
+		 const Elf64_Rela *r, const struct relro *sealed)
 {
-	uint32_t type = (uint32_t)r->info;
-	const char *name = t->names + t->symbols[r->info >> 32].name;
+	uint32_t type = (uint32_t)r->r_info;
+	const char *name = t->names + t->symbols[r->r_info >> 32].st_name;
 
-	if ((type != R_WORD && type != R_GLOB_DAT && type != R_JUMP_SLOT) || r->info >> 32 == 0)
+	if ((type != R_WORD && type != R_GLOB_DAT && type != R_JUMP_SLOT) || r->r_info >> 32 == 0)
 		return;
 	uintptr_t function = own(ours, name);
 	if (function == 0 || dlsym(loaded, name) != libc_function(name))
 		return;
-	uintptr_t at = t->addr + r->offset, page = at & -PAGE;
+	uintptr_t at = t->addr + r->r_offset, page = at & -PAGE;
 	bool closed = at >= sealed->begin && at < sealed->end;
 
 	if (closed && SYS3(__NR_mprotect, page, PAGE, PROT_READ | PROT_WRITE) < 0)
 		return;
-	__atomic_store_n((uintptr_t *)at, function + (type == R_WORD ? (uintptr_t)r->addend : 0),
+	__atomic_store_n((uintptr_t *)at, function + (type == R_WORD ? (uintptr_t)r->r_addend : 0),
 			 __ATOMIC_RELEASE);
 	if (closed)
 		SYS3(__NR_mprotect, page, PAGE, PROT_READ);

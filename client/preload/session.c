@@ -239,19 +239,6 @@ static uint32_t count_cpus(void)
 	return cpus ? cpus : 1;
 }
 
-/* glibc's time() is the kernel's present second, in half the time of its
- * clock_gettime; another libc's may be of another clock. It is looked for when
- * it is needed, for a program that never calls would pay for its pages at its
- * start; and before the control lock is taken, for the loader has locks, too. */
-static void choose_clock(void)
-{
-	int64_t (*time)(int64_t *) =
-		(int64_t(*)(int64_t *))(gnu_get_libc_version ? libc_function("time") : NULL);
-
-	if (time != NULL)
-		__atomic_store_n(&clock_seconds, time, __ATOMIC_RELAXED);
-}
-
 /* A page that reads 1 here and 0 in every child. */
 static const uint32_t *make_alive(void)
 {
@@ -389,8 +376,6 @@ int session_start(void)
 		if (__atomic_load_n(&session.page, __ATOMIC_ACQUIRE) != NULL)
 			return 0;
 	}
-	if (load32(&session.mode) == MODE_UNKNOWN)
-		choose_clock();
 	control_lock();
 	if (session.mode == MODE_UNKNOWN || (session.mode == MODE_AWAY && session.page == NULL))
 		r = register_process();

@@ -24,13 +24,26 @@ static struct timespec64 now(int clock)
 	return ts;
 }
 
-static int64_t seconds(int64_t *unused)
+/* time(2) as the kernel does it, which says the second of its last tick. */
+static int64_t by_clock(int64_t *unused)
 {
 	(void)unused;
 	return now(CLOCK_REALTIME_COARSE).tv_sec;
 }
 
-int64_t (*clock_seconds)(int64_t *) = seconds;
+/* Looks for the fastest way at the first call. libc's time() would be found by
+ * the loader, at every start of a program. */
+static int64_t first_seconds(int64_t *unused)
+{
+	int64_t (*time)(int64_t *) = (int64_t(*)(int64_t *))vdso_function("__vdso_time");
+
+	if (time == NULL)
+		time = by_clock;
+	__atomic_store_n(&clock_seconds, time, __ATOMIC_RELAXED);
+	return time(unused);
+}
+
+int64_t (*clock_seconds)(int64_t *) = first_seconds;
 
 #define SECOND INT64_C(1000000000)
 #define TICK INT64_C(12000000) /* more than the longest of the kernel's clock */

@@ -175,6 +175,9 @@ extern const struct timespec64 far_future;
 
 extern const char *gnu_get_libc_version(void) __attribute__((weak));
 
+/* A function of the vDSO, NULL: it has none of that name. */
+void *vdso_function(const char *name);
+
 /* time(2), as fast as this process has it. */
 extern int64_t (*clock_seconds)(int64_t *);
 
