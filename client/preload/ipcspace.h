@@ -1,11 +1,19 @@
 /*
  * libipcspace.so: System V IPC of a space inside an unmodified program.
  *
- * Files: session.c (register, channel, fork), handle.c (objects this process
- * has open), thread.c (what each thread keeps), user.c (the caller's
- * pointers), cell.c and transaction.c (the fenced transaction), quick.h (its
- * short form), sem.c, semquick.c, semop.c, scan.c, undo.c, msg.c, send.c, receive.c, shm.c, table.c,
- * creds.c. ARCHITECTURE.md has the protocol.
+ * Each file begins with what it is about. By rooms:
+ *
+ * - the calls: sem.c, semquick.c, semop.c; msg.c, send.c, receive.c; shm.c, attach.c;
+ *   ctl.c; raw.c, by number
+ * - the data plane: cell.c, lock.c, log.c, transaction.c and its short form quick.h,
+ *   list.c, scan.c, undo.c, queue.c, message.c, wait.c, verify.c
+ * - what this process has: session.c, connect.c, channel.c, packet.c; table.c,
+ *   handle.c, creds.c, thread.c
+ * - what else it does: fork.c, spare.c, exec.c, leave.c, borrow.c; mapping.c, marks.c,
+ *   piece.c; deep.c
+ * - the ground: sys.c, vdso.c, room.c, user.c, fail.c
+ *
+ * ARCHITECTURE.md has the protocol.
  *
  * It has no thread, no signal handler, no allocator and no state but the one
  * session of the process.
