@@ -302,23 +302,38 @@ static int64_t copy_direct(struct handle *h, struct call *c, const struct wanted
 	return r;
 }
 
+/* A buffer may be shorter than it is said to be, as long as the message is, too:
+ * then the text goes by way of another. */
 static int64_t brokered(struct call *c, int id, struct user_message *to, size_t room, int64_t type,
 			int flags)
 {
 	size_t limit = room < ABI_MAX_PACKET ? room : ABI_MAX_PACKET;
-	bool writable = user_writable(c->thread, to, sizeof to->type + limit);
+	bool whole = user_writable(c->thread, to, sizeof to->type + limit);
+	long text = whole ? (long)to->text
+			  : SYS6(__NR_mmap, 0, sizeof to->type + limit, PROT_READ | PROT_WRITE,
+				 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (!whole && is_error(text))
+		return -ENOMEM;
 	struct exchange x = {.request = {.kind = ABI_MSG_RECEIVE,
 					 .arg = {id, (int64_t)room, type, flags}},
-			     .reply_data = writable ? to->text : NULL,
-			     .reply_room = writable ? (uint32_t)limit : 0};
-	int r = channel_brokered(&x, -1);
+			     .reply_data = (void *)text,
+			     .reply_room = (uint32_t)limit};
+	int64_t r = channel_brokered(&x, -1);
 
-	if (r < 0)
-		return r;
-	if (!writable)
-		return -EFAULT;
-	to->type = x.reply.val[1];
-	return x.reply.val[0];
+	if (r >= 0) {
+		r = x.reply.val[0];
+		if (whole || user_writable(c->thread, to, sizeof to->type + (size_t)r)) {
+			to->type = x.reply.val[1];
+			if (!whole)
+				memcpy(to->text, (void *)text, (size_t)r);
+		} else {
+			r = -EFAULT;
+		}
+	}
+	if (!whole)
+		SYS2(__NR_munmap, text, sizeof to->type + limit);
+	return r;
 }
 
 /* Copies the message out and frees it: it is taken, whatever the buffer is. */

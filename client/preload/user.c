@@ -64,30 +64,45 @@ static bool stays(uintptr_t page)
 
 /* rt_sigprocmask copies the set before it looks at how, which is no valid one
  * here: EFAULT for a bad page, EINVAL for a good one. */
-static bool page_readable(uintptr_t p)
+static bool page_readable(uintptr_t p, size_t n)
 {
+	(void)n;
 	if (p < PAGE) /* NULL would mean: no set */
 		return false;
 	return SYS4(__NR_rt_sigprocmask, 0x7fff, p & ~7UL, 0, 8) != -EFAULT;
 }
 
-/* With no new set rt_sigprocmask only stores the present one: eight bytes,
- * which are put back. */
-static bool page_writable(uintptr_t p)
-{
-	uint64_t *word = (uint64_t *)(p & ~7UL);
-	uint64_t kept;
+/* Makes the page as a store would, and stores nothing (Linux 5.14). */
+#define MADV_POPULATE_WRITE 23
 
-	if (!page_readable(p))
+/* With no new set rt_sigprocmask only stores the present one: eight bytes,
+ * which are put back. They are bytes that the call is about to write, or what
+ * another thread stores beside them in the meantime would be undone. Where a
+ * few that begin at no word are to be written the page is made instead, for
+ * three times the price. */
+static bool page_writable(uintptr_t p, size_t n)
+{
+	uintptr_t at = (p + 7) & ~7UL;
+
+	if (at + 8 > p + n) {
+		if (SYS3(__NR_madvise, p & ~(PAGE - 1), PAGE, MADV_POPULATE_WRITE) == 0)
+			return true;
+		at = p & ~7UL;
+	}
+	uint64_t *word = (uint64_t *)at;
+
+	if (!page_readable(at, 8))
 		return false;
-	kept = *word;
+	uint64_t kept = *word;
+
 	if (SYS4(__NR_rt_sigprocmask, 0, 0, word, 8) == -EFAULT)
 		return false;
 	*word = kept;
 	return true;
 }
 
-static bool pages_good(uintptr_t *known, bool (*try)(uintptr_t), const void *p, size_t n)
+/* try: for the part of n bytes at p that lies in one page. */
+static bool pages_good(uintptr_t *known, bool (*try)(uintptr_t, size_t), const void *p, size_t n)
 {
 	uintptr_t first = (uintptr_t)p, last = first + (n ? n - 1 : 0);
 
@@ -96,10 +111,10 @@ static bool pages_good(uintptr_t *known, bool (*try)(uintptr_t), const void *p, 
 	if (last < first)
 		return false;
 	for (uintptr_t at = first;; at = (at & ~(PAGE - 1)) + PAGE) {
-		uintptr_t page = at >> 12;
+		uintptr_t page = at >> 12, end = at | (PAGE - 1);
 
 		if (known[page % USER_PAGES] != (page << 1 | 1)) {
-			if (!try(at))
+			if (!try(at, (last < end ? last : end) - at + 1))
 				return false;
 			if (stays(page))
 				known[page % USER_PAGES] = page << 1 | 1;

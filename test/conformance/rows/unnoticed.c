@@ -37,6 +37,41 @@ ROW(231, "no thread, child, signal, handler or mask of the implementation's is t
 	}
 }
 
+/* A counter and, in the same eight bytes, where results of calls begin. */
+static struct __attribute__((packed)) beside {
+	_Atomic unsigned counter;
+	unsigned short values[2];
+	char rest[4096];
+} *beside;
+static atomic_bool counted;
+
+static void *count_on(void *arg)
+{
+	(void)arg;
+	for (unsigned n = 0; !atomic_load(&counted); n++)
+		if (atomic_fetch_add(&beside->counter, 1) != n)
+			return "not as it was left";
+	return NULL;
+}
+
+ROW(231, "what stands beside a result is left alone, by not even a store of the same bytes")
+{
+	beside = MUST(mmap(NULL, sizeof *beside, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+	int set = new_set(2), queue = new_queue();
+	struct { long type; char text[8]; } m = { 1, "text" };
+	void *received = beside->values, *seen;
+	pthread_t t;
+	EXPECT_OK(pthread_create(&t, NULL, count_on, NULL));
+	for (int i = 0; i < 100000; i++) {
+		EXPECT_OK(semctl(set, 0, GETALL, (union semun){ .array = received }));
+		EXPECT_OK(msgsnd(queue, &m, sizeof m.text, 0));
+		EXPECT_EQ(msgrcv(queue, received, sizeof m.text, 0, 0), sizeof m.text);
+	}
+	atomic_store(&counted, true);
+	EXPECT_OK(pthread_join(t, &seen));
+	EXPECT(seen == NULL);
+}
+
 static struct used in_handler;
 static volatile sig_atomic_t handled, step_failed;
 static void use_in_handler(int sig)
