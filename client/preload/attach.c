@@ -133,6 +133,7 @@ static bool detach_whole(uintptr_t addr)
 		if (!piece_count_out(p))
 			return false;
 		SYS2(__NR_munmap, addr, seen.length);
+		user_forget(addr, seen.length);
 		FAIL_POINT("detach: unmapped");
 		tell_if_doomed(seen.id, seen.serial);
 		return true;
@@ -175,8 +176,10 @@ static long map_segment(struct handle *h, int fd, uintptr_t addr, bool fixed, in
 		SYS2(__NR_munmap, p, length); /* a kernel without NOREPLACE */
 		p = -EEXIST;
 	}
-	if (!is_error(p) && replaces)
+	if (!is_error(p) && replaces) {
 		pieces_unmapped((uintptr_t)p, length);
+		user_forget((uintptr_t)p, length);
+	}
 	FAIL_POINT("attach: mapped");
 	struct piece *new = is_error(p) ? NULL : piece_take();
 	if (new == NULL) {
@@ -274,6 +277,7 @@ static void detach_piece(struct piece *p)
 {
 	if (is_error(SYS2(__NR_munmap, p->addr, p->length)))
 		return;
+	user_forget(p->addr, p->length);
 	FAIL_POINT("detach: unmapped");
 	piece_gone(p);
 }

@@ -89,6 +89,8 @@ uint32_t thread_renumber(uint32_t tid);
 void threads_forked(void);
 /* Gives new numbers to what credentials threads have of their own. */
 void threads_recreds(void);
+/* What all threads remember of these pages is forgotten (user.c). */
+void threads_forget(uintptr_t first, uintptr_t end);
 /* Threads of the process, as the kernel counts them; 0: /proc does not say. */
 uint64_t thread_total(void);
 /* The first of the requests that threads wait for the manager to do for them (struct
@@ -161,6 +163,10 @@ void room_give_page(void *page);
  * bytes again): false where the kernel would answer EFAULT. */
 bool user_readable_slow(struct thread *t, const void *p, size_t n);
 bool user_writable_slow(struct thread *t, void *p, size_t n);
+/* The program unmapped, replaced or protected a range: it is tried again. */
+void user_forget(uintptr_t addr, size_t length);
+/* The same for one thread, of pages. */
+void user_forget_of(struct thread *t, uintptr_t first, uintptr_t end);
 
 static inline bool user_page_known(const uintptr_t *known, uintptr_t page)
 {

@@ -16,13 +16,16 @@ EXPORT int munmap(void *at, size_t length)
 	uintptr_t addr = (uintptr_t)at;
 	long r;
 
-	if (likely(!concerns_pieces(addr, whole_pages(length))))
-		return (int)finish(SYS2(__NR_munmap, at, length));
-	pieces_follow();
-	r = SYS2(__NR_munmap, at, length);
-	if (r == 0)
-		pieces_unmapped(addr, whole_pages(length));
-	pieces_followed();
+	if (likely(!concerns_pieces(addr, whole_pages(length)))) {
+		r = SYS2(__NR_munmap, at, length);
+	} else {
+		pieces_follow();
+		r = SYS2(__NR_munmap, at, length);
+		if (r == 0)
+			pieces_unmapped(addr, whole_pages(length));
+		pieces_followed();
+	}
+	user_forget(addr, length);
 	return (int)finish(r);
 }
 
@@ -40,6 +43,8 @@ static void *map(void *at, size_t length, int prot, int flags, int fd, int64_t o
 			pieces_unmapped(addr, whole_pages(length));
 		pieces_followed();
 	}
+	if (flags & MAP_FIXED)
+		user_forget(addr, length);
 	return is_error(r) ? (void *)finish(r) : (void *)r;
 }
 
@@ -217,6 +222,9 @@ EXPORT void *mremap(void *at, size_t length, size_t wanted, int flags, ...)
 		r = followed_mremap(addr, old, new, flags, (uintptr_t)to);
 		pieces_followed();
 	}
+	user_forget(addr, old);
+	if (flags & MREMAP_FIXED)
+		user_forget((uintptr_t)to, new);
 	return is_error(r) ? (void *)finish(r) : (void *)r;
 }
 

@@ -101,10 +101,14 @@ static int protect(long number, void *at, size_t length, int prot, int key)
 	struct change c = {prot, key < 0 ? 0 : MARK_KEY, key < 0 ? 0 : (uint32_t)key << 12 & MARK_KEY};
 	long r;
 
-	if (likely(!concerns_pieces(addr, n)))
-		return (int)finish(SYS4(number, at, length, prot, key));
+	if (likely(!concerns_pieces(addr, n))) {
+		r = SYS4(number, at, length, prot, key);
+		user_forget(addr, n);
+		return (int)finish(r);
+	}
 	pieces_follow();
 	r = SYS4(number, at, length, prot, key);
+	user_forget(addr, n);
 	if (r == -ENOMEM || r == -EACCES || r == -EPERM) /* what comes before a hole is done */
 		n = taken(number, addr, n, prot, key);
 	if (r == 0 || r == -ENOMEM || r == -EACCES || r == -EPERM)

@@ -41,6 +41,7 @@ static struct thread *reuse(uint32_t count)
 		if (dead != 0 && SYS3(__NR_tgkill, pid, dead, 0) == -ESRCH &&
 		    cas32(&t->tid, dead, 0)) {
 			memset(t->log, 0, sizeof t->log);
+			user_forget_of(t, 0, UINTPTR_MAX);
 			t->active = 0;
 			t->attaching = 0;
 			t->brokered = 0;
@@ -148,6 +149,17 @@ void threads_recreds(void)
 		if (t != NULL && load32(&t->creds) != 0)
 			store32(&t->creds, creds_new());
 	}
+}
+
+void threads_forget(uintptr_t first, uintptr_t end)
+{
+	for (uint32_t i = 0; i < thread_count(); i++) {
+		struct thread *t = thread_at(i);
+
+		if (t != NULL)
+			user_forget_of(t, first, end);
+	}
+	user_forget_of(&shared, first, end);
 }
 
 uint32_t threads_brokered(void)

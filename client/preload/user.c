@@ -3,7 +3,8 @@
  * would die of it. So a page is tried with a system call that copies from or
  * to it and does nothing else. Pages of the stack in use, of the program's
  * own data and of its heap stay where they are: once found good they are
- * remembered, which costs a hot call one comparison. Other memory can be
+ * remembered, which costs a hot call one comparison, until the program unmaps or
+ * protects them by a call that this library stands before. Other memory can be
  * unmapped or protected at any time, so it is tried at every call.
  */
 #include "ipcspace.h"
@@ -132,4 +133,33 @@ bool user_readable_slow(struct thread *t, const void *p, size_t n)
 bool user_writable_slow(struct thread *t, void *p, size_t n)
 {
 	return pages_good(t->writable, page_writable, p, n);
+}
+
+static void pages_forget(uintptr_t *known, uintptr_t first, uintptr_t end)
+{
+	for (int i = 0; i < USER_PAGES; i++) {
+		uintptr_t page = __atomic_load_n(&known[i], __ATOMIC_RELAXED) >> 1;
+
+		if (page >= first && page < end)
+			__atomic_store_n(&known[i], 0, __ATOMIC_RELAXED);
+	}
+}
+
+void user_forget_of(struct thread *t, uintptr_t first, uintptr_t end)
+{
+	pages_forget(t->readable, first, end);
+	pages_forget(t->writable, first, end);
+}
+
+/* A thread's stack is its own business; the program's data are all threads'. */
+void user_forget(uintptr_t addr, size_t length)
+{
+	uintptr_t first = addr >> 12, end = (addr + length + PAGE - 1) >> 12;
+
+	if (likely(this_thread == NULL))
+		return;
+	if (end > program_first && first < (heap_end > program_end ? heap_end : program_end))
+		threads_forget(first, end);
+	else
+		user_forget_of(this_thread, first, end);
 }

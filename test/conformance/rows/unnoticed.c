@@ -72,6 +72,57 @@ ROW(231, "what stands beside a result is left alone, by not even a store of the 
 	EXPECT(seen == NULL);
 }
 
+/* The program's own data, and what is in them: a message, a set's operations, values. */
+static char own_data[3 * 4096] __attribute__((aligned(4096)));
+struct page { long type; char text[8]; struct sembuf up; unsigned short values[2]; struct msqid_ds ds; };
+
+static void *reused_by_a_thread(void *arg)
+{
+	struct page *m = (void *)(own_data + 4096);
+	const int *id = arg;
+	EXPECT_ERR(msgsnd(id[MSG], m, 8, 0), EFAULT);
+	return NULL;
+}
+
+ROWS("36,115,159,172,196", "memory that calls have found good is bad once it is protected or unmapped")
+{
+	int id[] = { [SEM] = new_set(2), [MSG] = new_queue() };
+	struct page *m = (void *)(own_data + 4096);
+	pthread_t t;
+	for (int change = 0; change < 4; change++) {
+		memset(m, 0, sizeof *m);
+		m->type = m->up.sem_op = 1;
+		for (int i = 0; i < 2; i++) {
+			EXPECT_OK(msgsnd(id[MSG], m, 8, 0));
+			EXPECT_OK(semop(id[SEM], &m->up, 1));
+			EXPECT_OK(semctl(id[SEM], 0, GETALL, (union semun){ .array = m->values }));
+			EXPECT_OK(msgctl(id[MSG], IPC_STAT, &m->ds));
+			EXPECT_EQ(msgrcv(id[MSG], m, 8, 0, 0), 8);
+		}
+		EXPECT_OK(msgsnd(id[MSG], m, 8, 0));
+		if (change == 0)
+			MUST(mprotect(m, 4096, PROT_READ));
+		else if (change == 1)
+			MUST(syscall(SYS_mprotect, own_data, sizeof own_data, PROT_NONE));
+		else if (change == 2)
+			MUST(mmap(m, 4096, PROT_NONE, MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+		else
+			MUST(munmap(m, 4096));
+		EXPECT_ERR(msgrcv(id[MSG], m, 8, 0, 0), EFAULT);
+		EXPECT_ERR(msgctl(id[MSG], IPC_STAT, &m->ds), EFAULT);
+		EXPECT_ERR(semctl(id[SEM], 0, GETALL, (union semun){ .array = m->values }), EFAULT);
+		if (change > 0) {
+			EXPECT_ERR(semop(id[SEM], &m->up, 1), EFAULT);
+			EXPECT_ERR(msgsnd(id[MSG], m, 8, 0), EFAULT);
+			EXPECT_ERR(semctl(id[SEM], 0, SETALL, (union semun){ .array = m->values }), EFAULT);
+			EXPECT_OK(pthread_create(&t, NULL, reused_by_a_thread, id));
+			EXPECT_OK(pthread_join(t, NULL));
+		}
+		if (change < 3)
+			MUST(mprotect(own_data, sizeof own_data, PROT_READ | PROT_WRITE));
+	}
+}
+
 static struct used in_handler;
 static volatile sig_atomic_t handled, step_failed;
 static void use_in_handler(int sig)
