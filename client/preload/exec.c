@@ -34,9 +34,33 @@ static long execute(long number, int dir, const char *path, char *const argv[], 
 	return r;
 }
 
+/* With what the environment lacks for the space to be had. */
+static long execute_with(long number, int dir, const char *path, char *const argv[],
+			 char *const envp[], size_t count, int flags)
+{
+	struct environment e;
+	char *with[count + ENVIRONMENT_MOST + 1];
+	size_t n = environment_add(&e, with);
+
+	if (count != 0)
+		memcpy(with + n, envp, count * sizeof *with);
+	with[n + count] = NULL;
+	return execute(number, dir, path, argv, n == 0 ? envp : with, flags);
+}
+
+static long exec_at(long number, int dir, const char *path, char *const argv[], char *const envp[],
+		    int flags)
+{
+	size_t count;
+
+	if (session.mode == MODE_KERNEL || !environment_is_new(envp, &count))
+		return execute(number, dir, path, argv, envp, flags);
+	return execute_with(number, dir, path, argv, envp, count, flags);
+}
+
 static long exec_path(const char *path, char *const argv[], char *const envp[])
 {
-	return execute(__NR_execve, 0, path, argv, envp, 0);
+	return exec_at(__NR_execve, 0, path, argv, envp, 0);
 }
 
 static char **environment(void)
@@ -140,7 +164,7 @@ EXPORT int execv(const char *path, char *const argv[])
 
 EXPORT int execveat(int dir, const char *path, char *const argv[], char *const envp[], int flags)
 {
-	return (int)finish(execute(__NR_execveat, dir, path, argv, envp, flags));
+	return (int)finish(exec_at(__NR_execveat, dir, path, argv, envp, flags));
 }
 
 EXPORT int fexecve(int fd, char *const argv[], char *const envp[])

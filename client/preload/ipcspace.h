@@ -163,6 +163,8 @@ void room_give_page(void *page);
  * bytes again): false where the kernel would answer EFAULT. */
 bool user_readable_slow(struct thread *t, const void *p, size_t n);
 bool user_writable_slow(struct thread *t, void *p, size_t n);
+/* Whether the eight bytes around p can be read; nothing is remembered. */
+bool user_try(const void *p);
 /* The program unmapped, replaced or protected a range: it is tried again. */
 void user_forget(uintptr_t addr, size_t length);
 /* The same for one thread, of pages. */

@@ -29,7 +29,7 @@ long finish(long r)
 
 /* --- configuration ----------------------------------------------------- */
 
-static bool dir_named, required, writable_ok;
+struct configured configured;
 
 /* Inode of the IPC namespace in which the program began, 0: unknown. Looked at
  * before anything that could lead to another: a look costs a program that never
@@ -47,10 +47,10 @@ static uint64_t ipc_namespace(void)
 }
 
 /* libc's getenv() stands in a page that few programs need at their start. */
-const char *environment_value(const char *name)
+const char *environment_of(char *const envp[], const char *name)
 {
-	for (char **e = &environ != NULL ? environ : NULL; e != NULL && *e != NULL; e++) {
-		const char *s = *e, *n = name;
+	for (; envp != NULL && *envp != NULL; envp++) {
+		const char *s = *envp, *n = name;
 
 		while (*n && *s == *n)
 			s++, n++;
@@ -58,6 +58,11 @@ const char *environment_value(const char *name)
 			return s + 1;
 	}
 	return NULL;
+}
+
+const char *environment_value(const char *name)
+{
+	return environment_of(&environ != NULL ? environ : NULL, name);
 }
 
 /* Whether the program has more rights than its caller, as a set-user-id one
@@ -83,8 +88,8 @@ __attribute__((constructor)) static void configure(void)
 	const char *value = setting("IPCSPACE_DIR");
 	size_t n = 0;
 
-	dir_named = value != NULL && *value != 0;
-	if (!dir_named)
+	configured.dir_named = value != NULL && *value != 0;
+	if (!configured.dir_named)
 		value = "/run/ipcspace";
 	while (value[n] && n + 1 < sizeof control.dir) {
 		control.dir[n] = value[n];
@@ -92,9 +97,10 @@ __attribute__((constructor)) static void configure(void)
 	}
 	control.dir[n] = 0;
 	value = setting("IPCSPACE_REQUIRED");
-	required = value != NULL && same_text(value, "1");
+	configured.required = value != NULL && same_text(value, "1");
 	value = setting("IPCSPACE_DIR_WRITABLE");
-	writable_ok = value != NULL && same_text(value, "ok");
+	configured.writable_ok = value != NULL && same_text(value, "ok");
+	configured.environment = &environ != NULL ? environ : NULL;
 }
 
 /* --- the control lock -------------------------------------------------- */
@@ -274,7 +280,7 @@ static long map_table(void)
 	if (fd < 0)
 		return fd;
 	long r = SYS2(__NR_fstatfs, fd, fs);
-	if (r == 0 && !(fs[10] & ST_RDONLY) && !writable_ok)
+	if (r == 0 && !(fs[10] & ST_RDONLY) && !configured.writable_ok)
 		r = -EPERM;
 	if (r == 0)
 		r = SYS6(__NR_mmap, room_wish(ABI_TABLE_SIZE), ABI_TABLE_SIZE, PROT_READ,
@@ -339,7 +345,7 @@ static int register_process(void)
 	if (r == -EMFILE)
 		r = with_descriptors(arrive, NULL);
 
-	if (r == -ENOENT && !dir_named && !required) {
+	if (r == -ENOENT && !configured.dir_named && !configured.required) {
 		store32(&session.mode, MODE_KERNEL);
 		return -ENOSYS;
 	}
@@ -349,7 +355,7 @@ static int register_process(void)
 		return 0;
 	}
 	/* A space that is there and cannot be had is an error, never the kernel's calls instead. */
-	store32(&session.mode, required || r != -ENOENT ? MODE_REFUSED : MODE_KERNEL);
+	store32(&session.mode, configured.required || r != -ENOENT ? MODE_REFUSED : MODE_KERNEL);
 	return -ENOSYS;
 }
 

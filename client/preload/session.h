@@ -34,6 +34,30 @@ extern struct control control;
 
 /* The value of a variable of the process's environment, NULL: it has none. */
 const char *environment_value(const char *name);
+const char *environment_of(char *const envp[], const char *name);
+
+/* What the environment said when the library was loaded. */
+struct configured {
+	bool dir_named, required, writable_ok;
+	char **environment; /* where it stood then: what has been taken out since is not there */
+};
+extern struct configured configured;
+
+/* --- environment.c ------------------------------------------------------ */
+
+#define ENVIRONMENT_PATH 1024
+#define ENVIRONMENT_MOST 4
+
+/* Room for what is added to an environment. */
+struct environment {
+	char preload[ENVIRONMENT_PATH + 16];
+	char dir[DIR_MAX + 16];
+};
+
+/* Whether envp says nothing of this library, nor of the space, and has so many entries. */
+bool environment_is_new(char *const envp[], size_t *count);
+/* What it is to have besides, at most ENVIRONMENT_MOST entries; 0: nothing. */
+size_t environment_add(struct environment *e, char *kept[]);
 
 /* The control lock: signals are blocked while it is held, so that no handler
  * can find it taken by its own thread. Nests within one thread. */

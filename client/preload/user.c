@@ -73,6 +73,11 @@ static bool page_readable(uintptr_t p, size_t n)
 	return SYS4(__NR_rt_sigprocmask, 0x7fff, p & ~7UL, 0, 8) != -EFAULT;
 }
 
+bool user_try(const void *p)
+{
+	return page_readable((uintptr_t)p, 8);
+}
+
 /* Makes the page as a store would, and stores nothing (Linux 5.14). */
 #define MADV_POPULATE_WRITE 23
 

@@ -171,18 +171,33 @@ ACT(use)
 	struct used u = parse(argv);
 	return argc == 4 ? use(&u) : 99;
 }
-static void exec_use(struct used u)
+static void exec_use_with(struct used u, char *const envp[])
 {
 	char t[4][16];
 	for (int i = 0; i < 4; i++)
 		snprintf(t[i], sizeof t[i], "%d", i < 3 ? u.id[i] : u.key);
-	EXEC_ACT("use", t[0], t[1], t[2], t[3]);
+	execle(self_path, self_path, "--act", "use", t[0], t[1], t[2], t[3], (char *)0, envp);
 }
+static void exec_use(struct used u) { exec_use_with(u, environ); }
 
 ROW(229, "after exec, by the ids alone")
 {
 	struct used u = made_elsewhere();
 	AFTER(u, exec_use(u));
+}
+
+ROWS("142,229", "after exec with an environment made anew, as of su - and env -i")
+{
+	struct used u = made_elsewhere();
+	char *one[] = { (char *)"A=1", NULL }, *bad[] = { (char *)"A=1", BAD_POINTER, NULL };
+	AFTER(u, exec_use_with(u, one + 1));
+	AFTER(u, exec_use_with(u, one));
+	AFTER(u, exec_use_with(u, NULL));
+	AFTER(u, { clearenv(); exec_use(u); });
+	char *argv[] = { self_path, NULL }, *const *volatile nowhere = BAD_POINTER;
+	EXPECT_ERR(execve(self_path, argv, nowhere), EFAULT);
+	EXPECT_ERR(execve(self_path, argv, bad), EFAULT);
+	EXPECT_ERR(execve("/nowhere", argv, one), ENOENT);
 }
 
 static void close_all(void)
