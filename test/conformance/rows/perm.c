@@ -404,3 +404,18 @@ ROW(30, "setuid changes threads that have some of their own, too")
 	}
 	JOIN(p);
 }
+
+ROWS("22,195", "who may only read a queue needs no longer a buffer than the message is")
+{
+	NEED_ROOT();
+	int q = keep(MSG, MUST(msgget(IPC_PRIVATE, 0604)));
+	pid_t p;
+	EXPECT_OK(send_text(q, 7, "12345678", 0));
+	EXPECT_OK(send_text(q, 9, "123456789", 0));
+	CHILD(p) {
+		become(STRANGER, OTHER);
+		expect_short_buffer(q);
+	}
+	JOIN(p);
+	EXPECT_EQ(queue_stat(q).msg_qnum, 0);
+}

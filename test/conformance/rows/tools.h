@@ -84,6 +84,8 @@ static inline void set_qbytes(int q, unsigned long bytes)
 	MUST(msgctl(q, IPC_SET, &d));
 }
 
+static inline size_t page_size(void) { return (size_t)sysconf(_SC_PAGESIZE); }
+
 struct message { long type; char text[8192]; };
 static inline int send_text(int q, long type, const char *text, int flags)
 {
@@ -97,6 +99,17 @@ static inline int send_size(int q, long type, size_t size, int flags)
 	return msgsnd(q, &m, size, flags);
 }
 /* Receives into *m, its text ended with a zero byte. */
+/* What lies behind the message, in a buffer that is said to be longer, need not be there. */
+static inline void expect_short_buffer(int q)
+{
+	char *m = MUST(mmap(NULL, 2 * page_size(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+	char *buffer = m + page_size() - sizeof(long) - 8;
+	MUST(munmap(m + page_size(), page_size()));
+	EXPECT_EQ(msgrcv(q, buffer, 8192, 7, 0), 8);
+	EXPECT_EQ(*(long *)(void *)buffer, 7);
+	EXPECT_EQ(memcmp(buffer + sizeof(long), "12345678", 8), 0);
+	EXPECT_ERR(msgrcv(q, buffer, 8192, 9, 0), EFAULT);
+}
 static inline long receive(int q, struct message *m, long type, int flags)
 {
 	long n = msgrcv(q, m, sizeof m->text - 1, type, flags);
@@ -331,5 +344,4 @@ static inline int fault(volatile void *address, bool write)
 	sigaction(SIGBUS, &bus, NULL);
 	return sig;
 }
-static inline size_t page_size(void) { return (size_t)sysconf(_SC_PAGESIZE); }
 #endif
