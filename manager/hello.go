@@ -3,11 +3,10 @@ package manager
 import (
 	"crypto/subtle"
 	"fmt"
-	"iter"
 	"os"
-	"regexp"
-	"strconv"
+	"path/filepath"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -142,12 +141,13 @@ func (x *session) connected() bool {
 }
 
 // inheritUnasked is for a process that was forked without a spare: what its
-// parent had mapped it has too, unless it called exec since.
+// parent had mapped or open it has too, unless it called exec since.
 func (s *space) inheritUnasked(x *session, maps *mappings) {
 	text, err := maps.read()
 	if err == nil && !strings.Contains(text, s.storage.devText()) {
 		return
 	}
+	s.findSegments(x, text)
 	if st, err := readStat(fmt.Sprintf("/proc/%d/stat", x.id.pid)); err == nil {
 		if start, err := startTime(st.PPID); err == nil {
 			for _, parent := range s.process[processID{st.PPID, start}] {
@@ -157,35 +157,65 @@ func (s *space) inheritUnasked(x *session, maps *mappings) {
 		}
 	}
 	x.everything = true
-	for o := range s.mappedSegments(text) {
-		x.opened[o] = struct{}{}
-	}
 }
 
-// mappedSegments finds the segments in the text of /proc/<pid>/maps, by names that
-// anybody can give a file and then by the files that have them.
-func (s *space) mappedSegments(text string) iter.Seq[*object] {
-	return func(yield func(*object) bool) {
-		for line := range strings.Lines(text) {
-			m := mappedSegment.FindStringSubmatch(line)
-			if m == nil {
-				continue
-			}
-			serial, err := strconv.ParseUint(m[1], 10, 64)
-			o := s.segments[serial]
-			if err != nil || o == nil {
-				continue
-			}
-			var st unix.Stat_t
-			named := unix.Stat(o.control.path, &st) == nil && strings.Contains(line, fmt.Sprintf("%s%d ", devText(st.Dev), st.Ino))
-			if named && !yield(o) {
-				return
-			}
+// mostLinks bounds how many descriptors of a process are looked at. Those of the
+// library are among the first few hundred.
+const mostLinks = 4096
+
+// findSegments notes the segments that a process has, by the text of its
+// /proc/<pid>/maps and by its descriptors.
+func (s *space) findSegments(x *session, maps string) {
+	segments := sync.OnceValue(s.segmentInodes)
+	note := func(of inode) {
+		if o := segments()[of]; o != nil {
+			x.opened[o] = struct{}{}
+		}
+	}
+	for line := range strings.Lines(maps) {
+		var major, minor uint32
+		var ino uint64
+		if !looksLikeSegment(line) {
+			continue
+		}
+		if _, err := fmt.Sscanf(line, "%s %s %s %x:%x %d", new(string), new(string), new(string), &major, &minor, &ino); err == nil {
+			note(inode{unix.Mkdev(major, minor), ino})
+		}
+	}
+	fds, err := os.Open(fmt.Sprintf("/proc/%d/fd", x.id.pid))
+	if err != nil {
+		x.unknown = true
+		return
+	}
+	defer fds.Close()
+	names, _ := fds.Readdirnames(mostLinks)
+	for _, name := range names {
+		path := filepath.Join(fds.Name(), name)
+		link, _ := os.Readlink(path)
+		var st unix.Stat_t
+		if looksLikeSegment(link) && unix.Stat(path, &st) == nil {
+			note(inode{st.Dev, st.Ino})
 		}
 	}
 }
 
-var mappedSegment = regexp.MustCompile(`/SYSV[0-9a-f]{8}-(\d+)`)
+// looksLikeSegment tells by a path at the end of a text. Anybody can give a file of his
+// own such a name.
+func looksLikeSegment(text string) bool {
+	return strings.Contains(text, "/SYSV") || strings.HasSuffix(strings.TrimSpace(text), "/"+segmentData)
+}
+
+// segmentInodes finds all segments by their files.
+func (s *space) segmentInodes() map[inode]*object {
+	found := make(map[inode]*object, len(s.segments))
+	for _, o := range s.segments {
+		var st unix.Stat_t
+		if o.control.made && unix.Stat(o.control.path, &st) == nil {
+			found[inode{st.Dev, st.Ino}] = o
+		}
+	}
+	return found
+}
 
 // claim binds a spare to the child that was forked into it. It may have been
 // found by its parent's doing before (settle).

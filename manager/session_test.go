@@ -198,3 +198,39 @@ func TestCrowd(t *testing.T) {
 		}
 	})
 }
+
+// A process that begins a session with what a parent had, who is no session any more, may attach what
+// it has mapped or open, by whatever path and for whatever access.
+func TestInheritedSegments(t *testing.T) {
+	inBothWays(t, func(t *testing.T, cfg Config) {
+		_, info := newManager(t, cfg, SpaceConfig{})
+		p := mustPeer(t, info.Dir)
+		var ids []int64
+		for _, size := range []int64{4096, 2 << 20} {
+			for _, access := range []int64{abi.AccessRead, abi.AccessRead | abi.AccessWrite} {
+				for _, mapped := range []bool{false, true} {
+					id, err := p.get(Shm, 0, 0o600, size)
+					check(t, err)
+					a, err := p.call(abi.MsgOpen, nil, int64(Shm), id, access)
+					check(t, err)
+					t.Cleanup(a.close)
+					if mapped {
+						mem, err := mapFile(a.fds[0], abi.PageSize, unix.PROT_READ)
+						check(t, err)
+						t.Cleanup(func() { _ = unix.Munmap(mem) })
+						a.close()
+						a.fds = nil
+					}
+					ids = append(ids, id)
+				}
+			}
+		}
+		child := mustPeer(t, info.Dir)
+		for i, id := range ids {
+			child.count(p.record(Shm, id).Serial, 1)
+			if st, err := p.stat(Shm, id); err != nil || st.Count[0] != 1 {
+				t.Errorf("segment %d: %v, nattch %d", i, err, st.Count[0])
+			}
+		}
+	})
+}
