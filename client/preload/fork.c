@@ -134,6 +134,8 @@ static void child(void)
 
 	if (never_a_space())
 		return;
+	if (session.alive != NULL)
+		store32((uint32_t *)session.alive, 0); /* as it is: to read it first costs one fault more */
 	control_inherit();
 	FAIL_POINT("fork: child begins");
 	if (session.page != NULL) {

@@ -222,11 +222,14 @@ void pieces_left_out(struct abi_session_page *page)
 
 void pieces_forked(void)
 {
+	const uint32_t dropped = MARK_LOCKED | MARK_ON_FAULT;
+
+	/* Few have any: what is not written need not be copied for the child. */
 	for (struct piece *p = piece_next(NULL); p != NULL; p = piece_next(p))
-		if (!(p->marks & MARK_NOT_FORKED))
-			p->marks &= ~(MARK_LOCKED | MARK_ON_FAULT);
-		else if (cas32(&p->state, PIECE_LIVE, PIECE_FREE))
-			pieces_live--;
+		if (p->marks & MARK_NOT_FORKED)
+			pieces_live -= cas32(&p->state, PIECE_LIVE, PIECE_FREE);
+		else if (p->marks & dropped)
+			p->marks &= ~dropped;
 }
 
 bool piece_joins(const struct piece *p)
