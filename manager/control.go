@@ -201,10 +201,7 @@ func (s *space) statOf(o *object, who func(session, thread uint32) uint32) (abi.
 	}
 	st.Time[2] = r.CTime
 	if o.family == Shm {
-		a, err := s.attaches(o)
-		if err != nil {
-			return st, err
-		}
+		a := s.attaches(o)
 		st.Time[0], st.Time[1] = a.atime/ns, a.dtime/ns
 		st.PID = [2]uint32{who(a.last, 0), who(r.Creator, 0)}
 		st.Count[0] = a.count

@@ -229,7 +229,7 @@ func (f *file) punch(offset, length int64) error {
 	own := f.own
 	free := func() (err error) {
 		for tries := range punchTries {
-			time.Sleep(time.Duration(tries) * time.Millisecond)
+			time.Sleep(time.Duration(tries) * time.Millisecond) //nolint:forbidigo // who holds the page lets go without an event
 			err = unix.Fallocate(int(own.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, offset, length)
 			if err != nil {
 				break

@@ -2,6 +2,7 @@ package manager
 
 import (
 	"errors"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -22,15 +23,10 @@ func TestJamPatience(t *testing.T) {
 		return time.Since(begun)
 	}
 	quiet := try()
-	stop := make(chan struct{})
-	defer close(stop)
+	var stop atomic.Bool
+	defer stop.Store(true)
 	go func() {
-		for {
-			select {
-			case <-stop:
-				return
-			default:
-			}
+		for !stop.Load() { // it runs all the time
 		}
 	}()
 	busy := try()

@@ -237,8 +237,8 @@ func (s *space) creator(o *object) uint64 {
 // used tells whether a live process may have something of an object.
 func (s *space) used(o *object) bool {
 	if o.family == Shm {
-		a, err := s.attaches(o)
-		return err != nil || a.held || a.count > 0
+		a := s.attaches(o)
+		return a.held || a.count > 0
 	}
 	for _, x := range s.sessions {
 		if _, opened := x.opened[o]; opened || x.everything {

@@ -1,6 +1,7 @@
 package manager
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -214,10 +215,10 @@ func (p *peer) useUp(t *testing.T) (refused, served int) {
 	t.Helper()
 	note := func(what string, f Family, err error) bool {
 		t.Helper()
-		switch err {
-		case nil:
+		switch {
+		case err == nil:
 			served++
-		case unix.ENOMEM, unix.ENOSPC, unix.EIO:
+		case errors.Is(err, unix.ENOMEM), errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EIO):
 			refused++
 		default:
 			t.Errorf("%s of %s: %v", what, f, err)

@@ -30,7 +30,7 @@ func (a *attachment) event(t int64, session uint32) {
 // those that a fork under way has already made sure of. A process that is
 // dead does not count, even before its pidfd says so; nor one that called
 // exec.
-func (s *space) attaches(o *object) (attachment, error) {
+func (s *space) attaches(o *object) attachment {
 	var a attachment
 	holders := s.holders(o)
 	maps := map[int]*mappings{}
@@ -71,7 +71,7 @@ func (s *space) attaches(o *object) (attachment, error) {
 			a.event(max(u.atime, u.dtime), x.number)
 		})
 	}
-	return a, nil
+	return a
 }
 
 // mayHave tells whether a session can have a segment attached: it was given the
@@ -192,29 +192,26 @@ func (s *space) removeSegment(o *object) error {
 	}
 	s.table.closing(Shm, o.index)
 	step("remove: closed")
-	a, err := s.attaches(o)
-	if err == nil && !a.held {
+	a := s.attaches(o)
+	if !a.held {
 		s.removeObject(o)
 		return nil
 	}
-	rec := o.rec
-	if err == nil {
-		rec.Mode |= abi.ModeDest
-		rec.Key = 0
-	}
-	key := o.rec.Key
-	if perr := o.publish(rec); perr != nil {
-		return perr
+	rec, key := o.rec, o.rec.Key
+	rec.Mode |= abi.ModeDest
+	rec.Key = 0
+	if err := o.publish(rec); err != nil {
+		return err
 	}
 	step("remove: marked")
-	if err == nil && key != 0 {
+	if key != 0 {
 		s.table.dropKey(Shm, key)
 	}
-	if err == nil && a.count == 0 {
+	if a.count == 0 {
 		o.doomed = time.Now()
 		s.settleLater(doomedPause)
 	}
-	return err
+	return nil
 }
 
 // doomedPause is how long a process may take from counting an attach to
@@ -225,24 +222,24 @@ const doomedPause = 50 * time.Millisecond
 // destroyIfUnused frees a segment marked for destruction when nobody has it
 // attached. It closes the segment only if that seems so.
 func (s *space) destroyIfUnused(o *object) error {
-	unused := func() (bool, error) {
-		a, err := s.attaches(o)
+	unused := func() bool {
+		a := s.attaches(o)
 		late := !o.doomed.IsZero() && time.Since(o.doomed) >= doomedPause
-		return err == nil && (!a.held || a.count == 0 && late), err
+		return !a.held || a.count == 0 && late
 	}
-	if ok, err := unused(); !ok || o.gone {
-		return err
+	if !unused() || o.gone {
+		return nil
 	}
 	s.table.closing(Shm, o.index)
-	ok, err := unused()
+	still := unused()
 	switch {
 	case o.gone:
 		return nil
-	case ok:
+	case still:
 		s.removeObject(o)
 		return nil
 	}
-	return errors.Join(err, o.publish(o.rec))
+	return o.publish(o.rec)
 }
 
 // destroyOrphans looks at all segments marked for destruction after attaches

@@ -29,7 +29,7 @@ func require(p *patch, pod *corev1.Pod, name string) {
 	}
 	value, err := json.Marshal(append(names, name))
 	if err != nil {
-		panic(err) // there are no strings that JSON has not
+		panic(err) //nolint:forbidigo // there are no strings that JSON has not
 	}
 	if len(pod.Annotations) == 0 {
 		p.add("/metadata/annotations", map[string]string{annotationRequired: string(value)})

@@ -73,7 +73,7 @@ func serve(ctx context.Context, h *handler, listener net.Listener, leave time.Du
 	stopped := make(chan error, 1)
 	stop := context.AfterFunc(ctx, func() {
 		server.SetKeepAlivesEnabled(false)
-		time.Sleep(leave)
+		time.Sleep(leave) //nolint:forbidigo // nothing tells when all know of the end
 		limit, cancel := context.WithTimeout(context.Background(), stopPatience)
 		defer cancel()
 		stopped <- server.Shutdown(limit)

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"debug/elf"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -167,7 +168,7 @@ func imageContent(t *testing.T, engine func(...string) *exec.Cmd, image string) 
 	content := map[string]elf.Machine{}
 	for r := tar.NewReader(file); ; {
 		header, err := r.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return content
 		}
 		must(t, err)
