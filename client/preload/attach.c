@@ -170,8 +170,13 @@ static long map_segment(struct handle *h, int fd, uintptr_t addr, bool fixed, in
 	if (fixed)
 		how |= replaces ? MAP_FIXED : MAP_FIXED_NOREPLACE;
 	use_add(use, 1);
+	int64_t before = use->atime, now = now_real();
+	if (replaces)
+		use->atime = now; /* what it replaces may be this very code */
 	FAIL_POINT("attach: counted");
 	long p = stands(h) ? SYS6(__NR_mmap, addr, length, prot, how, fd, 0) : -EIDRM;
+	if (is_error(p) && replaces)
+		cas64((uint64_t *)&use->atime, (uint64_t)now, (uint64_t)before);
 	if (!is_error(p) && fixed && (uintptr_t)p != addr) {
 		SYS2(__NR_munmap, p, length); /* a kernel without NOREPLACE */
 		p = -EEXIST;

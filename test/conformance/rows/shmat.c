@@ -217,6 +217,27 @@ ROW(62, "SHM_REMAP over another segment's attach detaches that one")
 	EXPECT_EQ(nattch(b), 0);
 }
 
+ROWS("62,65", "one over the program's own code is the end of it, and an attach all the same")
+{
+	const size_t size = 512 << 10;
+	time_t start = time(NULL);
+	int id = new_segment(size), status;
+	uintptr_t code = (uintptr_t)shmat & ~(page_size() - 1);
+	pid_t p = MUST(fork());
+	if (p == 0) {
+		shmat(id, (void *)(code - size / 2), SHM_REMAP);
+		_exit(0);
+	}
+	MUST(waitpid(p, &status, 0));
+	EXPECT(WIFSIGNALED(status));
+	struct shmid_ds d;
+	MUST(shmctl(id, IPC_STAT, &d));
+	EXPECT_RECENT(d.shm_atime, start);
+	EXPECT_RECENT(d.shm_dtime, start);
+	EXPECT_EQ(d.shm_nattch, 0);
+	EXPECT_EQ(d.shm_lpid, p);
+}
+
 ROW(63, "no room in the address space is ENOMEM")
 {
 	int id = new_segment((size_t)1 << 30);
