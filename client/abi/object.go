@@ -237,7 +237,8 @@ type OpsCell struct {
 	_     [4]byte
 }
 
-// UndoCell has some of one session's adjustments (semadj) of the set.
+// UndoCell has some of one session's adjustments (semadj) of the set. Words are
+// used from the first on, and stay so as long as the cell is one.
 type UndoCell struct {
 	State uint64
 	Next  uint64 // link: next cell in UndoHead's list

@@ -134,7 +134,7 @@ func (o *object) chain(head int) iter.Seq[int] {
 // takeUndo copies an undo cell of another file, if any of it is in use. That an
 // adjustment is 0 does not matter: its process's end sets otime all the same.
 func (s *Set) takeUndo(from *Set, old int, session uint32) error {
-	cell := 0
+	cell, used := 0, 0
 	for i := range abi.UndoWords {
 		w := from.load(old + offUndoWords + 8*i)
 		if !undoUsed(w) || undoSem(w) >= s.sems {
@@ -153,7 +153,8 @@ func (s *Set) takeUndo(from *Set, old int, session uint32) error {
 			}
 			s.store(offUndoHead, link(s.load(offUndoHead), s.number(cell)))
 		}
-		s.store(cell+offUndoWords+8*i, undoWord(0, undoSem(w), undoAdj(w)))
+		s.store(cell+offUndoWords+8*used, undoWord(0, undoSem(w), undoAdj(w)))
+		used++
 		if undoAdj(w) != 0 {
 			sem := semOff(undoSem(w))
 			s.store(sem, s.load(sem)|abi.SemSlow)

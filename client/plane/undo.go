@@ -52,7 +52,10 @@ func (t *transaction) eachUndo(f func(c undoCell, off int) bool) {
 	for _, c := range t.loadUndo() {
 		for i := range abi.UndoWords {
 			off := c.off + offUndoWords + 8*i
-			if undoUsed(t.get(off)) && !f(c, off) {
+			if !undoUsed(t.get(off)) {
+				break
+			}
+			if !f(c, off) {
 				return
 			}
 		}
@@ -69,7 +72,10 @@ func (t *transaction) findUndo(session uint32, num int) (off, adj int) {
 		for i := range abi.UndoWords {
 			off := c.off + offUndoWords + 8*i
 			w := t.get(off)
-			if undoUsed(w) && undoSem(w) == num {
+			if !undoUsed(w) {
+				break
+			}
+			if undoSem(w) == num {
 				return off, undoAdj(w)
 			}
 		}

@@ -19,20 +19,25 @@ static uint32_t next_cell(struct txn *t, uint32_t at)
 	for (uint32_t at = next_cell(t, 0), turns_ = 0;                        \
 	     at != 0 && turns_ < (t)->handle->cells; at = next_cell(t, at), turns_++)
 
-static bool word_names(uint64_t w, uint32_t sem)
+/* Whether the i-th word of a cell is used: the used ones come first. */
+static bool word_used(struct handle *h, uint32_t cell, uint32_t i, uint64_t *w)
 {
-	return (w & ABI_UNDO_USED) && undo_sem(w) == sem;
+	if (i == ABI_UNDO_WORDS)
+		return false;
+	*w = load64((uint64_t *)(h->mem + WORD_OFF(h, cell, i)));
+	return *w & ABI_UNDO_USED;
 }
 
 uint64_t undo_find(struct txn *t, uint32_t number, uint32_t sem)
 {
 	struct handle *h = t->handle;
+	uint64_t w;
 
 	EACH_CELL(t, at) {
 		if (cell_session(txn_get(t, cell_off(h, at - 1))) != number)
 			continue;
-		for (uint32_t i = 0; i < ABI_UNDO_WORDS; i++)
-			if (word_names(load64((uint64_t *)(h->mem + WORD_OFF(h, at, i))), sem))
+		for (uint32_t i = 0; word_used(h, at, i, &w); i++)
+			if (undo_sem(w) == sem)
 				return WORD_OFF(h, at, i);
 	}
 	return 0;
@@ -40,13 +45,13 @@ uint64_t undo_find(struct txn *t, uint32_t number, uint32_t sem)
 
 bool undo_names(struct txn *t, uint32_t sem)
 {
+	uint64_t w;
+
 	EACH_CELL(t, at)
-		for (uint32_t i = 0; i < ABI_UNDO_WORDS; i++)
+		for (uint32_t i = 0; word_used(t->handle, at, i, &w); i++)
 			/* Which semaphore a word names does not change in a
 			 * transaction that has adjustments: only look closer then. */
-			if (word_names(load64((uint64_t *)(t->handle->mem +
-							   WORD_OFF(t->handle, at, i))),
-				       sem) &&
+			if (undo_sem(w) == sem &&
 			    undo_adjust(txn_get(t, WORD_OFF(t->handle, at, i))) != 0)
 				return true;
 	return false;
@@ -54,12 +59,12 @@ bool undo_names(struct txn *t, uint32_t sem)
 
 void undo_clear(struct txn *t, int sem)
 {
-	EACH_CELL(t, at)
-		for (uint32_t i = 0; i < ABI_UNDO_WORDS; i++) {
-			uint64_t w = txn_get(t, WORD_OFF(t->handle, at, i));
+	uint64_t w;
 
-			if ((sem < 0 ? (w & ABI_UNDO_USED) != 0 : word_names(w, (uint32_t)sem)) &&
-			    undo_adjust(w) != 0)
+	EACH_CELL(t, at)
+		for (uint32_t i = 0; word_used(t->handle, at, i, &w); i++) {
+			w = txn_get(t, WORD_OFF(t->handle, at, i));
+			if ((sem < 0 || undo_sem(w) == (uint32_t)sem) && undo_adjust(w) != 0)
 				txn_put(t, WORD_OFF(t->handle, at, i),
 					undo_next(w, undo_sem(w), 0));
 		}
@@ -87,17 +92,15 @@ static bool asked(const struct txn *t, uint32_t number)
 uint32_t undo_dead_holder(struct txn *t, int sem)
 {
 	struct handle *h = t->handle;
+	uint64_t w;
 
 	EACH_CELL(t, at) {
 		uint32_t number = cell_session(load64((uint64_t *)(h->mem + cell_off(h, at - 1))));
 
 		if (number == session.number)
 			continue;
-		for (uint32_t i = 0; i < ABI_UNDO_WORDS; i++) {
-			uint64_t w = load64((uint64_t *)(h->mem + WORD_OFF(h, at, i)));
-
-			if ((w & ABI_UNDO_USED) == 0 || undo_adjust(w) == 0 ||
-			    (sem >= 0 && undo_sem(w) != (uint32_t)sem))
+		for (uint32_t i = 0; word_used(h, at, i, &w); i++) {
+			if (undo_adjust(w) == 0 || (sem >= 0 && undo_sem(w) != (uint32_t)sem))
 				continue;
 			if (!asked(t, number) && pulse_died(number))
 				return number;
@@ -115,12 +118,12 @@ uint64_t undo_known(struct handle *h, uint32_t sem)
 	if (h->owner != session.number || h->undo == 0 || h->undo > h->cells)
 		return 0;
 	struct abi_undo_cell *c = cell_at(h, h->undo - 1);
-	uint64_t state = load64(&c->state);
+	uint64_t state = load64(&c->state), w;
 
 	if (cell_kind(state) != ABI_KIND_UNDO || cell_session(state) != session.number)
 		return 0;
-	for (uint32_t i = 0; i < ABI_UNDO_WORDS; i++)
-		if (word_names(load64(&c->words[i]), sem))
+	for (uint32_t i = 0; word_used(h, h->undo, i, &w); i++)
+		if (undo_sem(w) == sem)
 			return WORD_OFF(h, h->undo, i);
 	return 0;
 }
@@ -128,20 +131,18 @@ uint64_t undo_known(struct handle *h, uint32_t sem)
 bool undo_others(struct handle *h, uint32_t sem)
 {
 	uint32_t at = link_cell(load64(&header_of(h)->undo_head));
+	uint64_t w;
 
 	for (uint32_t n = 0; at != 0 && n < h->cells; n++) {
 		struct abi_undo_cell *c = cell_at(h, at - 1);
 
 		if (c == NULL)
 			return true;
-		for (uint32_t i = 0; i < ABI_UNDO_WORDS; i++) {
-			if (cell_session(load64(&c->state)) == session.number)
-				break;
-			uint64_t w = load64(&c->words[i]);
+		bool own = cell_session(load64(&c->state)) == session.number;
 
-			if (word_names(w, sem) && undo_adjust(w) != 0)
+		for (uint32_t i = 0; !own && word_used(h, at, i, &w); i++)
+			if (undo_sem(w) == sem && undo_adjust(w) != 0)
 				return true;
-		}
 		at = link_cell(load64(&c->next));
 	}
 	return false;
