@@ -23,7 +23,6 @@ const (
 	shrinkSettle = 10 * time.Millisecond
 	// Races that the kernel itself decides either way: so often it is asked.
 	kernelRuns = 6
-	spaceRuns  = 2 // on a busy machine an answer may come too late once
 	// How many programs make one search, from one seed.
 	programsPerSeed = "50"
 )
@@ -118,19 +117,12 @@ func (p played) stuck() bool {
 	return p.trouble != "" || strings.Contains(p.transcript, "neither done nor asleep")
 }
 
-// confirm plays p on one stage after the other, with time for everybody to come to rest. Each may show
-// several things, where two race, or where a busy machine keeps an answer longer than anybody waits.
+// confirm plays p on one stage after the other, with time for everybody to come to rest.
 func confirm(kernel, space *stage, p program, settle time.Duration) *divergence {
-	d := &divergence{program: p}
-	inSpace, onKernel := map[played]bool{}, map[played]bool{}
-	for i := range kernelRuns {
-		if i < spaceRuns {
-			d.space = play(space, p, settle)
-			inSpace[d.space] = true
-		}
+	d := &divergence{program: p, space: play(space, p, settle)}
+	for range kernelRuns {
 		d.kernel = play(kernel, p, settle)
-		onKernel[d.kernel] = true
-		if inSpace[d.kernel] || onKernel[d.space] {
+		if d.kernel == d.space {
 			return nil
 		}
 	}
