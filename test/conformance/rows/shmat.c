@@ -1,4 +1,4 @@
-/* Rows 54 to 72: attaching. Rows 73 to 84 are in shmmem.c and shmfork.c. */
+/* Rows 54 to 70: attaching. Rows 71 and 72 are in shmdt.c, 73 to 84 in shmmem.c and shmfork.c. */
 #include "case.h"
 
 /* An address with room for this many pages: far below where mappings without a wish are put, so
@@ -432,27 +432,4 @@ ROW(70, "with the id for an inode, exactly as /SYSV%08x (deleted)")
 	EXPECT_EQ(inode, id);
 	if (strcmp(path, want) != 0)
 		FAIL("expected %s, came %s", want, path);
-}
-
-ROW(71, "shmdt of what is not the start of an attach is EINVAL")
-{
-	int id = new_segment(2 * page_size());
-	char *m = MUST(shmat(id, NULL, 0));
-	char *plain = MUST(mmap(NULL, page_size(), PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-	EXPECT_ERR(shmdt(m + page_size()), EINVAL);
-	EXPECT_ERR(shmdt(NULL), EINVAL);
-	EXPECT_ERR(shmdt(plain), EINVAL);
-	EXPECT_EQ(fault(plain, false), 0);
-	EXPECT_EQ(nattch(id), 1);
-	EXPECT_OK(shmdt(m));
-	EXPECT_ERR(shmdt(m), EINVAL);
-}
-
-ROW(72, "shmdt of an address that is not page-aligned is EINVAL")
-{
-	char *m = MUST(shmat(new_segment(4096), NULL, 0));
-	EXPECT_ERR(shmdt(m + 1), EINVAL);
-	EXPECT_ERR(shmdt(m + 4095), EINVAL);
-	EXPECT_EQ(fault(m, true), 0);
-	EXPECT_OK(shmdt(m));
 }
