@@ -207,8 +207,8 @@ func (s *space) forgetCalls(x *session) {
 				continue
 			}
 			err := o.onPlaneAs(x.number,
-				func(p *plane.Set) error { o.tickets.Store(p.DropTickets(0)); return nil },
-				func(p *plane.Queue) error { o.tickets.Store(p.DropTickets(0)); return nil })
+				func(p *plane.Set) error { o.dropTickets(p, 0); return nil },
+				func(p *plane.Queue) error { o.dropTickets(p, 0); return nil })
 			if err != nil {
 				s.log.Error("earlier calls not forgotten", keySession, x.number, keyID, o.rec.ID, keyError, err)
 			}
@@ -217,9 +217,21 @@ func (s *space) forgetCalls(x *session) {
 }
 
 // dropTickets forgets the session's calls whose answers it has.
-func (b *brokered) dropTickets(o *object, p interface{ DropTickets(open uint32) bool }) {
+func (b *brokered) dropTickets(o *object, p ticketed) {
 	if b.open != 0 && o.tickets.Load() {
-		o.tickets.Store(p.DropTickets(b.open))
+		o.dropTickets(p, b.open)
+	}
+}
+
+// ticketed is a set or queue with what became of brokered calls.
+type ticketed interface{ DropTickets(open uint32) (left bool) }
+
+// dropTickets drops a session's before open. That there are none is said before it
+// looks, so that one which comes meanwhile is not overlooked later.
+func (o *object) dropTickets(p ticketed, open uint32) {
+	o.tickets.Store(false)
+	if p.DropTickets(open) {
+		o.tickets.Store(true)
 	}
 }
 
