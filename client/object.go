@@ -137,10 +137,10 @@ const maxRestarts = 100
 // ready is the handle for a call that begins, or begins again. An object that
 // was there when the call began and is not any more was removed.
 func (o *object) ready(ctx context.Context, rights uint32, restarts int) (*handle, error) {
-	if h := o.good(); h != nil && h.rights&rights == rights {
-		return h, nil
+	h, err := o.good(), error(nil)
+	if h == nil {
+		h, err = o.current(ctx, 0)
 	}
-	h, err := o.current(ctx, 0)
 	switch {
 	case restarts > 0 && errors.Is(err, unix.EINVAL):
 		return nil, unix.EIDRM

@@ -9,12 +9,15 @@ import (
 
 // Spare is a log cell that an object keeps between its transactions, so that few
 // of them have to look for one. It outlives the object: Free gives it back.
-type Spare struct{ off atomic.Int64 } // 0: none, or in use
+type Spare struct {
+	off atomic.Int64 // 0: none, or in use
+	me  uint32       // whose it is
+}
 
 // Keep has the object keep a log cell. For who uses it often, and calls Free
 // before the memory is unmapped.
 func (o *object) Keep() *Spare {
-	o.spare = &Spare{}
+	o.spare = &Spare{me: o.me}
 	return o.spare
 }
 
@@ -25,7 +28,7 @@ func (s *Spare) Free(control []byte) {
 		return
 	}
 	word := (*uint64)(unsafe.Pointer(&control[off]))
-	if st := state(atomic.LoadUint64(word)); st.kind() == abi.KindLog {
+	if st := state(atomic.LoadUint64(word)); st.isLogOf(s.me) {
 		atomic.CompareAndSwapUint64(word, uint64(st), uint64(st.owned(abi.CellFree, abi.KindNone, 0)))
 	}
 }
@@ -34,18 +37,17 @@ func (s *Spare) Free(control []byte) {
 func (o *object) takeLog() (off int, ok bool) {
 	if s := o.spare; s != nil {
 		off := s.off.Load()
-		if off != 0 && s.off.CompareAndSwap(off, 0) && o.isLog(int(off)) {
+		if off != 0 && s.off.CompareAndSwap(off, 0) && state(o.fetch(int(off))).isLogOf(o.me) {
 			return int(off), true
 		}
 	}
 	return o.alloc(abi.KindLog)
 }
 
-// isLog says whether the cell is a log of this session: not if that was taken
+// isLogOf says whether a cell is a log of the session still: not if that was taken
 // for dead meanwhile.
-func (o *object) isLog(off int) bool {
-	st := state(o.fetch(off))
-	return st.kind() == abi.KindLog && st.phase() == abi.CellOwned && st.session() == o.me
+func (s state) isLogOf(session uint32) bool {
+	return s.kind() == abi.KindLog && s.phase() == abi.CellOwned && s.session() == session
 }
 
 // giveLog gives the cell of a transaction that is over back.
