@@ -9,8 +9,8 @@
  *   list.c, scan.c, undo.c, queue.c, message.c, wait.c, verify.c
  * - what this process has: session.c, connect.c, channel.c, packet.c; table.c,
  *   handle.c, creds.c, thread.c
- * - what else it does: fork.c, spare.c, exec.c, leave.c, borrow.c; mapping.c, marks.c,
- *   piece.c; deep.c
+ * - what else it does: fork.c, spare.c, exec.c, environment.c, leave.c, borrow.c;
+ *   mapping.c, marks.c, piece.c; deep.c
  * - the ground: sys.c, vdso.c, room.c, user.c, fail.c
  *
  * ARCHITECTURE.md has the protocol.
