@@ -52,10 +52,11 @@ func TestOrderedByObjects(t *testing.T) {
 			}
 		}},
 		{"Remove", func() error { return queue.Remove(bg) }, func() error {
-			if err := queue.Send(bg, 1, make([]byte, 8192)); err != nil {
-				return nil
+			for {
+				if err := queue.Send(bg, 1, make([]byte, 8192)); err != nil {
+					return err
+				}
 			}
-			return queue.Send(bg, 1, make([]byte, 8192))
 		}},
 	} {
 		var other sync.WaitGroup
