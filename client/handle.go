@@ -188,8 +188,11 @@ func (h *handle) take(rec *abi.Record, slot uint64) bool {
 
 // Valid is plane.Host's: the handle is good. That the object grew, or a queue's
 // msg_qbytes changed, does not make it bad.
-func (h *handle) Valid() bool {
-	return atomic.LoadUint64(h.word) == h.slot.Load() && h.doubt == h.s.doubt.Load() || h.renewed()
+func (h *handle) Valid() bool { return h.same() || h.renewed() }
+
+// same says that nothing has changed since the handle was found good.
+func (h *handle) same() bool {
+	return atomic.LoadUint64(h.word) == h.slot.Load() && h.doubt == h.s.doubt.Load()
 }
 
 func (h *handle) renewed() bool {
@@ -212,7 +215,9 @@ func (h *handle) Capacity() (cells, chunks int) {
 
 // QueueBytes is plane.Host's.
 func (h *handle) QueueBytes() uint64 {
-	h.Valid()
+	if !h.same() {
+		h.renewed()
+	}
 	return h.qbytes.Load()
 }
 

@@ -110,7 +110,7 @@ func (s *session) lookUp(ctx context.Context, family int, key Key, size, flags i
 // good is the object's handle if it may be used as it is; nil: see current.
 func (o *object) good() *handle {
 	h := o.h.Load()
-	if h == nil || !h.Valid() || o.s.closed.Load() {
+	if h == nil || !h.same() && !h.renewed() || o.s.closed.Load() {
 		return nil
 	}
 	return h
@@ -137,10 +137,10 @@ const maxRestarts = 100
 // ready is the handle for a call that begins, or begins again. An object that
 // was there when the call began and is not any more was removed.
 func (o *object) ready(ctx context.Context, rights uint32, restarts int) (*handle, error) {
-	h, err := o.good(), error(nil)
-	if h == nil {
-		h, err = o.current(ctx, 0)
+	if h := o.h.Load(); h != nil && h.same() && h.rights&rights == rights && !o.s.closed.Load() {
+		return h, nil
 	}
+	h, err := o.current(ctx, 0)
 	switch {
 	case restarts > 0 && errors.Is(err, unix.EINVAL):
 		return nil, unix.EIDRM

@@ -25,9 +25,9 @@ type kept struct {
 	st   state
 }
 
-// ticket is how cells of the host's brokered call are known; 0: it is none.
-func (o *object) ticket() uint32 {
-	seq, brokered := o.host.Brokered()
+// ticketOf is how cells of the host's brokered call are known; 0: it is none.
+func ticketOf(h Host) uint32 {
+	seq, brokered := h.Brokered()
 	if !brokered {
 		return 0
 	}
@@ -37,7 +37,7 @@ func (o *object) ticket() uint32 {
 // receipt has the cell of a brokered call that need not wait say so, once the
 // transaction commits.
 func (o *object) receipt(t *transaction, cell int) bool {
-	if o.ticket() == 0 {
+	if o.ticket == 0 {
 		return false
 	}
 	st := o.state(cell)
@@ -55,7 +55,7 @@ func (o *object) ticketed(kind uint64) int {
 	for i := range o.present() {
 		off := o.cellsOff + i*abi.CellSize
 		if st := o.state(off); st.kind() == kind && st.session() == o.me && st.phase() == abi.CellDone &&
-			uint32(o.load(off+offFlags))&ticketMask == o.ticket() {
+			uint32(o.load(off+offFlags))&ticketMask == o.ticket {
 			return off
 		}
 	}
@@ -74,7 +74,7 @@ func (o *object) outcome(cell int) (over bool, err error) {
 // end is release for a call that is over, unless its cell is to tell the next
 // manager that it is.
 func (q *Queue) end(cell int, err error) {
-	if err != nil || q.ticket() == 0 {
+	if err != nil || q.ticket == 0 {
 		q.release(cell)
 	} else {
 		q.keep(cell)

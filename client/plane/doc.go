@@ -58,7 +58,7 @@ type Host interface {
 	RingDoorbell(session uint32)
 
 	// Brokered is the Seq of the request for which the manager acts in place of
-	// the session; false: the session acts itself.
+	// the session; false: the session acts itself. It does not change.
 	Brokered() (seq uint32, yes bool)
 
 	// Thread is the number of the calling thread in its own pid namespace, if

@@ -45,6 +45,11 @@ func newBench(x *exploration, sems int, qbytes uint64) *bench {
 				st.kind() == abi.KindReceiver && (st.phase() == abi.CellClaimed || st.phase() == abi.CellDone)
 			w.lost = w.lost || st.session() == w.session && taken
 		}
+		// One that was free as soon as it was taken. A worker that receives
+		// twice is the only one that receives, and finds all in the queue.
+		last := uint32(load(o, offLastRecv) & abi.LastSessionMask)
+		all := int(load(o, offTaken) >> abi.CounterCountShift)
+		w.lost = w.lost || last == w.session && (len(w.got) == 0 || all > len(w.got))
 		w.lost = (w.lost || w.took) && w.doing == "?"
 	}
 	x.waiting = func() error {

@@ -130,7 +130,7 @@ func (b *bench) waitersWait(q *Queue) error {
 		}
 		could := q.Stat().Messages > 0
 		if w.doing != "?" {
-			could = q.fit(q.load(offSent), q.load(offTaken), len(w.doing))
+			could = fit(q.load(offSent), q.load(offTaken), len(w.doing), q.host.QueueBytes())
 		}
 		if could {
 			return fmt.Errorf("%s sleeps, but could go on", w.name)

@@ -10,9 +10,14 @@ import (
 // Spare is a log cell that an object keeps between its transactions, so that few
 // of them have to look for one. It outlives the object: Free gives it back.
 type Spare struct {
-	off atomic.Int64 // 0: none, or in use
-	me  uint32       // whose it is
+	// off is the cell's offset; 0: there is none yet. Whoever changes it to
+	// lent is the only one to change it again.
+	off int64
+	me  uint32 // whose it is
 }
+
+// lent is the offset while a transaction has the cell.
+const lent = -1
 
 // Keep has the object keep a log cell. For who uses it often, and calls Free
 // before the memory is unmapped.
@@ -23,8 +28,8 @@ func (o *object) Keep() *Spare {
 
 // Free gives back what an object in that memory kept.
 func (s *Spare) Free(control []byte) {
-	off := s.off.Swap(0)
-	if off == 0 {
+	off := atomic.SwapInt64(&s.off, 0)
+	if off <= 0 {
 		return
 	}
 	word := (*uint64)(unsafe.Pointer(&control[off]))
@@ -34,14 +39,20 @@ func (s *Spare) Free(control []byte) {
 }
 
 // takeLog takes a log cell for a transaction. Not ok: there is none, see grow.
-func (o *object) takeLog() (off int, ok bool) {
+// keeps: it is the one that is kept, once giveLog has it.
+func (o *object) takeLog() (off int, keeps, ok bool) {
 	if s := o.spare; s != nil {
-		off := s.off.Load()
-		if off != 0 && s.off.CompareAndSwap(off, 0) && state(o.fetch(int(off))).isLogOf(o.me) {
-			return int(off), true
+		off := atomic.LoadInt64(&s.off)
+		if keeps = off >= 0 && atomic.CompareAndSwapInt64(&s.off, off, lent); keeps && off > 0 &&
+			state(o.fetch(int(off))).isLogOf(o.me) {
+			return int(off), true, true
 		}
 	}
-	return o.alloc(abi.KindLog)
+	if off, ok = o.alloc(abi.KindLog); !ok && keeps {
+		storeRelease(&o.spare.off, 0)
+		keeps = false
+	}
+	return off, keeps, ok
 }
 
 // isLogOf says whether a cell is a log of the session still: not if that was taken
@@ -51,8 +62,10 @@ func (s state) isLogOf(session uint32) bool {
 }
 
 // giveLog gives the cell of a transaction that is over back.
-func (o *object) giveLog(off int) {
-	if s := o.spare; s == nil || s.off.Load() != 0 || !s.off.CompareAndSwap(0, int64(off)) {
-		o.free(off)
+func (o *object) giveLog(off int, keeps bool) {
+	if keeps {
+		storeRelease(&o.spare.off, int64(off))
+		return
 	}
+	o.free(off)
 }

@@ -2,6 +2,7 @@ package plane
 
 import (
 	"encoding/binary"
+	"slices"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -48,13 +49,17 @@ func (q *Queue) chunk(number uint32) bool {
 func (q *Queue) allocChunk(cell int) (number uint32, err error) {
 	for range 64 {
 		n := int(q.chunks.Load())
-		for i := range n {
-			at := (int(q.load(offChunkHint)%uint64(n)) + i) % n
+		at := int(q.load(offChunkHint))
+		for range n {
+			if uint(at) >= uint(n) {
+				at = 0
+			}
 			off := abi.ChunkWordOff(at)
 			if q.data.load(off) == 0 && q.data.cas(off, 0, q.number(cell)) {
 				q.store(offChunkHint, uint64(at+1))
 				return uint32(at), nil
 			}
+			at++
 		}
 		if q.learn() > n {
 			continue
@@ -72,9 +77,16 @@ func (q *Queue) allocChunk(cell int) (number uint32, err error) {
 	return 0, unix.ENOMEM
 }
 
-func (q *Queue) freeChunk(number uint32, cell int) {
-	if q.chunk(number) && q.data.cas(abi.ChunkWordOff(int(number)), q.number(cell), 0) {
-		q.store(offChunkHint, uint64(number))
+// freeChunks frees a message's. The next one's text goes to where this one's is
+// in the CPU's cache.
+func (q *Queue) freeChunks(numbers []uint32, cell int) {
+	for _, n := range numbers {
+		if q.chunk(n) {
+			q.data.cas(abi.ChunkWordOff(int(n)), q.number(cell), 0)
+		}
+	}
+	if len(numbers) > 0 {
+		q.store(offChunkHint, uint64(slices.Min(numbers)))
 	}
 }
 
@@ -83,8 +95,11 @@ func (q *Queue) makeMessage(typ int64, text []byte) (cell int, err error) {
 	if len(text) > maxText {
 		return 0, unix.EINVAL
 	}
-	if cell, err = q.allocGrow(abi.KindMessage); err != nil {
-		return 0, err
+	cell, ok := q.alloc(abi.KindMessage)
+	if !ok {
+		if cell, err = q.allocGrow(abi.KindMessage); err != nil {
+			return 0, err
+		}
 	}
 	if uint32(q.fetch(cell+offNext)) != 0 {
 		q.setNext(cell, 0)
@@ -107,18 +122,14 @@ func (q *Queue) makeMessage(typ int64, text []byte) (cell int, err error) {
 			numbers = append(numbers, number)
 			continue
 		}
-		for _, n := range numbers {
-			q.freeChunk(n, cell)
-		}
+		q.freeChunks(numbers, cell)
 		q.free(cell)
 		return 0, err
 	}
 	n := min(len(numbers), abi.MessageChunks)
 	q.writeNumbers(cell+offText, numbers[:n])
 	if err := q.makeIndex(cell, numbers[n:]); err != nil {
-		for _, n := range numbers {
-			q.freeChunk(n, cell)
-		}
+		q.freeChunks(numbers, cell)
 		q.free(cell)
 		return 0, err
 	}
@@ -227,9 +238,7 @@ func (q *Queue) freeMessage(cell int) {
 
 func (q *Queue) releaseText(cell, size int) {
 	chunks, index := q.numbers(cell, size)
-	for _, number := range chunks {
-		q.freeChunk(number, cell)
-	}
+	q.freeChunks(chunks, cell)
 	me := q.me
 	for _, off := range index {
 		st := q.state(off)

@@ -37,6 +37,7 @@ type object struct {
 	memory
 	host     Host
 	me       uint32 // host.Session(), which does not change
+	ticket   uint32 // see ticketOf; nor does this
 	sems     int    // 0 for a queue
 	cellsOff int
 	spare    *Spare // nil: none is kept
@@ -48,7 +49,7 @@ type object struct {
 
 func (o *object) open(control []byte, sems int, h Host, rest func(*transaction) error) error {
 	o.mem, o.host, o.me, o.sems, o.cellsOff = control, h, h.Session(), sems, abi.CellsOff(sems)
-	o.rest = rest
+	o.rest, o.ticket = rest, ticketOf(h)
 	if sems < 0 || !aligned(control) || len(control) < o.cellsOff {
 		return unix.EINVAL
 	}

@@ -19,6 +19,7 @@ import (
 type plain struct {
 	o    *object
 	cell int    // of the log
+	kept bool   // it is the one that the object keeps
 	free uint64 // the lock word
 	log  *abi.LogCell
 	n    int
@@ -32,9 +33,8 @@ func (p *plain) begin(o *object) (ok bool) {
 
 // record takes a log cell, for what put will put there.
 func (p *plain) record() (ok bool) {
-	if p.cell, ok = p.o.takeLog(); ok {
-		p.log = (*abi.LogCell)(unsafe.Pointer(p.o.word(p.cell)))
-	}
+	p.cell, p.kept, ok = p.o.takeLog()
+	p.log = (*abi.LogCell)(unsafe.Pointer(p.o.word(p.cell)))
 	return ok
 }
 
@@ -66,14 +66,14 @@ func (p *plain) commit() bool {
 	fail(o.host, "recorded")
 	committed := lockWord(lockEpoch(p.free), o.number(p.cell), abi.LockCommitted)
 	if !o.swap(offLock, p.free, committed) {
-		o.giveLog(p.cell)
+		o.giveLog(p.cell, p.kept)
 		return false
 	}
 	fail(o.host, "committed")
 	o.apply(p.log.Entries[:p.n])
 	fail(o.host, "applied")
 	o.swap(offLock, committed, released(committed))
-	o.giveLog(p.cell)
+	o.giveLog(p.cell, p.kept)
 	return true
 }
 
@@ -91,7 +91,7 @@ func (q *Queue) sendPlain(message, size int) (done bool) {
 		}
 		from = last + offNext
 	}
-	if !q.fit(sent, q.fetch(offTaken), size) || uint32(q.fetch(message+offNext)) != 0 || !p.record() {
+	if !fit(sent, q.fetch(offTaken), size, q.host.QueueBytes()) || uint32(q.fetch(message+offNext)) != 0 || !p.record() {
 		return false
 	}
 	p.stamp(offLastSend, lastWord(q.me))
@@ -105,15 +105,17 @@ func (q *Queue) sendPlain(message, size int) (done bool) {
 }
 
 // receivePlain takes a message that is there and has room, while no sender waits.
-func (q *Queue) receivePlain(mode uint32, asked int64, room uint64) (message int, done bool) {
+// A short one is read before it is taken, which is right if it is taken then, and
+// is free with that.
+func (q *Queue) receivePlain(mode uint32, asked int64, room uint64, buf []byte) (n int, typ int64, done bool, err error) {
 	var p plain
 	if !p.begin(&q.object) || uint32(q.fetch(offSendHead)) != 0 || !q.host.Valid() {
-		return 0, false
+		return 0, 0, false, nil
 	}
 	before, message := q.find(mode, asked)
 	size := q.msgSize(message)
 	if message == 0 || uint64(size) > room || !p.record() {
-		return 0, false
+		return 0, 0, false, nil
 	}
 	from, last := offMsgHead, uint64(0)
 	if before != 0 {
@@ -127,8 +129,25 @@ func (q *Queue) receivePlain(mode uint32, asked int64, room uint64) (message int
 	taken := q.fetch(offTaken)
 	p.put(offTaken, taken, counted(taken, size))
 	st := state(q.fetch(message))
-	p.put(message, uint64(st), uint64(st.owned(abi.CellOwned, abi.KindMessage, q.me)))
-	return message, p.commit()
+	if size > abi.MessageInline {
+		p.put(message, uint64(st), uint64(st.owned(abi.CellOwned, abi.KindMessage, q.me)))
+		if !p.commit() {
+			return 0, 0, false, nil
+		}
+		fail(q.host, "taken")
+		n, typ, err = q.unpack(message, buf)
+		return n, typ, true, err
+	}
+	var text [abi.MessageInline]byte
+	n, typ = copy(text[:min(size, len(buf))], q.mem[message+offText:]), q.msgType(message)
+	p.put(message, uint64(st), uint64(st.owned(abi.CellFree, abi.KindNone, 0)))
+	if !p.commit() {
+		return 0, 0, false, nil
+	}
+	fail(q.host, "taken")
+	q.put(offHint, q.number(message)-1)
+	copy(buf, text[:n])
+	return n, typ, true, nil
 }
 
 // find is search without the lock: what it finds holds if nobody has committed

@@ -81,12 +81,11 @@ func counted(w uint64, size int) uint64 {
 
 // fits is msg_fits_inqueue (ipc/msg.c).
 func (q *Queue) fits(t *transaction, size int) bool {
-	return q.fit(t.get(offSent), t.get(offTaken), size)
+	return fit(t.get(offSent), t.get(offTaken), size, q.host.QueueBytes())
 }
 
-func (q *Queue) fit(sent, taken uint64, size int) bool {
+func fit(sent, taken uint64, size int, limit uint64) bool {
 	bytes, messages := held(sent, taken)
-	limit := q.host.QueueBytes()
 	return bytes+uint64(size) <= limit && messages+1 <= limit
 }
 

@@ -89,23 +89,23 @@ func (q *Queue) Receive(ctx context.Context, buf []byte, typ int64, flags int) (
 	if flags&msgNoError != 0 {
 		room = math.MaxUint64
 	}
-	noWait, direct := flags&unix.IPC_NOWAIT != 0, q.ticket() == 0
-	message, done := 0, false
+	noWait, direct := flags&unix.IPC_NOWAIT != 0, q.ticket == 0
 	if direct {
-		message, done = q.receivePlain(mode, asked, room)
+		n, mtype, done, err := q.receivePlain(mode, asked, room, buf)
 		if !done && !noWait && q.await(mode, asked) {
-			message, done = q.receivePlain(mode, asked, room)
+			n, mtype, done, err = q.receivePlain(mode, asked, room, buf)
+		}
+		if done {
+			return n, mtype, err
 		}
 	}
-	if !done {
-		if err := q.usable(); err != nil {
-			return 0, 0, err
-		}
-		if !direct {
-			return q.receiveTicketed(ctx, buf, mode, asked, room, noWait)
-		}
-		message, err = q.receiveNow(mode, asked, room, noWait)
+	if err := q.usable(); err != nil {
+		return 0, 0, err
 	}
+	if !direct {
+		return q.receiveTicketed(ctx, buf, mode, asked, room, noWait)
+	}
+	message, err := q.receiveNow(mode, asked, room, noWait)
 	if err == errCell {
 		message, err = q.receiveWaiting(ctx, mode, asked, room, false)
 	}

@@ -47,7 +47,7 @@ func (s *Set) Op(ctx context.Context, ops []abi.SemOp, timeout time.Duration) er
 			return unix.EFBIG
 		}
 	}
-	if len(ops) == 1 && ops[0].Flag&semUndo == 0 && s.ticket() == 0 {
+	if len(ops) == 1 && ops[0].Flag&semUndo == 0 && s.ticket == 0 {
 		if done, errno := s.fast(ops[0]); done {
 			return errnoError(errno)
 		}
@@ -139,7 +139,7 @@ func (s *Set) slow(ctx context.Context, ops []abi.SemOp, timeout time.Duration) 
 	asked := map[uint32]bool{}
 	tr := trials.Get().(*trial)
 	err := error(errCell)
-	if s.ticket() == 0 {
+	if s.ticket == 0 {
 		err = s.attempt(tr, ops, timeout == 0, asked, nil)
 	}
 	if err == errCell {
@@ -225,7 +225,7 @@ func (s *Set) waiting(ctx context.Context, tr *trial, ops []abi.SemOp, noWait bo
 // endSleeper frees the cell of a call that is over, but not one that tells the
 // next manager that it is.
 func (s *Set) endSleeper(cell int, err error) {
-	if err != nil || s.ticket() == 0 {
+	if err != nil || s.ticket == 0 {
 		s.freeSleeper(cell)
 	} else {
 		s.keep(cell)

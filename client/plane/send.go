@@ -21,7 +21,7 @@ func (q *Queue) Send(ctx context.Context, typ int64, text []byte, flags int) err
 		return err
 	}
 	fail(q.host, "filled")
-	direct := q.ticket() == 0
+	direct := q.ticket == 0
 	if direct && q.sendPlain(message, len(text)) {
 		return nil
 	}

@@ -105,7 +105,7 @@ func (o *object) newCall(l list) *call {
 
 // flags are those of the cell (abi.Sleeper*).
 func (c *call) flags() uint64 {
-	flags := uint64(c.o.ticket())
+	flags := uint64(c.o.ticket)
 	if !c.threaded {
 		flags |= abi.SleeperDoorbell
 	}

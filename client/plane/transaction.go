@@ -24,6 +24,7 @@ const (
 type transaction struct {
 	o    *object
 	log  int    // offset of the log cell that the lock word names
+	kept bool   // it is the one that the object keeps
 	more []int  // offsets of further log cells
 	held uint64 // the lock word while we hold it, 0: we do not
 
@@ -44,7 +45,7 @@ type transaction struct {
 
 // begin makes a transaction with a log cell of its own.
 func (o *object) begin() (*transaction, error) {
-	log, ok := o.takeLog()
+	log, keeps, ok := o.takeLog()
 	if !ok {
 		var err error
 		if log, err = o.allocGrow(abi.KindLog); err != nil {
@@ -52,7 +53,7 @@ func (o *object) begin() (*transaction, error) {
 		}
 	}
 	t := transactions.Get().(*transaction)
-	t.o, t.log, t.limit, t.work = o, log, roomy, maxWork
+	t.o, t.log, t.kept, t.limit, t.work = o, log, keeps, roomy, maxWork
 	return t, nil
 }
 
@@ -66,7 +67,7 @@ func (t *transaction) end() {
 	for _, off := range t.spare {
 		t.o.free(off)
 	}
-	t.o.giveLog(t.log)
+	t.o.giveLog(t.log, t.kept)
 	for _, off := range t.more {
 		t.o.free(off)
 	}

@@ -29,8 +29,10 @@ static uint32_t chunk_alloc(struct handle *h, uint32_t cell)
 {
 	uint32_t chunks = __atomic_load_n(&h->chunks, __ATOMIC_RELAXED);
 	uint64_t *hint = &header_of(h)->chunk_hint;
-	uint32_t i = chunks ? (uint32_t)(load64(hint) % chunks) : 0;
+	uint32_t i = (uint32_t)load64(hint);
 
+	if (i >= chunks)
+		i = 0;
 	for (uint32_t tried = 0; tried < chunks; tried++, i = i + 1 < chunks ? i + 1 : 0)
 		if (load64(chunk_word(h, i)) == 0 && cas64(chunk_word(h, i), 0, cell)) {
 			FAIL_POINT("message: chunk owned");
@@ -204,7 +206,7 @@ void message_free(struct handle *h, uint32_t cell)
 	if (m == NULL || cell_kind(w) != ABI_KIND_MESSAGE || cell_state(w) != ABI_CELL_OWNED ||
 	    cell_session(w) != session.number)
 		return;
-	uint32_t chunks = chunk_count(m->size), index = 0;
+	uint32_t chunks = chunk_count(m->size), index = 0, first = UINT32_MAX;
 
 	FAIL_POINT("message: before it is freed");
 	for (uint32_t k = 0; k < chunks && k < ABI_MAX_CHUNKS; k++) {
@@ -213,10 +215,13 @@ void message_free(struct handle *h, uint32_t cell)
 
 		if (place == NULL)
 			break;
-		if (chunk < h->chunks && cas64(chunk_word(h, chunk), cell, 0))
-			store64(&header_of(h)->chunk_hint, chunk);
+		if (chunk < h->chunks && cas64(chunk_word(h, chunk), cell, 0) && chunk < first)
+			first = chunk;
 		FAIL_POINT("message: chunk freed");
 	}
+	/* The next message's text goes to where this one's is in the CPU's cache. */
+	if (first != UINT32_MAX)
+		store64(&header_of(h)->chunk_hint, first);
 	if (load32(&m->more) != 0)
 		free_index(h, m);
 	cell_free(h, cell);

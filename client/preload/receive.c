@@ -16,6 +16,15 @@ struct wanted {
 	bool nowait, copy;
 };
 
+/* A message that was taken: its cell, or all of it if the cell is free already. */
+struct taken {
+	uint32_t cell; /* index + 1, this session's; 0: none */
+	bool here;     /* what follows counts */
+	int64_t type;
+	uint64_t size;
+	char text[ABI_MESSAGE_INLINE];
+};
+
 static struct wanted convert(size_t room, int64_t type, int flags)
 {
 	struct wanted w = {.mode = ABI_RECEIVE_EQUAL,
@@ -148,10 +157,13 @@ static bool spin_for(struct thread *t, struct handle *h, const struct wanted *w)
 	return false;
 }
 
-/* Takes a message that is there, without the lock. QUICK_DONE and *message, or
- * another outcome, or -errno. thread: as in last_received. */
+/* Takes a message that is there, without the lock. QUICK_DONE and *got, or
+ * another outcome, or -errno. thread: as in last_received.
+ *
+ * A short message is read before it is taken: what was read is right if nobody
+ * was faster, and then its cell is free with the same transaction. */
 static int take_at_once(struct handle *h, struct call *c, const struct wanted *w, uint32_t thread,
-			uint32_t *message)
+			struct taken *got)
 {
 	struct abi_control_header *head = header_of(h);
 	struct quick q;
@@ -182,20 +194,32 @@ static int take_at_once(struct handle *h, struct call *c, const struct wanted *w
 	if (shorter)
 		quick_put(&q, HEADER_OFF(msg_tail), tail, link_next(tail, prev));
 	quick_put(&q, HEADER_OFF(taken), taken, counter_add(taken, size));
-	quick_put(&q, off_of(h, m), state,
-		  cell_next(state, ABI_CELL_OWNED, ABI_KIND_MESSAGE, session.number, 0));
+	bool brief = likely(size <= ABI_MESSAGE_INLINE);
+	uint64_t ours = cell_next(state, ABI_CELL_OWNED, ABI_KIND_MESSAGE, session.number, 0);
+	uint64_t none = cell_next(state, ABI_CELL_FREE, ABI_KIND_NONE, 0, 0);
+
+	quick_put(&q, off_of(h, m), state, brief ? none : ours);
+	if (brief) {
+		got->type = m->type;
+		got->size = size;
+		memcpy(got->text, m->text, size);
+	}
 	if (!(shorter ? quick_commit(&q, 4) : quick_commit(&q, 3)))
 		return QUICK_LOST;
-	*message = found;
+	got->here = brief;
+	if (brief)
+		store64(&head->hint, found - 1);
+	else
+		got->cell = found;
 	last_received(head, last_recv, session.number, thread);
 	return QUICK_DONE;
 }
 
 static int take_quickly(struct handle *h, struct call *c, const struct wanted *w, uint32_t thread,
-			uint32_t *message)
+			struct taken *got)
 {
 	for (unsigned tries = 0;; tries++) {
-		int r = take_at_once(h, c, w, thread, message);
+		int r = take_at_once(h, c, w, thread, got);
 
 		if (!quick_again(c->thread, r, tries))
 			return r;
@@ -212,21 +236,22 @@ static uint32_t handed_over(struct handle *h, uint32_t cell)
 	return link_cell(w);
 }
 
-/* 0 and *message, or -errno. */
+/* 0 and *got, or -errno. */
 static int receive_direct(struct handle *h, struct call *c, const struct wanted *w,
-			  uint32_t *message)
+			  struct taken *got)
 {
 	uint32_t cell = 0, spare = 0;
 	int r;
 	struct txn t;
 	bool again;
 
-	*message = 0;
-	r = take_quickly(h, c, w, 0, message);
+	got->cell = 0;
+	got->here = false;
+	r = take_quickly(h, c, w, 0, got);
 	if (likely(r <= QUICK_DONE))
 		return r;
 	if (!w->nowait && spin_for(c->thread, h, w)) {
-		r = take_quickly(h, c, w, sleeping_thread(), message);
+		r = take_quickly(h, c, w, sleeping_thread(), got);
 		if (r <= QUICK_DONE)
 			return r;
 	}
@@ -237,7 +262,7 @@ static int receive_direct(struct handle *h, struct call *c, const struct wanted 
 		r = queue_lock(&t);
 		if (r < 0)
 			break;
-		r = attempt(&t, w, &cell, spare, message, &again);
+		r = attempt(&t, w, &cell, spare, &got->cell, &again);
 		if (again)
 			continue;
 		if (r != 1)
@@ -259,7 +284,7 @@ static int receive_direct(struct handle *h, struct call *c, const struct wanted 
 		r = -(int)cell_errno(end);
 		handle_room(h);
 		if (r == 0)
-			*message = handed_over(h, cell);
+			got->cell = handed_over(h, cell);
 		queue_rest(&t);
 	}
 	txn_done(&t);
@@ -337,19 +362,25 @@ static int64_t brokered(struct call *c, int id, struct user_message *to, size_t 
 }
 
 /* Copies the message out and frees it: it is taken, whatever the buffer is. */
-static int64_t deliver(struct handle *h, struct call *c, uint32_t message, size_t room,
+static int64_t deliver(struct handle *h, struct call *c, const struct taken *got, size_t room,
 		       struct user_message *to)
 {
-	struct abi_message_cell *m = message_at(h, message);
-	uint64_t size = m == NULL ? 0 : m->size < room ? m->size : room;
+	struct abi_message_cell *m = message_at(h, got->cell);
+	uint64_t size = got->here ? got->size : m != NULL ? m->size : 0;
 	int64_t r = -EFAULT;
 
-	if (m != NULL && user_writable(c->thread, to, sizeof to->type + size)) {
-		to->type = m->type;
-		message_copy(h, message, to->text, size);
+	if (size > room)
+		size = room;
+	if ((got->here || m != NULL) && user_writable(c->thread, to, sizeof to->type + size)) {
+		to->type = got->here ? got->type : m->type;
+		if (got->here)
+			memcpy(to->text, got->text, size);
+		else
+			message_copy(h, got->cell, to->text, size);
 		r = (int64_t)size;
 	}
-	message_free(h, message);
+	if (!got->here)
+		message_free(h, got->cell);
 	streak_goes_on(c->thread, false);
 	return r;
 }
@@ -377,7 +408,7 @@ static int64_t do_msgrcv(struct call *c, int id, struct user_message *to, size_t
 	call_calm(c);
 	for (;;) {
 		int r = 0;
-		uint32_t message;
+		struct taken got;
 		struct handle *h = handle_get(ABI_MSG, id, &r);
 
 		if (h == NULL)
@@ -389,12 +420,12 @@ static int64_t do_msgrcv(struct call *c, int id, struct user_message *to, size_t
 		if (w.copy)
 			r = (int)copy_direct(h, c, &w, to, flags & MSG_NOERROR);
 		else
-			r = receive_direct(h, c, &w, &message);
+			r = receive_direct(h, c, &w, &got);
 		if ((r == -EIDRM || r == -SERVED_MOVED) && object_gone(h, &tries) == 0)
 			continue;
 		if (r == -SERVED_MOVED)
 			return -EIDRM;
-		return r < 0 || w.copy ? r : deliver(h, c, message, room, to);
+		return r < 0 || w.copy ? r : deliver(h, c, &got, room, to);
 	}
 }
 
