@@ -108,6 +108,7 @@ int lead(pid_t pid, long target, const struct scenario *s, bool *met)
 {
 	struct user_regs_struct regs;
 	uintptr_t entry = 0, back = 0; /* of the call that it is in */
+	uintptr_t last = 0;	       /* instruction; one that repeats itself counts once */
 	bool inside = false;
 	int status;
 
@@ -135,12 +136,13 @@ int lead(pid_t pid, long target, const struct scenario *s, bool *met)
 		}
 		if (sig == SIGTRAP)
 			sig = 0;
-		if (inside && shared->step++ == target) {
+		if (inside && regs.rip != last && shared->step++ == target) {
 			name_step(entry, regs.rip);
 			kill(pid, SIGKILL);
 			waitpid(pid, &status, 0);
 			return status;
 		}
+		last = regs.rip;
 		if (inside && in_library(regs.rip))
 			sleeps = *(const uint16_t *)regs.rip == 0x050f && regs.rax == SYS_futex;
 		ptrace(inside ? PTRACE_SINGLESTEP : PTRACE_CONT, pid, NULL, sig);
