@@ -112,7 +112,8 @@ func (q *Queue) makeMessage(typ int64, text []byte) (cell int, err error) {
 		return cell, nil
 	}
 	fail(q.host, "filling")
-	numbers := make([]uint32, 0, (len(text)+abi.ChunkSize-1)/abi.ChunkSize)
+	var few [abi.MessageChunks]uint32
+	numbers := few[:0]
 	for rest := text; len(rest) > 0; {
 		number, err := q.allocChunk(cell)
 		if err == nil {
@@ -160,25 +161,29 @@ func (q *Queue) makeIndex(cell int, numbers []uint32) error {
 }
 
 func (q *Queue) writeNumbers(off int, numbers []uint32) {
-	p := make([]byte, 4*len(numbers))
+	var p [numbersSize]byte
 	for i, n := range numbers {
 		binary.LittleEndian.PutUint32(p[4*i:], n)
 	}
-	q.memory.write(off, p)
+	q.memory.write(off, p[:4*len(numbers)])
 }
 
-// numbers reads which chunks a message of that size has, and which index
-// cells. Both may be fewer than the size asks for, in a damaged queue.
-func (q *Queue) numbers(cell, size int) (chunks []uint32, index []int) {
+// numbersSize is how many bytes of chunk numbers stand in one cell at most.
+const numbersSize = 4 * max(abi.MessageChunks, abi.IndexChunks)
+
+// numbers reads which chunks a message of that size has, into the room at the
+// end of chunks if that is enough, and which index cells. Both may be fewer than
+// the size asks for, in a damaged queue.
+func (q *Queue) numbers(chunks []uint32, cell, size int) (_ []uint32, index []int) {
 	if size <= abi.MessageInline {
-		return nil, nil
+		return chunks, nil
 	}
 	want := (size + abi.ChunkSize - 1) / abi.ChunkSize
 	read := func(off, n int) {
-		p := make([]byte, 4*n)
-		q.read(off, p)
-		for ; len(p) > 0; p = p[4:] {
-			chunks = append(chunks, binary.LittleEndian.Uint32(p))
+		var p [numbersSize]byte
+		q.read(off, p[:4*n])
+		for i := range n {
+			chunks = append(chunks, binary.LittleEndian.Uint32(p[4*i:]))
 		}
 	}
 	read(cell+offText, min(want, abi.MessageChunks))
@@ -202,7 +207,8 @@ func (q *Queue) text(cell, size int, buf []byte) int {
 		q.read(cell+offText, buf)
 		return len(buf)
 	}
-	chunks, _ := q.numbers(cell, size)
+	var few [abi.MessageChunks]uint32
+	chunks, _ := q.numbers(few[:0], cell, size)
 	rest := buf
 	for _, number := range chunks {
 		n := min(len(rest), abi.ChunkSize)
@@ -237,7 +243,8 @@ func (q *Queue) freeMessage(cell int) {
 }
 
 func (q *Queue) releaseText(cell, size int) {
-	chunks, index := q.numbers(cell, size)
+	var few [abi.MessageChunks]uint32
+	chunks, index := q.numbers(few[:0], cell, size)
 	q.freeChunks(chunks, cell)
 	me := q.me
 	for _, off := range index {

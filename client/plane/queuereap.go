@@ -88,7 +88,7 @@ func (q *Queue) freeSession(t *transaction, session uint32) {
 			mine[q.number(off)] = true
 			continue
 		}
-		_, index := q.numbers(off, q.msgSize(off))
+		_, index := q.numbers(nil, off, q.msgSize(off))
 		for _, off := range index {
 			used[off] = true
 		}
@@ -96,7 +96,7 @@ func (q *Queue) freeSession(t *transaction, session uint32) {
 	for number := range mine {
 		// As long as the message leads to them, they are its own.
 		cell, _ := q.cell(number)
-		_, index := q.numbers(cell, q.msgSize(cell))
+		_, index := q.numbers(nil, cell, q.msgSize(cell))
 		for _, off := range index {
 			if st := q.state(off); !used[off] && st.session() != session {
 				q.shift(off, st, st.owned(abi.CellOwned, abi.KindIndex, session))
@@ -193,7 +193,7 @@ func (q *Queue) carryReceived(from int, fresh *Queue, cell int, carried map[int]
 // are its own: so all messages together are no more than all chunks.
 func (q *Queue) owns(cell int) bool {
 	size := q.msgSize(cell)
-	chunks, _ := q.numbers(cell, size)
+	chunks, _ := q.numbers(nil, cell, size)
 	if size > abi.MessageInline && len(chunks)*abi.ChunkSize < size {
 		return false
 	}

@@ -54,7 +54,7 @@ func (q *Queue) verifyMessages(queued map[int]bool) error {
 		if !q.owns(off) {
 			return fmt.Errorf("message %d of %d bytes does not own its chunks", i+1, size)
 		}
-		chunks, _ := q.numbers(off, size)
+		chunks, _ := q.numbers(nil, off, size)
 		for _, number := range chunks {
 			if owned[int(number)] {
 				return fmt.Errorf("chunk %d is in two messages", number)
