@@ -80,6 +80,47 @@ static uint32_t *chunk_place(struct handle *h, struct abi_message_cell *m, uint3
 	return c ? &c->chunks[k % ABI_INDEX_CHUNKS] : NULL;
 }
 
+/* The k-th chunk's number, UINT32_MAX if there is none; see chunk_place. */
+static uint32_t chunk_number(struct handle *h, struct abi_message_cell *m, uint32_t k,
+			     uint32_t *index)
+{
+	uint32_t *place = chunk_place(h, m, k, index);
+	uint32_t chunk = place ? load32(place) : UINT32_MAX;
+
+	return chunk < h->chunks ? chunk : UINT32_MAX;
+}
+
+/* Copies size bytes from a text into a message's chunks, or to a text out of them:
+ * what lies side by side at once, for to begin a copy costs as much as a KiB of
+ * it. One of from and to is NULL. */
+static void chunks_copy(struct handle *h, struct abi_message_cell *m, size_t size, const char *from,
+			char *to)
+{
+	uint32_t k = 0, index = 0, next = chunk_number(h, m, 0, &index);
+
+	for (size_t done = 0, n; done < size; done += n) {
+		uint32_t first = next;
+		uint8_t *data = h->data + chunk_off(first);
+
+		n = ABI_CHUNK_SIZE;
+		while (done + n < size) {
+			next = chunk_number(h, m, ++k, &index);
+			if (next == UINT32_MAX || h->data + chunk_off(next) != data + n)
+				break;
+			n += ABI_CHUNK_SIZE;
+		}
+		if (n > size - done)
+			n = size - done;
+		FAIL_POINT("message: copy");
+		if (first != UINT32_MAX && from != NULL)
+			memcpy(data, from + done, n);
+		else if (first != UINT32_MAX)
+			memcpy(to + done, data, n);
+		else if (to != NULL)
+			memset(to + done, 0, n);
+	}
+}
+
 /* Adds a cell for chunk numbers from the k-th on. */
 static int index_add(struct handle *h, struct abi_message_cell *m, uint32_t last)
 {
@@ -121,9 +162,6 @@ uint32_t message_make(struct handle *h, int64_t type, const void *text, size_t s
 	}
 	memset(m->text, 0xff, sizeof m->text); /* no chunk number, should we die */
 	for (uint32_t k = 0; k < chunks; k++) {
-		size_t done = (size_t)k * ABI_CHUNK_SIZE;
-		size_t n = size - done < ABI_CHUNK_SIZE ? size - done : ABI_CHUNK_SIZE;
-
 		if (k >= ABI_MESSAGE_CHUNKS && (k - ABI_MESSAGE_CHUNKS) % ABI_INDEX_CHUNKS == 0) {
 			*error = index_add(h, m, index);
 			if (*error < 0)
@@ -134,10 +172,10 @@ uint32_t message_make(struct handle *h, int64_t type, const void *text, size_t s
 
 		if (chunk == UINT32_MAX || place == NULL)
 			goto fail;
-		memcpy(h->data + chunk_off(chunk), (const char *)text + done, n);
 		store32(place, chunk);
-		FAIL_POINT("message: chunk filled");
+		FAIL_POINT("message: chunk noted");
 	}
+	chunks_copy(h, m, size, text, NULL);
 	return cell;
 fail:
 	message_free(h, cell);
@@ -147,26 +185,11 @@ fail:
 void message_copy(struct handle *h, uint32_t cell, void *to, size_t size)
 {
 	struct abi_message_cell *m = message_at(h, cell);
-	uint32_t index = 0;
 
-	if (m == NULL)
-		return;
-	if (chunk_count(m->size) == 0) {
+	if (m != NULL && chunk_count(m->size) == 0)
 		memcpy(to, m->text, size < ABI_MESSAGE_INLINE ? size : ABI_MESSAGE_INLINE);
-		return;
-	}
-	for (uint32_t k = 0; (size_t)k * ABI_CHUNK_SIZE < size; k++) {
-		size_t done = (size_t)k * ABI_CHUNK_SIZE;
-		size_t n = size - done < ABI_CHUNK_SIZE ? size - done : ABI_CHUNK_SIZE;
-		uint32_t *place = chunk_place(h, m, k, &index);
-		uint32_t chunk = place ? load32(place) : UINT32_MAX;
-
-		FAIL_POINT("message: copy");
-		if (chunk < h->chunks)
-			memcpy((char *)to + done, h->data + chunk_off(chunk), n);
-		else
-			memset((char *)to + done, 0, n);
-	}
+	else if (m != NULL)
+		chunks_copy(h, m, size, NULL, to);
 }
 
 /* Makes the index cells this session's, so that the death of their maker does
