@@ -131,16 +131,17 @@ void *memcpy(void *restrict to, const void *restrict from, size_t n)
 void *memset(void *to, int c, size_t n)
 {
 	uint64_t bytes = (uint8_t)c * UINT64_C(0x0101010101010101);
-	volatile char *d = to;
+	any128 both = {{bytes, bytes}};
+	char *d = to;
 
-	if (n >= 8) {
-		for (size_t i = 0; i + 8 < n; i += 8)
-			*(volatile any64 *)(d + i) = bytes;
-		*(volatile any64 *)(d + n - 8) = bytes;
+	if (n >= 16) {
+		for (size_t i = 0; i + 16 < n; i += 16)
+			*(any128 *)(d + i) = both;
+		*(any128 *)(d + n - 16) = both;
 		return to;
 	}
 	while (n--)
-		*d++ = (char)c;
+		*(volatile char *)d++ = (char)c;
 	return to;
 }
 
