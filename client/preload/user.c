@@ -63,6 +63,65 @@ static bool stays(uintptr_t page)
 	return page < program_end || page < heap_end;
 }
 
+#define MADV_POPULATE_READ 22
+#define MADV_POPULATE_WRITE 23
+
+/* Makes the page as a load or a store would, and does neither (Linux 5.14). False: that is
+ * not possible there, or here. An emulator may say yes to any advice: also where nothing is
+ * ever mapped. */
+static bool page_made(uintptr_t p, long advice)
+{
+	return SYS3(__NR_madvise, p & ~(PAGE - 1), PAGE, advice) == 0;
+}
+
+static bool pages_can_be_made(void)
+{
+	static int8_t heard; /* 0: unknown, -1: not */
+
+	if (heard == 0)
+		heard = page_made(0, MADV_POPULATE_WRITE) ? -1 : 1;
+	return heard > 0;
+}
+
+/* Valgrind knows some instructions that do nothing as a question to it: 0x1001 asks how
+ * many of it there are, one in the other. */
+static bool on_valgrind(void)
+{
+	uint64_t question[6] = {0x1001};
+#if defined(__x86_64__)
+	register uint64_t depth __asm__("rdx") = 0;
+
+	__asm__ volatile("rolq $3, %%rdi; rolq $13, %%rdi\n\t"
+			 "rolq $61, %%rdi; rolq $51, %%rdi\n\t"
+			 "xchgq %%rbx, %%rbx"
+			 : "+r"(depth)
+			 : "a"(question)
+			 : "cc", "memory");
+#else
+	register uint64_t depth __asm__("x3") = 0;
+	register uint64_t *asked __asm__("x4") = question;
+
+	__asm__ volatile("ror x12, x12, #3; ror x12, x12, #13\n\t"
+			 "ror x12, x12, #51; ror x12, x12, #61\n\t"
+			 "orr x10, x10, x10"
+			 : "+r"(depth)
+			 : "r"(asked)
+			 : "cc", "memory");
+#endif
+	return depth != 0;
+}
+
+/* Valgrind takes a try by rt_sigprocmask for a use of the bytes, and tells the user of
+ * errors that the program does not have. It sees nothing in a page that is made. */
+static bool watched(void)
+{
+	static int8_t heard;
+
+	if (heard == 0)
+		heard = on_valgrind() && pages_can_be_made() ? 1 : -1;
+	return heard > 0;
+}
+
 /* rt_sigprocmask copies the set before it looks at how, which is no valid one
  * here: EFAULT for a bad page, EINVAL for a good one. */
 static bool page_readable(uintptr_t p, size_t n)
@@ -70,26 +129,14 @@ static bool page_readable(uintptr_t p, size_t n)
 	(void)n;
 	if (p < PAGE) /* NULL would mean: no set */
 		return false;
+	if (unlikely(watched()))
+		return page_made(p, MADV_POPULATE_READ);
 	return SYS4(__NR_rt_sigprocmask, 0x7fff, p & ~7UL, 0, 8) != -EFAULT;
 }
 
 bool user_try(const void *p)
 {
 	return page_readable((uintptr_t)p, 8);
-}
-
-#define MADV_POPULATE_WRITE 23
-
-/* Makes the page as a store would, and stores nothing (Linux 5.14). False: that is not
- * possible there, or here. An emulator may say yes to any advice: also where nothing is
- * ever mapped. */
-static bool page_made(uintptr_t p)
-{
-	static int8_t heard; /* 0: unknown, -1: not */
-
-	if (heard == 0)
-		heard = SYS3(__NR_madvise, 0, PAGE, MADV_POPULATE_WRITE) == 0 ? -1 : 1;
-	return heard > 0 && SYS3(__NR_madvise, p & ~(PAGE - 1), PAGE, MADV_POPULATE_WRITE) == 0;
 }
 
 /* With no new set rt_sigprocmask only stores the present one: eight bytes,
@@ -101,8 +148,10 @@ static bool page_writable(uintptr_t p, size_t n)
 {
 	uintptr_t at = (p + 7) & ~7UL;
 
+	if (unlikely(watched()))
+		return page_made(p, MADV_POPULATE_WRITE);
 	if (at + 8 > p + n) {
-		if (page_made(p))
+		if (pages_can_be_made() && page_made(p, MADV_POPULATE_WRITE))
 			return true;
 		at = p & ~7UL;
 	}

@@ -14,6 +14,7 @@ procps           ps, for the demonstration
 perl             IPC::SysV, a client of all three families
 postgresql-15    a real program: shared memory
 fakeroot         a real program: message queues, semaphores with SEM_UNDO
+valgrind         a real program is watched by it
 php-cli          a real program: its extensions are loaded with RTLD_DEEPBIND
 musl-tools       a second libc in one space with glibc
 runc             containers
