@@ -335,7 +335,7 @@ static int do_shmdt(uintptr_t addr)
 	return detach_locked(addr) ? 0 : (int)SYS1(__NR_shmdt, addr);
 }
 
-EXPORT void *shmat(int id, const void *addr, int flags)
+void *shmat_call(int id, const void *addr, int flags)
 {
 	long r;
 
@@ -346,10 +346,20 @@ EXPORT void *shmat(int id, const void *addr, int flags)
 	return is_error(r) ? (void *)finish(r) : (void *)r;
 }
 
-EXPORT int shmdt(const void *addr)
+EXPORT void *shmat(int id, const void *addr, int flags)
+{
+	return shmat_call(id, addr, flags);
+}
+
+int shmdt_call(const void *addr)
 {
 	/* Also away from the space, what was attached there can be detached. */
 	if (unlikely(session_ready() < 0 && pieces_live == 0))
 		return (int)finish(session_refused() ? -ENOSYS : SYS1(__NR_shmdt, addr));
 	return (int)finish(do_shmdt((uintptr_t)addr));
+}
+
+EXPORT int shmdt(const void *addr)
+{
+	return shmdt_call(addr);
 }

@@ -439,6 +439,17 @@ static inline size_t chunk_word_off(uint32_t i)
 	return (size_t)(i / ABI_GROUP_CHUNKS) * ABI_GROUP_SIZE + (size_t)(i % ABI_GROUP_CHUNKS) * 8;
 }
 
+/* --- raw.c ------------------------------------------------------------- */
+
+/* What syscall() comes to. The exported functions of these names are no more than a call of
+ * them: UCX writes a jump into the beginning of those, and has the work done by syscall(). */
+void *shmat_call(int id, const void *addr, int flags);
+int shmdt_call(const void *addr);
+void *mmap_call(void *at, size_t length, int prot, int flags, int fd, int64_t offset);
+void *mremap_call(void *at, size_t length, size_t wanted, int flags, void *to);
+int munmap_call(void *at, size_t length);
+int madvise_call(void *at, size_t length, int advice);
+
 /* --- errno ------------------------------------------------------------- */
 
 /* Sets errno and returns -1 for a negative errno, else the value. */

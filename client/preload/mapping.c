@@ -11,7 +11,7 @@
 #define MREMAP_FIXED 2
 #define MREMAP_DONTUNMAP 4
 
-EXPORT int munmap(void *at, size_t length)
+int munmap_call(void *at, size_t length)
 {
 	uintptr_t addr = (uintptr_t)at;
 	long r;
@@ -29,7 +29,12 @@ EXPORT int munmap(void *at, size_t length)
 	return (int)finish(r);
 }
 
-static void *map(void *at, size_t length, int prot, int flags, int fd, int64_t offset)
+EXPORT int munmap(void *at, size_t length)
+{
+	return munmap_call(at, length);
+}
+
+void *mmap_call(void *at, size_t length, int prot, int flags, int fd, int64_t offset)
 {
 	uintptr_t addr = (uintptr_t)at;
 	long r;
@@ -50,12 +55,12 @@ static void *map(void *at, size_t length, int prot, int flags, int fd, int64_t o
 
 EXPORT void *mmap(void *at, size_t length, int prot, int flags, int fd, int64_t offset)
 {
-	return map(at, length, prot, flags, fd, offset);
+	return mmap_call(at, length, prot, flags, fd, offset);
 }
 
 EXPORT void *mmap64(void *at, size_t length, int prot, int flags, int fd, int64_t offset)
 {
-	return map(at, length, prot, flags, fd, offset);
+	return mmap_call(at, length, prot, flags, fd, offset);
 }
 
 /* What stood at [from, from + length) stands at to, as long as grown says. The
@@ -203,17 +208,12 @@ static long followed_mremap(uintptr_t addr, size_t old, size_t new, int flags, u
 	return r;
 }
 
-EXPORT void *mremap(void *at, size_t length, size_t wanted, int flags, ...)
+void *mremap_call(void *at, size_t length, size_t wanted, int flags, void *to)
 {
-	__builtin_va_list ap;
 	uintptr_t addr = (uintptr_t)at;
 	size_t old = whole_pages(length), new = whole_pages(wanted);
-	void *to;
 	long r;
 
-	__builtin_va_start(ap, flags);
-	to = __builtin_va_arg(ap, void *);
-	__builtin_va_end(ap);
 	if (likely(!concerns_pieces(addr, old ? old : PAGE) &&
 		   !((flags & MREMAP_FIXED) && concerns_pieces((uintptr_t)to, new)))) {
 		r = SYS5(__NR_mremap, at, length, wanted, flags, to);
@@ -226,6 +226,17 @@ EXPORT void *mremap(void *at, size_t length, size_t wanted, int flags, ...)
 	if (flags & MREMAP_FIXED)
 		user_forget((uintptr_t)to, new);
 	return is_error(r) ? (void *)finish(r) : (void *)r;
+}
+
+EXPORT void *mremap(void *at, size_t length, size_t wanted, int flags, ...)
+{
+	__builtin_va_list ap;
+	void *to;
+
+	__builtin_va_start(ap, flags);
+	to = __builtin_va_arg(ap, void *);
+	__builtin_va_end(ap);
+	return mremap_call(at, length, wanted, flags, to);
 }
 
 /* Whether the range is in mappings of one attach that are alike, without a hole,

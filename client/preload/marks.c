@@ -303,7 +303,7 @@ static struct change advised(int advice)
 	return (struct change){-1, 0, 0};
 }
 
-EXPORT int madvise(void *at, size_t length, int advice)
+int madvise_call(void *at, size_t length, int advice)
 {
 	uintptr_t addr = (uintptr_t)at;
 	size_t n = whole_pages(length);
@@ -322,4 +322,9 @@ EXPORT int madvise(void *at, size_t length, int advice)
 	if (unlikely(r == -EPERM && advice == MADV_REMOVE && concerns_pieces(addr, n)))
 		r = remove_pages(addr, n);
 	return (int)finish(r);
+}
+
+EXPORT int madvise(void *at, size_t length, int advice)
+{
+	return madvise_call(at, length, advice);
 }

@@ -15,17 +15,11 @@ EXPORT int msgsnd(int, const void *, size_t, int);
 EXPORT long msgrcv(int, void *, size_t, long, int);
 EXPORT int msgctl(int, int, void *);
 EXPORT int shmget(int, size_t, int);
-EXPORT void *shmat(int, const void *, int);
-EXPORT int shmdt(const void *);
 EXPORT int shmctl(int, int, void *);
 EXPORT int remap_file_pages(void *, size_t, int, size_t, int);
-EXPORT void *mmap(void *, size_t, int, int, int, int64_t);
-EXPORT void *mremap(void *, size_t, size_t, int, ...);
-EXPORT int munmap(void *, size_t);
 EXPORT int mprotect(void *, size_t, int);
 EXPORT int pkey_mprotect(void *, size_t, int, int);
 EXPORT int mseal(void *, size_t, unsigned long);
-EXPORT int madvise(void *, size_t, int);
 EXPORT int mlock(const void *, size_t);
 EXPORT int mlock2(const void *, size_t, unsigned);
 EXPORT int munlock(const void *, size_t);
@@ -97,19 +91,19 @@ EXPORT long syscall(long number, ...)
 	case __NR_shmget:
 		return shmget((int)a[0], (size_t)a[1], (int)a[2]);
 	case __NR_shmat:
-		return (long)shmat((int)a[0], (const void *)a[1], (int)a[2]);
+		return (long)shmat_call((int)a[0], (const void *)a[1], (int)a[2]);
 	case __NR_shmdt:
-		return shmdt((const void *)a[0]);
+		return shmdt_call((const void *)a[0]);
 	case __NR_shmctl:
 		return shmctl((int)a[0], (int)a[1] & ~IPC_64, (void *)a[2]);
 	case __NR_remap_file_pages:
 		return remap_file_pages((void *)a[0], (size_t)a[1], (int)a[2], (size_t)a[3], (int)a[4]);
 	case __NR_mmap:
-		return (long)mmap((void *)a[0], (size_t)a[1], (int)a[2], (int)a[3], (int)a[4], a[5]);
+		return (long)mmap_call((void *)a[0], (size_t)a[1], (int)a[2], (int)a[3], (int)a[4], a[5]);
 	case __NR_mremap:
-		return (long)mremap((void *)a[0], (size_t)a[1], (size_t)a[2], (int)a[3], (void *)a[4]);
+		return (long)mremap_call((void *)a[0], (size_t)a[1], (size_t)a[2], (int)a[3], (void *)a[4]);
 	case __NR_munmap:
-		return munmap((void *)a[0], (size_t)a[1]);
+		return munmap_call((void *)a[0], (size_t)a[1]);
 	case __NR_mprotect:
 		return mprotect((void *)a[0], (size_t)a[1], (int)a[2]);
 	case __NR_pkey_mprotect:
@@ -119,7 +113,7 @@ EXPORT long syscall(long number, ...)
 	case __NR_mbind:
 		return mbind_by_number(a);
 	case __NR_madvise:
-		return madvise((void *)a[0], (size_t)a[1], (int)a[2]);
+		return madvise_call((void *)a[0], (size_t)a[1], (int)a[2]);
 	case __NR_mlock:
 		return mlock((const void *)a[0], (size_t)a[1]);
 	case __NR_mlock2:
