@@ -93,28 +93,29 @@ func (o *object) noteOutcome(w uint64) {
 }
 
 // apply changes each word that is still old, in order.
+func (o *object) apply(entries []abi.LogEntry) {
+	for i := range entries {
+		o.applyOne(entries[i])
+		fail(o.host, "applied one")
+	}
+}
+
+// applyOne changes a word that is still old.
 //
 // DEAD may come into a semaphore's word at any time, and does not change its
 // version: the rest of the change is carried out all the same, for it is
 // committed, and a set that moves takes it along.
-func (o *object) apply(entries []abi.LogEntry) {
-	words := uint64(abi.WordsOff + 8*o.sems)
-	for i := range entries {
-		e := &entries[i]
-		off := int(e.Off)
+func (o *object) applyOne(e abi.LogEntry) {
+	off := int(e.Off)
+	if !o.inside(off) {
+		o.refresh() // the file has grown since we looked
 		if !o.inside(off) {
-			o.refresh() // the file has grown since we looked
-			if !o.inside(off) {
-				continue
-			}
+			return
 		}
-		if off < 8 {
-			continue
-		}
-		if !o.swap(off, e.Old, e.New) && e.Off >= abi.WordsOff && e.Off < words {
-			o.swap(off, e.Old|abi.SemDead, e.New|abi.SemDead)
-		}
-		fail(o.host, "applied one")
+	}
+	words := uint64(abi.WordsOff + 8*o.sems)
+	if off >= 8 && !o.swap(off, e.Old, e.New) && e.Off >= abi.WordsOff && e.Off < words {
+		o.swap(off, e.Old|abi.SemDead, e.New|abi.SemDead)
 	}
 }
 
@@ -129,7 +130,7 @@ func (t *transaction) lock() error {
 		w := o.load(offLock)
 		switch lockState(w) {
 		case abi.LockFree:
-			held := lockWord(lockEpoch(w), o.number(t.log), abi.LockHeld)
+			held := lockWord(lockEpoch(w), o.number(t.log.off), abi.LockHeld)
 			if !o.cas(offLock, w, held) {
 				continue
 			}

@@ -38,21 +38,27 @@ func (s *Spare) Free(control []byte) {
 	}
 }
 
-// takeLog takes a log cell for a transaction. Not ok: there is none, see grow.
-// keeps: it is the one that is kept, once giveLog has it.
-func (o *object) takeLog() (off int, keeps, ok bool) {
+// logCell is a transaction's log cell.
+type logCell struct {
+	off  int  // 0: there is none, see grow
+	kept bool // it is the object's spare, to which giveLog gives it back
+}
+
+// takeLog takes a log cell for a transaction.
+func (o *object) takeLog() logCell {
+	kept := false
 	if s := o.spare; s != nil {
 		off := atomic.LoadInt64(&s.off)
-		if keeps = off >= 0 && atomic.CompareAndSwapInt64(&s.off, off, lent); keeps && off > 0 &&
-			state(o.fetch(int(off))).isLogOf(o.me) {
-			return int(off), true, true
+		kept = off >= 0 && atomic.CompareAndSwapInt64(&s.off, off, lent)
+		if kept && off > 0 && state(o.fetch(int(off))).isLogOf(o.me) {
+			return logCell{int(off), true}
 		}
 	}
-	if off, ok = o.alloc(abi.KindLog); !ok && keeps {
+	off, ok := o.alloc(abi.KindLog)
+	if !ok && kept {
 		storeRelease(&o.spare.off, 0)
-		keeps = false
 	}
-	return off, keeps, ok
+	return logCell{off, kept && ok}
 }
 
 // isLogOf says whether a cell is a log of the session still: not if that was taken
@@ -62,10 +68,10 @@ func (s state) isLogOf(session uint32) bool {
 }
 
 // giveLog gives the cell of a transaction that is over back.
-func (o *object) giveLog(off int, keeps bool) {
-	if keeps {
-		storeRelease(&o.spare.off, int64(off))
+func (o *object) giveLog(l logCell) {
+	if l.kept {
+		storeRelease(&o.spare.off, int64(l.off))
 		return
 	}
-	o.free(off)
+	o.free(l.off)
 }

@@ -18,10 +18,9 @@ import (
 // the caller begins a transaction.
 type plain struct {
 	o    *object
-	cell int    // of the log
-	kept bool   // it is the one that the object keeps
 	free uint64 // the lock word
-	log  *abi.LogCell
+	cell logCell
+	log  *abi.LogCell // in cell
 	n    int
 }
 
@@ -31,11 +30,10 @@ func (p *plain) begin(o *object) (ok bool) {
 	return lockState(p.free) == abi.LockFree && o.fetch(offPending)&1 == 0 && !o.ended()
 }
 
-// record takes a log cell, for what put will put there.
-func (p *plain) record() (ok bool) {
-	p.cell, p.kept, ok = p.o.takeLog()
-	p.log = (*abi.LogCell)(unsafe.Pointer(p.o.word(p.cell)))
-	return ok
+// records says where put records changes; false: there is no log cell.
+func (p *plain) records(l logCell) bool {
+	p.cell, p.log = l, (*abi.LogCell)(unsafe.Pointer(p.o.word(l.off)))
+	return l.off != 0
 }
 
 // put changes a word. States of cells come last, as in every log.
@@ -60,20 +58,25 @@ func (p *plain) stamp(off int, now uint64) {
 func (p *plain) commit() bool {
 	o := p.o
 	p.log.Count = uint64(p.n)
-	if uint32(o.fetch(p.cell+offNext)) != 0 {
-		o.setNext(p.cell, 0)
+	if uint32(o.fetch(p.cell.off+offNext)) != 0 {
+		o.setNext(p.cell.off, 0)
 	}
 	fail(o.host, "recorded")
-	committed := lockWord(lockEpoch(p.free), o.number(p.cell), abi.LockCommitted)
+	committed := lockWord(lockEpoch(p.free), o.number(p.cell.off), abi.LockCommitted)
 	if !o.swap(offLock, p.free, committed) {
-		o.giveLog(p.cell, p.kept)
+		o.giveLog(p.cell)
 		return false
 	}
 	fail(o.host, "committed")
-	o.apply(p.log.Entries[:p.n])
+	for _, e := range p.log.Entries[:p.n] {
+		if off := int(e.Off); off < 8 || !o.inside(off) || !o.swap(off, e.Old, e.New) {
+			o.applyOne(e)
+		}
+		fail(o.host, "applied one")
+	}
 	fail(o.host, "applied")
 	o.swap(offLock, committed, released(committed))
-	o.giveLog(p.cell, p.kept)
+	o.giveLog(p.cell)
 	return true
 }
 
@@ -91,7 +94,7 @@ func (q *Queue) sendPlain(message, size int) (done bool) {
 		}
 		from = last + offNext
 	}
-	if !fit(sent, q.fetch(offTaken), size, q.host.QueueBytes()) || uint32(q.fetch(message+offNext)) != 0 || !p.record() {
+	if !fit(sent, q.fetch(offTaken), size, q.host.QueueBytes()) || uint32(q.fetch(message+offNext)) != 0 || !p.records(q.takeLog()) {
 		return false
 	}
 	p.stamp(offLastSend, lastWord(q.me))
@@ -114,7 +117,7 @@ func (q *Queue) receivePlain(mode uint32, asked int64, room uint64, buf []byte) 
 	}
 	before, message := q.find(mode, asked)
 	size := q.msgSize(message)
-	if message == 0 || uint64(size) > room || !p.record() {
+	if message == 0 || uint64(size) > room || !p.records(q.takeLog()) {
 		return 0, 0, false, nil
 	}
 	from, last := offMsgHead, uint64(0)

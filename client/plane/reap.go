@@ -206,7 +206,7 @@ func (o *object) freeLogs(session uint32) (some bool) {
 
 // freeAll frees the cells of a session that which says, but not those of t.
 func (o *object) freeAll(t *transaction, session uint32, which func(off int, st state) bool) {
-	keep := map[int]bool{t.log: true}
+	keep := map[int]bool{t.log.off: true}
 	for _, off := range t.more {
 		keep[off] = true
 	}

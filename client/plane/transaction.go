@@ -23,10 +23,9 @@ const (
 // What put changes, get sees, and nobody else before commit.
 type transaction struct {
 	o    *object
-	log  int    // offset of the log cell that the lock word names
-	kept bool   // it is the one that the object keeps
-	more []int  // offsets of further log cells
-	held uint64 // the lock word while we hold it, 0: we do not
+	log  logCell // that the lock word names
+	more []int   // offsets of further log cells
+	held uint64  // the lock word while we hold it, 0: we do not
 
 	// entries change data, states the states of cells. States come last in
 	// the log, so that who sees its cell DONE sees all the rest done.
@@ -45,15 +44,15 @@ type transaction struct {
 
 // begin makes a transaction with a log cell of its own.
 func (o *object) begin() (*transaction, error) {
-	log, keeps, ok := o.takeLog()
-	if !ok {
+	log := o.takeLog()
+	if log.off == 0 {
 		var err error
-		if log, err = o.allocGrow(abi.KindLog); err != nil {
+		if log.off, err = o.allocGrow(abi.KindLog); err != nil {
 			return nil, err
 		}
 	}
 	t := transactions.Get().(*transaction)
-	t.o, t.log, t.kept, t.limit, t.work = o, log, keeps, roomy, maxWork
+	t.o, t.log, t.limit, t.work = o, log, roomy, maxWork
 	return t, nil
 }
 
@@ -67,7 +66,7 @@ func (t *transaction) end() {
 	for _, off := range t.spare {
 		t.o.free(off)
 	}
-	t.o.giveLog(t.log, t.kept)
+	t.o.giveLog(t.log)
 	for _, off := range t.more {
 		t.o.free(off)
 	}
@@ -213,7 +212,7 @@ func (t *transaction) commit(keep bool) error {
 
 // record copies the entries to the log cells, for helpers.
 func (t *transaction) record() {
-	o, off, rest := t.o, t.log, t.entries
+	o, off, rest := t.o, t.log.off, t.entries
 	for i := 0; ; i++ {
 		n := min(len(rest), abi.LogEntries)
 		if o.inside(off + abi.CellSize - 8) {
