@@ -21,6 +21,7 @@ const (
 	dirEnv         = "IPCSPACE_DIR"
 	requiredEnv    = "IPCSPACE_REQUIRED"
 	dirWritableEnv = "IPCSPACE_DIR_WRITABLE"
+	homeEnv        = "IPCSPACE_HOME" // the library tells itself, across exec
 	preloadEnv     = "LD_PRELOAD"
 )
 
@@ -63,7 +64,7 @@ func (p *place) close() error {
 // environment is env with the space in it.
 func (p *place) environment(env []string) []string {
 	set := map[string]string{
-		dirEnv: p.dir, requiredEnv: "1", dirWritableEnv: "",
+		dirEnv: p.dir, requiredEnv: "1", dirWritableEnv: "", homeEnv: "",
 		rootEnv: p.root, spaceEnv: p.space,
 		preloadEnv: p.library,
 	}

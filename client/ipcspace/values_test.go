@@ -33,6 +33,7 @@ func TestEnvironment(t *testing.T) {
 	p := &place{dir: "/d", library: "/d/lib/libipcspace.so", root: "/r", space: "s"}
 	got := p.environment([]string{
 		"A=1", "LD_PRELOAD=/x.so /outer/libipcspace.so:/y.so", "IPCSPACE_DIR=/old", "IPCSPACE_DIR_WRITABLE=ok",
+		"IPCSPACE_HOME=4026531839",
 	})
 	slices.Sort(got)
 	want := []string{

@@ -2,7 +2,8 @@
  * The environment of what is executed. A program may make one anew (su -, env -i), and
  * what it executes has its IPC namespace all the same: so it gets this library, and is
  * told of the space. An environment that says anything of LD_PRELOAD, or of the space, is
- * left alone.
+ * left alone, but for what is executed in another IPC namespace than the space's: there
+ * the kernel's calls are right, and it has to know.
  */
 #include "session.h"
 
@@ -22,9 +23,8 @@ static int begins(const char *s, const char *with, size_t n, uintptr_t *known)
 	return 1;
 }
 
-bool environment_is_new(char *const envp[], size_t *count)
+bool environment_count(char *const envp[], size_t *count)
 {
-	uintptr_t known = 0;
 	size_t n = 0;
 
 	for (; envp != NULL; n++) {
@@ -34,12 +34,25 @@ bool environment_is_new(char *const envp[], size_t *count)
 			return false; /* the kernel may say what it thinks of it */
 		if (envp[n] == NULL)
 			break;
-		if (begins(envp[n], TEXT("LD_PRELOAD="), &known) ||
-		    begins(envp[n], TEXT("IPCSPACE_"), &known))
-			return false;
 	}
 	*count = n;
 	return true;
+}
+
+/* Whether an entry begins so, or cannot be read. */
+static bool has(char *const envp[], size_t count, const char *with, size_t length)
+{
+	uintptr_t known = 0;
+
+	for (size_t n = 0; n < count; n++)
+		if (begins(envp[n], with, length, &known))
+			return true;
+	return false;
+}
+
+bool environment_is_new(char *const envp[], size_t count)
+{
+	return !has(envp, count, TEXT("LD_PRELOAD=")) && !has(envp, count, TEXT("IPCSPACE_"));
 }
 
 /* Where this library is, in a list for LD_PRELOAD. */
@@ -89,4 +102,18 @@ size_t environment_add(struct environment *e, char *kept[])
 	if (configured.writable_ok)
 		kept[n++] = (char *)"IPCSPACE_DIR_WRITABLE=ok";
 	return n;
+}
+
+size_t environment_add_home(struct environment *e, char *kept[], char *const envp[], size_t count,
+			    uint64_t home)
+{
+	char digits[20], *first = digits + sizeof digits;
+
+	if (has(envp, count, TEXT("IPCSPACE_HOME=")))
+		return 0;
+	do
+		*--first = (char)('0' + home % 10);
+	while ((home /= 10) != 0);
+	kept[0] = add(e->home, TEXT("IPCSPACE_HOME="), first, (size_t)(digits + sizeof digits - first));
+	return 1;
 }

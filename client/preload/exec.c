@@ -34,13 +34,13 @@ static long execute(long number, int dir, const char *path, char *const argv[], 
 	return r;
 }
 
-/* With what the environment lacks for the space to be had. */
+/* With what the environment lacks for the space to be had, or to be left alone. */
 static long execute_with(long number, int dir, const char *path, char *const argv[],
-			 char *const envp[], size_t count, int flags)
+			 char *const envp[], size_t count, uint64_t left, int flags)
 {
 	struct environment e;
 	char *with[count + ENVIRONMENT_MOST + 1];
-	size_t n = environment_add(&e, with);
+	size_t n = left ? environment_add_home(&e, with, envp, count, left) : environment_add(&e, with);
 
 	if (count != 0)
 		memcpy(with + n, envp, count * sizeof *with);
@@ -51,11 +51,14 @@ static long execute_with(long number, int dir, const char *path, char *const arg
 static long exec_at(long number, int dir, const char *path, char *const argv[], char *const envp[],
 		    int flags)
 {
+	uint64_t left = session_left();
 	size_t count;
 
-	if (session.mode == MODE_KERNEL || !environment_is_new(envp, &count))
+	/* Away from the space's namespace, what does not know of the space is right as it is. */
+	if (session.mode == MODE_KERNEL || !environment_count(envp, &count) ||
+	    environment_is_new(envp, count) == (left != 0))
 		return execute(number, dir, path, argv, envp, flags);
-	return execute_with(number, dir, path, argv, envp, count, flags);
+	return execute_with(number, dir, path, argv, envp, count, left, flags);
 }
 
 static long exec_path(const char *path, char *const argv[], char *const envp[])

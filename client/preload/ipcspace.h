@@ -264,6 +264,8 @@ int channel_brokered(struct exchange *x, int64_t deadline);
 /* Whether the calling thread is in another IPC namespace than the one in which the
  * program began: the first of these calls comes before anything could lead there. */
 bool session_elsewhere(void);
+/* The inode of the one that it left so, as far as anybody looked; 0: none. */
+uint64_t session_left(void);
 /* Looks that up, for the thread: elsewhere, the kernel's calls are what it asks for. */
 void session_look_home(void);
 /* Makes a child by a system call that returns in it on the same stack. */

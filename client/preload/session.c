@@ -33,7 +33,7 @@ struct configured configured;
 
 /* Inode of the IPC namespace in which the program began, 0: unknown. Looked at
  * before anything that could lead to another: a look costs a program that never
- * calls some percent of its start. */
+ * calls some percent of its start. What is executed in another one is told of it. */
 static uint64_t home;
 
 /* The calling thread's. */
@@ -100,6 +100,8 @@ __attribute__((constructor)) static void configure(void)
 	configured.required = value != NULL && same_text(value, "1");
 	value = setting("IPCSPACE_DIR_WRITABLE");
 	configured.writable_ok = value != NULL && same_text(value, "ok");
+	for (value = setting("IPCSPACE_HOME"); value != NULL && *value >= '0' && *value <= '9'; value++)
+		home = 10 * home + (uint64_t)(*value - '0');
 	configured.environment = &environ != NULL ? environ : NULL;
 }
 
@@ -304,6 +306,11 @@ bool session_elsewhere(void)
 	if (home == 0)
 		home = here;
 	return here != 0 && here != home;
+}
+
+uint64_t session_left(void)
+{
+	return home != 0 && session_elsewhere() ? home : 0;
 }
 
 void session_look_home(void)

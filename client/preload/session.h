@@ -52,12 +52,19 @@ extern struct configured configured;
 struct environment {
 	char preload[ENVIRONMENT_PATH + 16];
 	char dir[DIR_MAX + 16];
+	char home[40];
 };
 
-/* Whether envp says nothing of this library, nor of the space, and has so many entries. */
-bool environment_is_new(char *const envp[], size_t *count);
+/* How many entries envp has; false: it cannot be read. */
+bool environment_count(char *const envp[], size_t *count);
+/* Whether they say nothing of this library, nor of the space. */
+bool environment_is_new(char *const envp[], size_t count);
 /* What it is to have besides, at most ENVIRONMENT_MOST entries; 0: nothing. */
 size_t environment_add(struct environment *e, char *kept[]);
+/* The same for what is executed away from the IPC namespace that home is the inode of, with
+ * count entries in envp. */
+size_t environment_add_home(struct environment *e, char *kept[], char *const envp[], size_t count,
+			    uint64_t home);
 
 /* The control lock: signals are blocked while it is held, so that no handler
  * can find it taken by its own thread. Nests within one thread. */

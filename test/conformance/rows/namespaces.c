@@ -54,6 +54,53 @@ ROW(225, "setns goes back to where the objects are")
 	EXPECT_EQ(value(set, 0), 3);
 }
 
+static int none_there(key_t key)
+{
+	EACH_FAMILY(f)
+		if (get(f, key, 1, 0600) != -1 || errno != ENOENT)
+			return f + 1;
+	return 0;
+}
+
+/* key, and descriptor of the namespace from which it comes. */
+ACT(look_around)
+{
+	key_t key = atoi(argv[0]);
+	int none = none_there(key);
+	if (argc != 2 || none != 0)
+		return none + 1;
+	if (setns(atoi(argv[1]), CLONE_NEWIPC) < 0)
+		return 10;
+	return get(SEM, key, 1, 0600) >= 0 ? 0 : 11;
+}
+
+static void exec_look_around(key_t key, int old, char *const envp[])
+{
+	char t[2][16];
+	snprintf(t[0], sizeof t[0], "%d", key);
+	snprintf(t[1], sizeof t[1], "%d", old);
+	execle(self_path, self_path, "--act", "look_around", t[0], t[1], (char *)0, envp);
+}
+
+ROW(225, "what is executed in a new namespace finds it empty, as under unshare -i")
+{
+	NEED_ROOT();
+	key_t key = free_key();
+	int old = MUST(open("/proc/self/ns/ipc", O_RDONLY));
+	keep(SEM, MUST(semget(key, 1, IPC_CREAT | 0600)));
+	for (int used = 0; used < 2; used++) {
+		pid_t p;
+		CHILD(p) {
+			if (used)
+				MUST(semget(key, 1, 0));
+			new_namespace();
+			exec_look_around(key, old, environ);
+			_exit(99);
+		}
+		JOIN(p);
+	}
+}
+
 static pthread_barrier_t meeting;
 static struct { int set, old; key_t key; } place;
 
