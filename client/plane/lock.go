@@ -95,17 +95,20 @@ func (o *object) noteOutcome(w uint64) {
 // apply changes each word that is still old, in order.
 func (o *object) apply(entries []abi.LogEntry) {
 	for i := range entries {
-		o.applyOne(entries[i])
+		e := entries[i]
+		if off := int(e.Off); off < 8 || !o.inside(off) || !o.swap(off, e.Old, e.New) {
+			o.applyOdd(e)
+		}
 		fail(o.host, "applied one")
 	}
 }
 
-// applyOne changes a word that is still old.
+// applyOdd is for a word that has changed already, or that we do not know yet.
 //
 // DEAD may come into a semaphore's word at any time, and does not change its
 // version: the rest of the change is carried out all the same, for it is
 // committed, and a set that moves takes it along.
-func (o *object) applyOne(e abi.LogEntry) {
+func (o *object) applyOdd(e abi.LogEntry) {
 	off := int(e.Off)
 	if !o.inside(off) {
 		o.refresh() // the file has grown since we looked

@@ -68,12 +68,7 @@ func (p *plain) commit() bool {
 		return false
 	}
 	fail(o.host, "committed")
-	for _, e := range p.log.Entries[:p.n] {
-		if off := int(e.Off); off < 8 || !o.inside(off) || !o.swap(off, e.Old, e.New) {
-			o.applyOne(e)
-		}
-		fail(o.host, "applied one")
-	}
+	o.apply(p.log.Entries[:p.n])
 	fail(o.host, "applied")
 	o.swap(offLock, committed, released(committed))
 	o.giveLog(p.cell)
