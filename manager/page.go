@@ -38,6 +38,22 @@ func (p *page) state() (state, pid uint32) {
 	return state, pid
 }
 
+// giveUp has no child claim the page any more, if none has. It returns state's results as of before.
+func (p *page) giveUp() (state, pid uint32) {
+	for range 8 { // the parent changes it once, if it is honest
+		state, pid = p.state()
+		if state != abi.PageReserved && state != abi.PageForked {
+			break
+		}
+		over := true
+		_ = guarded(func() { over = atomic.CompareAndSwapUint32(&p.view().State, state, abi.PageGivenUp) })
+		if over {
+			break
+		}
+	}
+	return state, pid
+}
+
 // claimed is when the page's process claimed it, in ns of CLOCK_BOOTTIME; 0 if
 // its library does not say.
 func (p *page) claimed() (t uint64) {

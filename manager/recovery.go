@@ -286,6 +286,7 @@ func (s *space) resolveIntent() {
 // recoverObjects finishes what was under way in objects: removals and moves
 // that had closed them, committed transactions, the manager's own cells.
 func (s *space) recoverObjects() {
+	known := func(session uint32) bool { return s.sessions[session] != nil }
 	for f := range s.objects {
 		for index, o := range s.objects[f] {
 			if o.word.Load()&abi.SlotClosing != 0 {
@@ -298,7 +299,9 @@ func (s *space) recoverObjects() {
 				continue
 			}
 			o.tickets.Store(true)
-			err := o.onPlane((*plane.Set).Recover, (*plane.Queue).Recover)
+			err := o.onPlane(
+				func(p *plane.Set) error { return p.Recover(known) },
+				func(p *plane.Queue) error { return p.Recover(known) })
 			if err != nil {
 				s.log.Error("object not recovered", keyFamily, o.family.String(), keyID, o.rec.ID, keyError, err)
 			}

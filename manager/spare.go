@@ -145,7 +145,7 @@ func (s *space) settle(y *session) bool {
 		}
 		// Nobody maps the page any more who could claim it; but a child
 		// that claimed it and called exec while we looked has done so.
-		state, pid = y.page.state()
+		state, pid = y.page.giveUp()
 	}
 	if state == abi.PageClaimed {
 		id, pidfd, levels, err := s.findChild(y, parent, pid)
@@ -195,14 +195,24 @@ func (s *space) lost(y *session) bool {
 // mayComeTrue tells whether a process is there that could be the child of a
 // reserved spare: one that has the page mapped and is nobody's session yet.
 func (s *space) mayComeTrue(y, parent *session) bool {
-	candidates := processes
-	if parent != nil && !s.isDead(parent) { // the children of the dead are others'
-		candidates = func() ([]int, error) { return children(parent.id.pid) }
+	if parent != nil && !s.isDead(parent) {
+		// Twice: a thread that ends leaves its children to another.
+		for range 2 {
+			if pids, err := children(parent.id.pid); err != nil || s.unclaimedBy(y, pids) {
+				return true
+			}
+		}
+		if !s.isDead(parent) {
+			return false
+		}
 	}
-	pids, err := candidates()
-	if err != nil {
-		return true
-	}
+	// The children of the dead are others', also of one who died as we looked.
+	pids, err := processes()
+	return err != nil || s.unclaimedBy(y, pids)
+}
+
+// unclaimedBy tells whether one of pids could claim the page of a spare.
+func (s *space) unclaimedBy(y *session, pids []int) bool {
 	for _, pid := range pids {
 		// This process has all pages mapped.
 		if pid == os.Getpid() || s.isSession(pid) {

@@ -71,6 +71,11 @@ func TestSpares(t *testing.T) {
 			eventually(t, "spares are cleaned up", func() bool {
 				return !slices.ContainsFunc(all, func(n uint32) bool { return p.sessionState(n) == abi.SessionSpare })
 			})
+			for i, pg := range pages {
+				if atomic.CompareAndSwapUint32(&pg.view().State, abi.PageForked, abi.PageClaimed) {
+					t.Errorf("a late child gets the session of spare %d, which was cleaned up", i)
+				}
+			}
 			eventually(t, "the manager looks no more", func() bool { return atomic.LoadUint32(&p.header().Forks) == 0 })
 		}
 	})

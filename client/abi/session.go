@@ -11,7 +11,7 @@ type SessionPage struct {
 	Cookie  [16]byte // proves, on a new channel, whose session it is
 	Session uint32   // written by the manager
 	Parent  uint32   // session mapped ahead for, 0: registered by itself
-	State   uint32   // Page*, written by the session, in a spare by its parent until it is claimed
+	State   uint32   // Page*, written by the session, in a spare by its parent until it is claimed, or given up
 	PID     uint32   // tgid of the claiming process in its own pid namespace
 	// Claimed is when a child claimed the page: ns of CLOCK_BOOTTIME, stored
 	// before PID and State. A process of that pid that started later is
@@ -42,6 +42,9 @@ const (
 	PageReserved = 1 // a fork is under way
 	PageClaimed  = 2
 	PageForked   = 3 // stored by the parent, which is back from fork, over PageReserved
+	// PageGivenUp is what the manager, which found no child, makes of the last two: should
+	// there be one, it registers.
+	PageGivenUp = 4
 )
 
 // ClaimedExec is the bit of SessionPage.Claimed that says: since then the process

@@ -37,10 +37,12 @@ func (q *Queue) ReapSession(session uint32) error {
 }
 
 // Recover is for the start of a manager, see Set.Recover.
-func (q *Queue) Recover() error {
+func (q *Queue) Recover(known func(session uint32) bool) error {
 	q.settle(q.load(offLock))
-	if err := q.ReapSession(q.me); err != nil {
-		return err
+	for _, session := range append(q.strangers(known), q.me) {
+		if err := q.ReapSession(session); err != nil {
+			return err
+		}
 	}
 	return q.recall(q.orphaned, unix.EINTR, waiters, senders)
 }

@@ -1,6 +1,8 @@
 package plane
 
 import (
+	"slices"
+
 	"golang.org/x/sys/unix"
 
 	"github.com/ipcspace/ipcspace/client/abi"
@@ -18,11 +20,17 @@ func (s *Set) ApplyUndo(session uint32) error { return s.reap(session, undo) }
 
 // Recover is for the start of a manager: it finishes a committed transaction,
 // takes the lock from whoever has it, frees the cells of this Host's own
-// session, goes on with a pending scan, and ends brokered calls that wait.
-func (s *Set) Recover() error {
+// session, goes on with a pending scan, ends brokered calls that wait, and reaps
+// the sessions that are none as known says.
+func (s *Set) Recover(known func(session uint32) bool) error {
 	s.settle(s.load(offLock))
 	if err := s.reap(s.me, sleepers); err != nil {
 		return err
+	}
+	for _, session := range s.strangers(known) {
+		if err := s.ReapSession(session); err != nil {
+			return err
+		}
 	}
 	t, err := s.begin()
 	if err != nil {
@@ -174,6 +182,27 @@ func (s *Set) undoSome(t *transaction, session uint32, most int) (rest bool, err
 	}
 	t.undo, t.seen = t.undo[:0], false
 	return rest, nil
+}
+
+// mostStrangers is more than the calls that are cut at once, and bounds what cells of
+// nonsense cost.
+const mostStrangers = 100
+
+// strangers lists the sessions that hold cells and are none. A call that a manager
+// makes for a session may go on after that was reaped, to its own end, or the manager's.
+func (o *object) strangers(known func(session uint32) bool) (sessions []uint32) {
+	for i := range o.present() {
+		st := o.state(o.cellsOff + i*abi.CellSize)
+		n := st.session()
+		switch {
+		case len(sessions) == mostStrangers:
+			return sessions
+		case n == o.me || st.phase() == abi.CellFree || st.phase() == abi.CellQueued || st.kind() == abi.KindIndex:
+		case !known(n) && !slices.Contains(sessions, n):
+			sessions = append(sessions, n)
+		}
+	}
+	return sessions
 }
 
 // beginReaping is begin for when the dead may have all cells.

@@ -378,11 +378,39 @@ func TestRecover(t *testing.T) {
 	st := m.state(cell)
 	tr.setState(cell, st, st.to(abi.CellWaiting, 0))
 	ok(t, m.commit(tr, true))
-	ok(t, f.set(1, abi.ManagerSession).Recover())
+	ok(t, f.set(1, abi.ManagerSession).Recover(yesSession))
 	ok(t, a.Op(bg, []abi.SemOp{op(0, 1)}, -1))
 	a.check(t, 1)
 	if n := a.inUse(); n != 0 {
 		t.Errorf("%d cells are left", n)
+	}
+}
+
+func yesSession(uint32) bool { return true }
+
+// What a call for a session holds that was reaped before is freed by the next manager.
+func TestRecoverStrangers(t *testing.T) {
+	f := newFile(t, 1, 16, 4)
+	g := newFile(t, 0, 16, 4)
+	a, q := f.set(1, 7), g.queue(7)
+	m, mq := f.set(1, abi.ManagerSession), g.queue(abi.ManagerSession)
+	for _, o := range []*object{&a.object, &q.object} {
+		for _, kind := range []uint64{abi.KindLog, abi.KindMessage} {
+			if _, took := o.alloc(kind); !took {
+				t.Fatal("no cell")
+			}
+		}
+	}
+	ok(t, m.Recover(yesSession))
+	ok(t, mq.Recover(yesSession))
+	if n, nq := a.inUse(), q.inUse(); n != 2 || nq != 2 {
+		t.Errorf("%d and %d cells of a session are left, of 2", n, nq)
+	}
+	nobody := func(uint32) bool { return false }
+	ok(t, m.Recover(nobody))
+	ok(t, mq.Recover(nobody))
+	if n, nq := a.inUse(), q.inUse(); n != 0 || nq != 0 {
+		t.Errorf("%d and %d cells are left", n, nq)
 	}
 }
 

@@ -128,6 +128,16 @@ static void forget_parent(void)
 	pieces_forked();
 }
 
+/* False: the manager took this child for dead, or never born. */
+static bool claim(struct abi_session_page *page)
+{
+	store64(&page->claimed, (uint64_t)now_boot());
+	store32(&page->pid, (uint32_t)SYS0(__NR_getpid));
+	FAIL_POINT("fork: child named");
+	return cas32(&page->state, ABI_PAGE_RESERVED, ABI_PAGE_CLAIMED) ||
+	       cas32(&page->state, ABI_PAGE_FORKED, ABI_PAGE_CLAIMED);
+}
+
 static void child(void)
 {
 	struct abi_session_page *page = control.used_spare ? control.spare : NULL;
@@ -139,11 +149,7 @@ static void child(void)
 	control_inherit();
 	FAIL_POINT("fork: child begins");
 	if (session.page != NULL) {
-		if (page != NULL) {
-			store64(&page->claimed, (uint64_t)now_boot());
-			store32(&page->pid, (uint32_t)SYS0(__NR_getpid));
-			FAIL_POINT("fork: child named");
-			store32(&page->state, ABI_PAGE_CLAIMED);
+		if (page != NULL && claim(page)) {
 			FAIL_POINT("fork: page claimed");
 			room_give_page(session.page);
 			session.page = page;
