@@ -1,6 +1,8 @@
 package plane
 
 import (
+	"slices"
+
 	"golang.org/x/sys/unix"
 
 	"github.com/ipcspace/ipcspace/client/abi"
@@ -152,6 +154,12 @@ func (sc *scanner) serve(c *cursor, ops []abi.SemOp) (served, done bool) {
 			if claimed, ok := t.rouse(cell); ok {
 				t.refuse(cell, claimed)
 			}
+		} else { // until any semaphore becomes 0
+			for i := range s.sems {
+				if _, err := s.freeze(t, i); err != nil {
+					break
+				}
+			}
 		}
 		return false, false
 	}
@@ -185,6 +193,12 @@ func (sc *scanner) serve(c *cursor, ops []abi.SemOp) (served, done bool) {
 	return true, done
 }
 
+// failsAtZero tells whether ops, of a sleeper, may have to fail when some semaphore becomes 0 that
+// they do not name.
+func failsAtZero(ops []abi.SemOp) bool {
+	return !alters(ops) && slices.ContainsFunc(ops, func(op abi.SemOp) bool { return op.Flag&unix.IPC_NOWAIT != 0 })
+}
+
 func alters(ops []abi.SemOp) bool {
 	for i := range ops {
 		if ops[i].Op != 0 {
@@ -211,7 +225,7 @@ func (s *Set) loosen(t *transaction) {
 			continue
 		}
 		ops := s.sleeperOps(t, c.cell)
-		if !t.spend(len(ops) + 1) {
+		if !t.spend(len(ops)+1) || failsAtZero(ops) {
 			return
 		}
 		for i := range ops {

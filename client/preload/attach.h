@@ -47,7 +47,7 @@ static inline size_t whole_pages(size_t length)
 }
 
 /* How many there are: where it is 0, nothing has to be looked at. */
-extern uint32_t pieces_live;
+extern OURS uint32_t pieces_live;
 
 /* A free piece, TAKEN now. NULL: there are no more. */
 struct piece *piece_take(void);

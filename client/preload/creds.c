@@ -10,12 +10,10 @@
 
 #define GROUPS 256
 
-/* The number of the process's credentials; no two ever had the same. */
-uint32_t creds_process = 1;
-static uint32_t last_creds = 1;
-
-/* Whether any thread has, or had, credentials of its own. */
-bool creds_differ;
+/* The number of the process's credentials, that is, of a thread that has none of its own; no
+ * two ever had the same. */
+static uint32_t of_process = 1, last = 1;
+uint32_t creds_all = 1;
 
 struct creds {
 	uint32_t uid, fsgid;
@@ -31,12 +29,12 @@ uint32_t creds_slow(void)
 	/* A thread's first call: it may have been made by one with credentials of its own. */
 	struct thread *t = thread_own();
 
-	return t->creds != 0 ? t->creds : creds_process;
+	return t->creds != 0 ? t->creds : load32(&of_process);
 }
 
 uint32_t creds_new(void)
 {
-	return __atomic_add_fetch(&last_creds, 1, __ATOMIC_ACQ_REL);
+	return __atomic_add_fetch(&last, 1, __ATOMIC_ACQ_REL);
 }
 
 void creds_thread_changed(void)
@@ -47,7 +45,7 @@ void creds_thread_changed(void)
 		creds_changed(0);
 		return;
 	}
-	creds_differ = true;
+	store32(&creds_all, 0);
 	t->creds = creds_new();
 }
 
@@ -72,12 +70,12 @@ static void ask(struct creds *c)
 /* The calling thread's. None are kept where threads differ: they go to own. */
 static const struct creds *creds(struct creds *own)
 {
-	if (unlikely(creds_differ)) {
+	uint32_t now = load32(&creds_all);
+
+	if (unlikely(now == 0)) {
 		ask(own);
 		return own;
 	}
-	uint32_t now = creds_process;
-
 	if (unlikely(load32(&kept_of) != now)) {
 		ask(&kept);
 		store32(&kept_of, now);
@@ -87,7 +85,7 @@ static const struct creds *creds(struct creds *own)
 
 bool creds_plain(void)
 {
-	return !creds_differ && creds(NULL)->plain;
+	return load32(&creds_all) != 0 && creds(NULL)->plain;
 }
 
 static bool in_groups(const struct creds *c, uint32_t gid, uint32_t other)
@@ -123,9 +121,13 @@ void *libc_function(const char *name)
 
 long creds_changed(long r)
 {
-	store32(&creds_process, creds_new());
-	if (unlikely(creds_differ))
-		threads_recreds();
+	uint32_t now = creds_new();
+
+	store32(&of_process, now);
+	for (uint32_t all = load32(&creds_all); all != 0; all = load32(&creds_all))
+		if (cas32(&creds_all, all, now))
+			return r;
+	threads_recreds();
 	return r;
 }
 

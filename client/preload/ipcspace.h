@@ -33,9 +33,9 @@
 /* What one thread keeps. Lives in an arena, not in thread-local storage, so
  * that others may look at it after the thread is gone. */
 struct thread {
-	/* Stack address of the innermost call under way, 0: none. A call that
-	 * finds it set was made by a signal handler if its own frame is deeper;
-	 * otherwise siglongjmp left that call behind. */
+	/* Stack address of the innermost call under way, 0: none, and the thread waits on
+	 * no cell. A call that finds it set was made by a signal handler if its own frame
+	 * is deeper; otherwise siglongjmp left that call behind. */
 	uintptr_t active;
 	/* The cell on which the thread sleeps: what a nested call cancels. */
 	struct handle *wait_handle;
@@ -58,8 +58,8 @@ struct thread {
 		uint64_t serial;
 		uint32_t cell; /* index + 1 */
 	} log[LOG_CACHE];
-	/* Pages of the program found readable or writable: a hash of page
-	 * numbers, bit 0 free. */
+	/* Addresses of the program's pages found readable or writable, each in the place
+	 * of its number. In a free place is that of a page which belongs in another. */
 	uintptr_t readable[USER_PAGES];
 	uintptr_t writable[USER_PAGES];
 };
@@ -170,27 +170,22 @@ void user_forget(uintptr_t addr, size_t length);
 /* The same for one thread, of pages. */
 void user_forget_of(struct thread *t, uintptr_t first, uintptr_t end);
 
-static inline bool user_page_known(const uintptr_t *known, uintptr_t page)
+/* Whether the n bytes are in one page that is known. */
+static inline bool user_known(const uintptr_t *known, const void *p, size_t n)
 {
-	return known[page % USER_PAGES] == (page << 1 | 1);
+	uintptr_t at = (uintptr_t)p;
+
+	return n <= PAGE && at - known[at / PAGE % USER_PAGES] <= PAGE - n;
 }
 
 static inline bool user_readable(struct thread *t, const void *p, size_t n)
 {
-	uintptr_t first = (uintptr_t)p >> 12, last = ((uintptr_t)p + n - 1) >> 12;
-
-	if (likely(first == last && user_page_known(t->readable, first)))
-		return true;
-	return user_readable_slow(t, p, n);
+	return likely(user_known(t->readable, p, n)) || user_readable_slow(t, p, n);
 }
 
 static inline bool user_writable(struct thread *t, void *p, size_t n)
 {
-	uintptr_t first = (uintptr_t)p >> 12, last = ((uintptr_t)p + n - 1) >> 12;
-
-	if (likely(first == last && user_page_known(t->writable, first)))
-		return true;
-	return user_writable_slow(t, p, n);
+	return likely(user_known(t->writable, p, n)) || user_writable_slow(t, p, n);
 }
 
 /* --- session.c --------------------------------------------------------- */
@@ -219,7 +214,7 @@ struct session {
 	uint32_t cpus;
 };
 
-extern struct session session;
+extern OURS struct session session;
 
 /* Makes sure that there is a session. Returns 0, -ENOSYS where the kernel's
  * own calls are to be made, or another -errno. */
@@ -298,15 +293,17 @@ uint32_t creds_uid(void);
 uint32_t creds_gid(void);
 /* Whether they are those that the kernel puts into a message by itself. */
 bool creds_plain(void);
-/* A number for the calling thread's credentials: another one after each change
- * that the library sees. */
-extern uint32_t creds_process;
-extern bool creds_differ;
+/* The number of the credentials that all threads have, 0: some have, or had, their own. */
+extern OURS uint32_t creds_all;
 uint32_t creds_slow(void);
 uint32_t creds_new(void);
+/* A number for the calling thread's credentials: another one after each change
+ * that the library sees. */
 static inline uint32_t creds_now(void)
 {
-	return likely(!creds_differ) ? creds_process : creds_slow();
+	uint32_t all = load32(&creds_all);
+
+	return likely(all != 0) ? all : creds_slow();
 }
 /* The process's credentials changed, perhaps, and those of all threads; returns r. */
 long creds_changed(long r);
@@ -351,7 +348,7 @@ struct handle {
  * -EACCES, -EIDRM, ...) . access: for segments. */
 struct handle *handle_open(int family, uint32_t id, uint32_t access, int *error);
 
-extern struct handle **handle_index[ABI_FAMILIES];
+extern OURS struct handle **handle_index[ABI_FAMILIES];
 
 static inline bool handle_valid(const struct handle *h)
 {

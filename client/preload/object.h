@@ -218,6 +218,9 @@ void words_settle(struct txn *t);
 
 enum verdict { PROCEED = 0, BLOCK = 1 }; /* or -errno */
 
+/* A semaphore's word as t sees it, frozen: from here on nothing but a
+ * committed transaction changes it. */
+uint64_t sem_frozen(struct txn *t, uint32_t sem);
 /* Applies ops in array order to the words as t sees them, tentatively.
  * PROCEED, BLOCK or -ERANGE, -EAGAIN; *blocking is the first that blocks. */
 int ops_apply(struct txn *t, const struct ops *o, uint32_t number, uint32_t *blocking);
@@ -226,6 +229,9 @@ long semop_slowly(int id, const struct abi_sem_op *ops, size_t count, int64_t ti
 
 /* --- semquick.c -------------------------------------------------------- */
 
+/* Whether they are one compare-and-swap where nobody sleeps and nobody has adjustments: a single
+ * one is, too. */
+bool ops_in_pair(const struct abi_sem_op *ops, size_t count);
 /* Tries one operation, without SEM_UNDO, without the lock. BLOCK: it needs it. */
 int semop_try(struct handle *h, const struct abi_sem_op *op);
 /* Notes that an operation of the set succeeded just now. */
@@ -235,8 +241,39 @@ void semop_touch(struct handle *h);
 
 /* The offset of number's undo word for sem, 0: it has none. */
 uint64_t undo_find(struct txn *t, uint32_t number, uint32_t sem);
-/* The same without a transaction, where it is in the session's first undo cell. */
-uint64_t undo_known(struct handle *h, uint32_t sem);
+static inline uint64_t undo_off(const struct handle *h, uint32_t cell, uint32_t i)
+{
+	return cell_off(h, cell - 1) + offsetof(struct abi_undo_cell, words) + 8 * i;
+}
+/* Whether the i-th word of a cell is used: the used ones come first. */
+static inline bool word_used(const struct handle *h, uint32_t cell, uint32_t i, uint64_t *w)
+{
+	if (i == ABI_UNDO_WORDS)
+		return false;
+	*w = load64((uint64_t *)(h->mem + undo_off(h, cell, i)));
+	return *w & ABI_UNDO_USED;
+}
+/* The session's first undo cell, index + 1, 0: none that is known. A look without the lock, which
+ * is good because only this process's threads make such words, and nothing but its death takes
+ * them away. */
+static inline uint32_t undo_cell(struct handle *h)
+{
+	uint32_t cell = h->owner == session.number ? h->undo : 0;
+	struct abi_undo_cell *c = cell_at(h, cell - 1);
+	uint64_t state = c != NULL ? load64(&c->state) : 0;
+
+	return cell_kind(state) == ABI_KIND_UNDO && cell_session(state) == session.number ? cell : 0;
+}
+/* The offset of the word for sem in that cell (or 0), 0: it has none. */
+static inline uint64_t undo_known(const struct handle *h, uint32_t cell, uint32_t sem)
+{
+	uint64_t w;
+
+	for (uint32_t i = 0; cell != 0 && word_used(h, cell, i, &w); i++)
+		if (undo_sem(w) == sem)
+			return undo_off(h, cell, i);
+	return 0;
+}
 /* Whether another session has an adjustment of sem other than 0. */
 bool undo_others(struct handle *h, uint32_t sem);
 /* Makes sure that this session has undo words for all SEM_UNDO ops. */
@@ -254,9 +291,24 @@ int reap(struct txn *t, uint32_t number);
 
 /* --- liveness ---------------------------------------------------------- */
 
+struct pulse {
+	uint8_t *page; /* the session's of the pulse file, then a private one */
+	uint32_t session, thread; /* the thread whose robust list has the word */
+	bool asks; /* no word can be linked: others have to ask */
+};
+extern OURS struct pulse pulse;
+
 /* Links this session's liveness word into the thread's robust list. */
 void pulse_arm(void);
-bool pulse_armed(void);
+bool pulse_asks(void);
+static inline bool pulse_armed(void)
+{
+	uint64_t w = likely(load32(&pulse.session) == session.number)
+			     ? load64((uint64_t *)(pulse.page + ABI_PULSE_ALIVE))
+			     : 0;
+
+	return likely(w != 0 && (w & ABI_PULSE_DIED) == 0) || pulse_asks();
+}
 bool pulse_died(uint32_t number);
 void doorbell_ring(uint32_t number);
 

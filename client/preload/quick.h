@@ -143,10 +143,11 @@ static inline __attribute__((always_inline)) bool quick_commit(struct quick *q, 
 	FAIL_POINT("quick: committed");
 #pragma GCC unroll 8
 	for (uint32_t i = 0; i < n; i++) {
-		const struct abi_log_entry e = q->entries[i];
+		uint64_t off = q->entries[i].off, old = q->entries[i].old, new = q->entries[i].new;
 
-		if (unlikely(!cas64((uint64_t *)(h->mem + e.off), e.old, e.new)))
-			entry_apply(h, e); /* it is DEAD, or a helper was here */
+		if (unlikely(!cas64((uint64_t *)(h->mem + off), old, new)))
+			/* It is DEAD, or a helper was here. */
+			entry_apply(h, (struct abi_log_entry){off, old, new});
 	}
 	VERIFY(h, committed);
 	FAIL_POINT("quick: applied");

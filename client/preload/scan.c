@@ -54,14 +54,22 @@ static bool only_zero(const struct ops *o)
 	return true;
 }
 
+/* Whether SLOW has to stay on the semaphore for that sleeper. One that waits for zeros
+ * alone may have to fail when any becomes 0 (serve). */
 static bool names(const struct ops *o, uint32_t sem)
 {
+	bool alters = false, nowait = false;
 	struct abi_sem_op op;
 
-	for (uint32_t k = 0; k < o->count; k++)
-		if (ops_at(o, k, &op) && op.num == sem)
+	for (uint32_t k = 0; k < o->count; k++) {
+		if (!ops_at(o, k, &op))
+			continue;
+		if (op.num == sem)
 			return true;
-	return false;
+		alters |= op.op != 0;
+		nowait |= (op.flag & IPC_NOWAIT) != 0;
+	}
+	return nowait && !alters;
 }
 
 static void set_pending(struct txn *t, bool pending)
@@ -118,6 +126,9 @@ static enum served serve(struct txn *t, const struct ops *o, uint32_t prev)
 	if (verdict == -EAGAIN && only_zero(o)) {
 		if (t->zeroed) /* and not later: a transaction that goes on does not know */
 			leave_to_itself(t, o->cell);
+		else /* until any semaphore becomes 0 */
+			for (uint32_t i = 0; i < t->handle->sems; i++)
+				sem_frozen(t, i);
 		return NOT;
 	}
 	/* One sleeper is offered the transaction, one doorbell rung after it:

@@ -2,9 +2,7 @@
  * ipc/sem.c. */
 #include "object.h"
 
-/* A semaphore's word as t sees it, frozen: from here on nothing but a
- * committed transaction changes it. */
-static uint64_t frozen(struct txn *t, uint32_t sem)
+uint64_t sem_frozen(struct txn *t, uint32_t sem)
 {
 	uint64_t off = ABI_WORDS_OFF + 8 * (uint64_t)sem;
 	uint64_t *word = (uint64_t *)(t->handle->mem + off);
@@ -27,7 +25,7 @@ int ops_apply(struct txn *t, const struct ops *o, uint32_t number, uint32_t *blo
 		if (!ops_at(o, k, &op) || op.num >= t->handle->sems)
 			return -EIDRM;
 		uint64_t off = ABI_WORDS_OFF + 8 * (uint64_t)op.num;
-		uint64_t w = frozen(t, op.num);
+		uint64_t w = sem_frozen(t, op.num);
 		int value = (int)sem_value(w) + op.op;
 
 		if (w & ABI_SEM_DEAD)
@@ -165,8 +163,8 @@ static int attempt(struct txn *t, const struct want *want, uint32_t *cell, uint3
 			scan_sleepers(t, false);
 		/* A caller that comes here by the kind of its operations will
 		 * come again: it leaves the words slow, which saves it a
-		 * compare-and-swap each; the first simple one clears them. */
-		if (want->count == 1 && !want->undoes)
+		 * compare-and-swap each; the first simple ones clear them. */
+		if (ops_in_pair(want->ops, want->count))
 			words_settle(t);
 	}
 	int r = txn_commit(t, false);

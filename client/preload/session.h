@@ -30,7 +30,7 @@ struct control {
 	bool hasty;	     /* nobody waits for a manager that is away */
 	bool may_sleep;	     /* the call that waits for the manager is none that blocks */
 };
-extern struct control control;
+extern OURS struct control control;
 
 /* The value of a variable of the process's environment, NULL: it has none. */
 const char *environment_value(const char *name);
@@ -41,7 +41,7 @@ struct configured {
 	bool dir_named, required, writable_ok;
 	char **environment; /* where it stood then: what has been taken out since is not there */
 };
-extern struct configured configured;
+extern OURS struct configured configured;
 
 /* --- environment.c ------------------------------------------------------ */
 

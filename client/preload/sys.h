@@ -20,6 +20,8 @@
 #define likely(x) __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)
 #define EXPORT __attribute__((visibility("default")))
+/* A variable of another file: without it the compiler asks where it is first. */
+#define OURS __attribute__((visibility("hidden")))
 
 /* Returns -errno on failure, as the kernel does. */
 #if defined(__x86_64__)
@@ -108,6 +110,37 @@ static inline bool cas32(uint32_t *p, uint32_t old, uint32_t new)
 	return __atomic_compare_exchange_n(p, &old, new, false, __ATOMIC_ACQ_REL,
 					   __ATOMIC_ACQUIRE);
 }
+/* Two neighbours at once, the first at a multiple of 16 bytes. */
+static inline bool cas_pair(uint64_t *p, const uint64_t old[2], const uint64_t new[2])
+{
+	struct {
+		uint64_t word[2];
+	} *pair = (void *)p;
+	uint64_t low = old[0], high = old[1];
+	bool done;
+
+#if defined(__x86_64__)
+	__asm__ volatile("lock cmpxchg16b %1"
+			 : "=@ccz"(done), "+m"(*pair), "+a"(low), "+d"(high)
+			 : "b"(new[0]), "c"(new[1])
+			 : "memory");
+#else
+	uint32_t lost;
+
+	__asm__ volatile("1: ldaxp %0, %1, %3\n\t"
+			 "cmp %0, %4\n\t"
+			 "ccmp %1, %5, #0, eq\n\t"
+			 "b.ne 2f\n\t"
+			 "stlxp %w2, %6, %7, %3\n\t"
+			 "cbnz %w2, 1b\n"
+			 "2:"
+			 : "=&r"(low), "=&r"(high), "=&r"(lost), "+Q"(*pair)
+			 : "r"(old[0]), "r"(old[1]), "r"(new[0]), "r"(new[1])
+			 : "cc", "memory");
+	done = low == old[0] && high == old[1];
+#endif
+	return done;
+}
 static inline void full_barrier(void)
 {
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
@@ -171,7 +204,7 @@ static inline long futex_wake(uint32_t *word, int n)
 /* A time-out that is never reached. With one, FUTEX_WAIT returns EINTR after
  * a handler ran whether or not it was set with SA_RESTART; without one the
  * kernel would restart it (kernel/futex/waitwake.c). */
-extern const struct timespec64 far_future;
+extern OURS const struct timespec64 far_future;
 
 extern const char *gnu_get_libc_version(void) __attribute__((weak));
 
@@ -179,7 +212,7 @@ extern const char *gnu_get_libc_version(void) __attribute__((weak));
 void *vdso_function(const char *name);
 
 /* time(2), as fast as this process has it. */
-extern int64_t (*clock_seconds)(int64_t *);
+extern OURS int64_t (*clock_seconds)(int64_t *);
 
 /* Seconds since 1970, as the kernel's ktime_get_real_seconds. */
 static inline int64_t now_seconds(void)

@@ -41,8 +41,9 @@ static struct thread *reuse(uint32_t count)
 		if (dead != 0 && SYS3(__NR_tgkill, pid, dead, 0) == -ESRCH &&
 		    cas32(&t->tid, dead, 0)) {
 			memset(t->log, 0, sizeof t->log);
-			user_forget_of(t, 0, UINTPTR_MAX);
-			t->active = 0;
+			/* A wait that it left is for the new one's first call to end. */
+			t->active = t->wait_cell != 0;
+			t->asleep = 0;
 			t->attaching = 0;
 			t->brokered = 0;
 			t->away = 0;
@@ -86,6 +87,12 @@ uint32_t thread_renumber(uint32_t tid)
 	return before;
 }
 
+static struct thread *begin(struct thread *t)
+{
+	user_forget_of(t, 0, UINTPTR_MAX);
+	return this_thread = t;
+}
+
 struct thread *thread_make(void)
 {
 	uint32_t n = load32(&made);
@@ -94,7 +101,7 @@ struct thread *thread_make(void)
 	if (t == NULL) {
 		n = __atomic_fetch_add(&made, 1, __ATOMIC_ACQ_REL);
 		if (n >= CHUNKS * CHUNK_THREADS)
-			return this_thread = &shared;
+			return begin(&shared);
 		struct thread **chunk = &chunks[n / CHUNK_THREADS];
 
 		if (n != 0 && __atomic_load_n(chunk, __ATOMIC_ACQUIRE) == NULL) {
@@ -102,17 +109,17 @@ struct thread *thread_make(void)
 			struct thread *p = room_anonymous(size);
 
 			if (p == NULL)
-				return this_thread = &shared;
+				return begin(&shared);
 			/* If another thread was faster, this chunk is lost. */
 			__sync_bool_compare_and_swap(chunk, NULL, p);
 		}
 		t = thread_at(n);
 	}
 	ask_number(t);
-	t->creds = creds_differ ? creds_new() : 0; /* whose thread it was made by, nobody knows */
+	t->creds = creds_all == 0 ? creds_new() : 0; /* whose thread it was made by, nobody knows */
 	if (session.mode == MODE_AWAY) /* it has the namespace of the thread that made it */
 		t->away = session_elsewhere();
-	return this_thread = t;
+	return begin(t);
 }
 
 static uint32_t thread_count(void)

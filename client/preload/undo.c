@@ -2,9 +2,6 @@
 #include "object.h"
 #include "session.h"
 
-#define WORD_OFF(h, cell, i)                                                   \
-	(cell_off(h, (cell) - 1) + offsetof(struct abi_undo_cell, words) + 8 * (i))
-
 /* The next cell of the undo list after at (0: the first), 0: no more. */
 static uint32_t next_cell(struct txn *t, uint32_t at)
 {
@@ -19,15 +16,6 @@ static uint32_t next_cell(struct txn *t, uint32_t at)
 	for (uint32_t at = next_cell(t, 0), turns_ = 0;                        \
 	     at != 0 && turns_ < (t)->handle->cells; at = next_cell(t, at), turns_++)
 
-/* Whether the i-th word of a cell is used: the used ones come first. */
-static bool word_used(struct handle *h, uint32_t cell, uint32_t i, uint64_t *w)
-{
-	if (i == ABI_UNDO_WORDS)
-		return false;
-	*w = load64((uint64_t *)(h->mem + WORD_OFF(h, cell, i)));
-	return *w & ABI_UNDO_USED;
-}
-
 uint64_t undo_find(struct txn *t, uint32_t number, uint32_t sem)
 {
 	struct handle *h = t->handle;
@@ -38,7 +26,7 @@ uint64_t undo_find(struct txn *t, uint32_t number, uint32_t sem)
 			continue;
 		for (uint32_t i = 0; word_used(h, at, i, &w); i++)
 			if (undo_sem(w) == sem)
-				return WORD_OFF(h, at, i);
+				return undo_off(h, at, i);
 	}
 	return 0;
 }
@@ -52,7 +40,7 @@ bool undo_names(struct txn *t, uint32_t sem)
 			/* Which semaphore a word names does not change in a
 			 * transaction that has adjustments: only look closer then. */
 			if (undo_sem(w) == sem &&
-			    undo_adjust(txn_get(t, WORD_OFF(t->handle, at, i))) != 0)
+			    undo_adjust(txn_get(t, undo_off(t->handle, at, i))) != 0)
 				return true;
 	return false;
 }
@@ -63,9 +51,9 @@ void undo_clear(struct txn *t, int sem)
 
 	EACH_CELL(t, at)
 		for (uint32_t i = 0; word_used(t->handle, at, i, &w); i++) {
-			w = txn_get(t, WORD_OFF(t->handle, at, i));
+			w = txn_get(t, undo_off(t->handle, at, i));
 			if ((sem < 0 || undo_sem(w) == (uint32_t)sem) && undo_adjust(w) != 0)
-				txn_put(t, WORD_OFF(t->handle, at, i),
+				txn_put(t, undo_off(t->handle, at, i),
 					undo_next(w, undo_sem(w), 0));
 		}
 }
@@ -111,23 +99,6 @@ uint32_t undo_dead_holder(struct txn *t, int sem)
 	return 0;
 }
 
-/* A look without the lock, which is good because only this process's threads
- * make such words and nothing but its death takes them away. */
-uint64_t undo_known(struct handle *h, uint32_t sem)
-{
-	if (h->owner != session.number || h->undo == 0 || h->undo > h->cells)
-		return 0;
-	struct abi_undo_cell *c = cell_at(h, h->undo - 1);
-	uint64_t state = load64(&c->state), w;
-
-	if (cell_kind(state) != ABI_KIND_UNDO || cell_session(state) != session.number)
-		return 0;
-	for (uint32_t i = 0; word_used(h, h->undo, i, &w); i++)
-		if (undo_sem(w) == sem)
-			return WORD_OFF(h, h->undo, i);
-	return 0;
-}
-
 bool undo_others(struct handle *h, uint32_t sem)
 {
 	uint32_t at = link_cell(load64(&header_of(h)->undo_head));
@@ -159,10 +130,10 @@ static int reserve(struct txn *t, uint32_t sem, uint32_t *spare)
 		if (cell_session(txn_get(t, cell_off(h, at - 1))) != session.number)
 			continue;
 		for (uint32_t i = 0; i < ABI_UNDO_WORDS; i++) {
-			uint64_t w = txn_get(t, WORD_OFF(h, at, i));
+			uint64_t w = txn_get(t, undo_off(h, at, i));
 
 			if ((w & ABI_UNDO_USED) == 0) {
-				txn_put(t, WORD_OFF(h, at, i), undo_next(w, sem, 0));
+				txn_put(t, undo_off(h, at, i), undo_next(w, sem, 0));
 				h->undo = at;
 				h->owner = session.number;
 				return 0;
@@ -174,15 +145,15 @@ static int reserve(struct txn *t, uint32_t sem, uint32_t *spare)
 	/* The epoch seeds the versions, so that they differ from those of an
 	 * earlier life of the cell. */
 	for (uint32_t i = 0; i < ABI_UNDO_WORDS; i++)
-		store64((uint64_t *)(h->mem + WORD_OFF(h, *spare, i)),
+		store64((uint64_t *)(h->mem + undo_off(h, *spare, i)),
 			(t->epoch & 0x7fffffff) << ABI_UNDO_VERSION_SHIFT);
 	uint64_t next_off = cell_off(h, *spare - 1) + offsetof(struct abi_undo_cell, next);
 	uint64_t head = txn_get(t, HEADER_OFF(undo_head));
 
 	txn_put(t, next_off, link_next(txn_get(t, next_off), link_cell(head)));
 	txn_put(t, HEADER_OFF(undo_head), link_next(head, *spare));
-	txn_put(t, WORD_OFF(h, *spare, 0),
-		undo_next(txn_get(t, WORD_OFF(h, *spare, 0)), sem, 0));
+	txn_put(t, undo_off(h, *spare, 0),
+		undo_next(txn_get(t, undo_off(h, *spare, 0)), sem, 0));
 	h->undo = *spare;
 	FAIL_POINT("undo: word ready");
 	h->owner = session.number;
@@ -198,7 +169,7 @@ int undo_reserve(struct handle *h, struct call *c, const struct abi_sem_op *ops,
 		struct txn t;
 		int r;
 
-		if (!(ops[k].flag & SEM_UNDO) || undo_known(h, ops[k].num) != 0)
+		if (!(ops[k].flag & SEM_UNDO) || undo_known(h, undo_cell(h), ops[k].num) != 0)
 			continue;
 		r = txn_init(&t, h, c, 0);
 		if (r < 0)
@@ -318,13 +289,11 @@ struct robust_head {
 	void *pending;
 };
 
-static uint8_t *own_page; /* the pulse page, then a private one */
-static uint32_t own_session, own_tid;
-static bool asks; /* no word can be linked: others have to ask */
+struct pulse pulse;
 
 static uint64_t *own_word(size_t off)
 {
-	return (uint64_t *)(own_page + off);
+	return (uint64_t *)(pulse.page + off);
 }
 
 /* Links the word into the calling thread's list. False: its libc keeps none
@@ -333,7 +302,7 @@ static bool link_word(uint32_t tid)
 {
 	struct robust_head *head = NULL;
 	size_t len = 0;
-	void **entry = (void **)(own_page + ABI_PAGE_SIZE + 8);
+	void **entry = (void **)(pulse.page + ABI_PAGE_SIZE + 8);
 
 	if (SYS3(__NR_get_robust_list, 0, &head, &len) < 0 || head == NULL)
 		return false;
@@ -355,14 +324,9 @@ static bool link_word(uint32_t tid)
 	return true;
 }
 
-bool pulse_armed(void)
+bool pulse_asks(void)
 {
-	if (unlikely(own_session != session.number || own_page == NULL))
-		return false;
-	uint64_t w = load64(own_word(ABI_PULSE_ALIVE));
-
-	return likely(w != 0 && (w & ABI_PULSE_DIED) == 0) ||
-	       (asks && load64(own_word(ABI_PULSE_ASK)) != 0);
+	return pulse.asks && pulse.session == session.number && load64(own_word(ABI_PULSE_ASK)) != 0;
 }
 
 void pulse_arm(void)
@@ -372,24 +336,24 @@ void pulse_arm(void)
 	control_lock();
 	uint32_t tid = (uint32_t)SYS0(__NR_gettid);
 
-	if (own_session != session.number || own_page == NULL) {
+	if (pulse.session != session.number) {
 		void *p = room_anonymous(2 * ABI_PAGE_SIZE);
 
 		if (p != NULL && pulse_map(session.number, 1, p) != NULL) {
-			own_page = p;
-			own_session = session.number;
-			own_tid = 0;
+			pulse.page = p;
+			pulse.thread = 0;
+			store32(&pulse.session, session.number);
 		}
 	}
-	if (own_session == session.number) {
-		bool linked_alive = own_tid != 0 &&
-				    SYS3(__NR_tgkill, SYS0(__NR_getpid), own_tid, 0) == 0;
+	if (pulse.session == session.number) {
+		bool linked_alive = pulse.thread != 0 &&
+				    SYS3(__NR_tgkill, SYS0(__NR_getpid), pulse.thread, 0) == 0;
 
 		/* Linked by a thread that lives: the entry must not enter a
 		 * second list. Its word was cleared; asking takes its place. */
-		asks = linked_alive || !link_word(tid);
-		if (!asks)
-			own_tid = tid;
+		pulse.asks = linked_alive || !link_word(tid);
+		if (!pulse.asks)
+			pulse.thread = tid;
 		else
 			store64(own_word(ABI_PULSE_ASK), 1);
 	}

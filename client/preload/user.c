@@ -179,11 +179,11 @@ static bool pages_good(uintptr_t *known, bool (*try)(uintptr_t, size_t), const v
 	for (uintptr_t at = first;; at = (at & ~(PAGE - 1)) + PAGE) {
 		uintptr_t page = at >> 12, end = at | (PAGE - 1);
 
-		if (known[page % USER_PAGES] != (page << 1 | 1)) {
+		if (!user_known(known, (void *)at, 1)) {
 			if (!try(at, (last < end ? last : end) - at + 1))
 				return false;
 			if (stays(page))
-				known[page % USER_PAGES] = page << 1 | 1;
+				known[page % USER_PAGES] = page << 12;
 		}
 		if (page == last >> 12)
 			return true;
@@ -203,10 +203,10 @@ bool user_writable_slow(struct thread *t, void *p, size_t n)
 static void pages_forget(uintptr_t *known, uintptr_t first, uintptr_t end)
 {
 	for (int i = 0; i < USER_PAGES; i++) {
-		uintptr_t page = __atomic_load_n(&known[i], __ATOMIC_RELAXED) >> 1;
+		uintptr_t page = __atomic_load_n(&known[i], __ATOMIC_RELAXED) >> 12;
 
 		if (page >= first && page < end)
-			__atomic_store_n(&known[i], 0, __ATOMIC_RELAXED);
+			__atomic_store_n(&known[i], i == 0 ? PAGE : 0, __ATOMIC_RELAXED);
 	}
 }
 

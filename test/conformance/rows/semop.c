@@ -257,6 +257,24 @@ ROW(121, "one that waits for zeros alone is looked at only when a semaphore has 
 	expect_values(set, 2, 5, 0);
 }
 
+ROW(121, "so it is when one that it does not name has become 0 by a single operation")
+{
+	int set = new_set(3);
+	pid_t p;
+	set_value(set, 0, 3);
+	set_value(set, 2, 1);
+	CHILD(p)
+		EXPECT_ERR(SEMOP(set, { 1, 0, IPC_NOWAIT }, { 0, 0, 0 }), EAGAIN);
+	UNTIL_COUNT(set, 0, GETZCNT, 1);
+	EXPECT_OK(op1(set, 2, 1, 0));
+	EXPECT_OK(op1(set, 1, 5, 0));
+	EXPECT_OK(op1(set, 2, -1, 0));
+	EXPECT_STILL_ASLEEP(p);
+	EXPECT_OK(op1(set, 2, -1, 0));
+	JOIN(p);
+	expect_values(set, 3, 5, 0);
+}
+
 ROWS("121,160", "a SETVAL has them looked at if any semaphore is 0")
 {
 	int set = new_set(3);
