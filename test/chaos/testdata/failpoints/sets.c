@@ -60,7 +60,13 @@ static void after_pair(int change0, int change1, bool happened, bool certain)
 		wrong("values %d %d (happened %d, certain %d)", a, b, happened, certain);
 }
 
-static int do_multi(void) { return op2(0, -2, 1, 1, 0); }
+static int do_pair(void) { return op2(0, -2, 1, 1, 0); }
+static int do_multi(void)
+{
+	struct sembuf o[] = {{0, -2, 0}, {1, 1, 0}, {2, 0, 0}}; /* not in one word of 16 bytes */
+
+	return semop(object, o, 3) < 0 ? errno : 0;
+}
 static void after_multi(bool h, bool c) { after_pair(-2, 1, h, c); }
 
 static int do_undo(void) { return op(0, -2, SEM_UNDO); }
@@ -233,7 +239,8 @@ static void after_big(bool h, bool c)
 
 static const struct scenario scenarios[] = {
 	{"semop, fast", .operate = do_fast, .after = after_fast},
-	{"semop of two", .operate = do_multi, .after = after_multi},
+	{"semop of neighbours", .operate = do_pair, .after = after_multi},
+	{"semop of several", .operate = do_multi, .after = after_multi},
 	{"semop, undo", .operate = do_undo, .after = after_undo},
 	{"semop of two, undo", .operate = do_multi_undo, .after = after_undo},
 	{"semop down and up, undo", .operate = do_undo_pair, .after = after_undo},
