@@ -2,7 +2,20 @@
  * hint or list says. */
 #include "object.h"
 
-uint32_t cell_alloc(struct handle *h, uint32_t kind)
+/* Whether the cell was free, and is this session's now. */
+static inline bool take(struct handle *h, uint32_t index, uint32_t kind)
+{
+	uint64_t *state = cell_at(h, index);
+	uint64_t w = state != NULL ? load64(state) : ABI_CELL_OWNED;
+
+	if (cell_state(w) != ABI_CELL_FREE ||
+	    !cas64(state, w, cell_next(w, ABI_CELL_OWNED, kind, session.number, 0)))
+		return false;
+	FAIL_POINT("cell: owned");
+	return true;
+}
+
+static __attribute__((noinline)) uint32_t search(struct handle *h, uint32_t kind)
 {
 	uint32_t cells = __atomic_load_n(&h->cells, __ATOMIC_RELAXED);
 	uint64_t *hint = &header_of(h)->hint;
@@ -24,19 +37,24 @@ uint32_t cell_alloc(struct handle *h, uint32_t kind)
 	for (uint32_t tried = 0; tried < cells; tried++, i = i + 1 < cells ? i + 1 : first) {
 		if (i >= cells)
 			return 0;
-		uint64_t *state = cell_at(h, i);
-		uint64_t w = load64(state);
-
-		if (cell_state(w) != ABI_CELL_FREE)
-			continue;
-		if (cas64(state, w, cell_next(w, ABI_CELL_OWNED, kind, session.number, 0))) {
-			FAIL_POINT("cell: owned");
-			if (tried != 0)
-				store64(hint, i);
+		if (take(h, i, kind)) {
+			store64(hint, i + 1);
 			return i + 1;
 		}
 	}
 	return 0;
+}
+
+uint32_t cell_alloc(struct handle *h, uint32_t kind)
+{
+	uint64_t *hint = &header_of(h)->hint;
+	uint32_t i = (uint32_t)load64(hint);
+
+	if (likely(i >= ABI_LOG_RESERVE && kind != KIND_LOG_RESERVE && take(h, i, kind))) {
+		store64(hint, i + 1);
+		return i + 1;
+	}
+	return search(h, kind);
 }
 
 void cell_free(struct handle *h, uint32_t cell)
@@ -59,7 +77,7 @@ void cell_free(struct handle *h, uint32_t cell)
 	}
 }
 
-uint32_t cell_alloc_grow(struct handle *h, uint32_t kind, int *error)
+uint32_t cell_grow(struct handle *h, uint32_t kind, int *error)
 {
 	for (;;) {
 		uint32_t cells = h->cells;

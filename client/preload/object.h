@@ -103,7 +103,13 @@ static inline uint64_t undo_next(uint64_t w, uint32_t sem, int adjust)
 uint32_t cell_alloc(struct handle *h, uint32_t kind);
 void cell_free(struct handle *h, uint32_t cell);
 /* The same, asking the manager for room; -errno in *error. */
-uint32_t cell_alloc_grow(struct handle *h, uint32_t kind, int *error);
+uint32_t cell_grow(struct handle *h, uint32_t kind, int *error);
+static inline uint32_t cell_alloc_grow(struct handle *h, uint32_t kind, int *error)
+{
+	uint32_t cell = cell_alloc(h, kind);
+
+	return likely(cell != 0) ? cell : cell_grow(h, kind, error);
+}
 
 /* --- transaction.c, lock.c --------------------------------------------- */
 

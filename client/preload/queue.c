@@ -151,13 +151,6 @@ void queue_serve_senders(struct txn *t)
 		set_pending(t, true);
 }
 
-static bool queued(const struct abi_message_cell *m)
-{
-	uint64_t w = load64(&m->state);
-
-	return cell_kind(w) == ABI_KIND_MESSAGE && cell_state(w) == ABI_CELL_QUEUED;
-}
-
 uint32_t queue_at(struct handle *h, int64_t position)
 {
 	uint32_t at = link_cell(load64(&header_of(h)->msg_head));
@@ -165,7 +158,7 @@ uint32_t queue_at(struct handle *h, int64_t position)
 	for (uint32_t n = 0; at != 0 && at <= h->cells && n < h->cells; n++) {
 		const struct abi_message_cell *m = message_at(h, at);
 
-		if (!queued(m))
+		if (!message_queued(m))
 			break;
 		if (position-- == 0)
 			return at;
@@ -174,7 +167,7 @@ uint32_t queue_at(struct handle *h, int64_t position)
 	return 0;
 }
 
-uint32_t queue_find(struct handle *h, uint32_t mode, int64_t type, uint32_t *prev)
+uint32_t queue_search(struct handle *h, uint32_t mode, int64_t type, uint32_t *prev)
 {
 	uint32_t before = 0, found = 0;
 	uint32_t at = link_cell(load64(&header_of(h)->msg_head));
@@ -183,7 +176,7 @@ uint32_t queue_find(struct handle *h, uint32_t mode, int64_t type, uint32_t *pre
 	for (uint32_t n = 0; at != 0 && at <= h->cells && n < h->cells; n++) {
 		const struct abi_message_cell *m = message_at(h, at);
 
-		if (!queued(m))
+		if (!message_queued(m))
 			break; /* we were revoked, or a member damaged the list */
 		if (type_matches(mode, type, m->type)) {
 			*prev = before;

@@ -72,6 +72,12 @@ static inline struct abi_message_cell *message_at(struct handle *h, uint32_t cel
 {
 	return cell ? cell_at(h, cell - 1) : NULL;
 }
+static inline bool message_queued(const struct abi_message_cell *m)
+{
+	uint64_t w = load64(&m->state);
+
+	return cell_kind(w) == ABI_KIND_MESSAGE && cell_state(w) == ABI_CELL_QUEUED;
+}
 
 /* The same as t sees the counters. */
 bool queue_fits(struct txn *t, uint64_t size);
@@ -81,7 +87,19 @@ void queue_put(struct txn *t, uint32_t message, uint32_t number);
 /* The message that a receiver of that mode and type wants, index + 1, and the
  * one before it; 0: none. For the holder of the lock, who has not changed the
  * list in its transaction. */
-uint32_t queue_find(struct handle *h, uint32_t mode, int64_t type, uint32_t *prev);
+uint32_t queue_search(struct handle *h, uint32_t mode, int64_t type, uint32_t *prev);
+/* The same, with no call where it is the first. */
+static inline uint32_t queue_find(struct handle *h, uint32_t mode, int64_t type, uint32_t *prev)
+{
+	uint32_t first = link_cell(load64(&header_of(h)->msg_head));
+	const struct abi_message_cell *m = message_at(h, first);
+
+	*prev = 0;
+	if (likely(m != NULL && message_queued(m) &&
+		   (mode == ABI_RECEIVE_ANY || (mode == ABI_RECEIVE_EQUAL && m->type == type))))
+		return first;
+	return queue_search(h, mode, type, prev);
+}
 /* The message at a position, index + 1; 0: none. */
 uint32_t queue_at(struct handle *h, int64_t position);
 /* Takes a message out of the queue for the session of that number. thread: as in

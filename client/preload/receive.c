@@ -162,7 +162,7 @@ static bool spin_for(struct thread *t, struct handle *h, const struct wanted *w)
  *
  * A short message is read before it is taken: what was read is right if nobody
  * was faster, and then its cell is free with the same transaction. */
-static int take_at_once(struct handle *h, struct call *c, const struct wanted *w, uint32_t thread,
+static inline __attribute__((always_inline)) int take_at_once(struct handle *h, struct call *c, const struct wanted *w, uint32_t thread,
 			struct taken *got)
 {
 	struct abi_control_header *head = header_of(h);
