@@ -122,8 +122,8 @@ const (
 	SemSetAll  = 17
 )
 
-// MaxSpares is how many spares a parent may have at once.
-const MaxSpares = 8
+// MaxSpares is how many unused spares a parent may have.
+const MaxSpares = 32
 
 // Access rights, as in a mode's class bits.
 const (

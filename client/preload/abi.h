@@ -58,7 +58,7 @@
 #define ABI_SEM_GET_ZCNT 15
 #define ABI_SEM_SET_VAL 16
 #define ABI_SEM_SET_ALL 17
-#define ABI_MAX_SPARES 8
+#define ABI_MAX_SPARES 32
 #define ABI_ACCESS_READ 4
 #define ABI_ACCESS_WRITE 2
 #define ABI_ACCESS_EXEC 1

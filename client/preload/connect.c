@@ -247,8 +247,7 @@ int channel_open(void)
 			room_give_page(session.page);
 			session.page = NULL;
 			session.number = 0;
-			control.spare = NULL;
-			control.spares = 0;
+			spares_forget();
 		}
 	} while (fd == -ESRCH && now_monotonic() - begun < patience());
 	if (fd < 0)
@@ -263,6 +262,7 @@ int channel_open(void)
 	}
 	session.foreign_ids = x.reply.val[3] != 0;
 	if (fresh) {
+		control.page_kept = NULL;
 		session.page = page;
 		session.number = (uint32_t)x.reply.val[0];
 		session.pid_ns = (uint64_t)x.reply.val[1];

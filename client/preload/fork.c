@@ -61,7 +61,7 @@ static long get_spare(void *unused)
 		spares_ask(0);
 		spares_settle();
 	}
-	return r == 0 && control.spare == NULL ? -EMFILE : r;
+	return r == 0 && spare_next() == NULL ? -EMFILE : r;
 }
 
 /* Without a space now and for good. */
@@ -76,22 +76,27 @@ static void prepare(void)
 		return;
 	control_lock();
 	attach_exclude();
-	control.used_spare = 0;
+	control.child_page = NULL;
 	if (session.page == NULL || load32(session.alive) != 1 || !has_attaches())
 		return;
+	if (control.page_kept != session.page &&
+	    SYS3(__NR_madvise, session.page, ABI_PAGE_SIZE, MADV_DONTFORK) == 0)
+		control.page_kept = session.page;
 	control.forking = control.may_sleep = true;
-	spares_settle();
-	if (control.spare == NULL && get_spare(NULL) == -EMFILE)
+	if (spare_next() == NULL)
+		spares_settle();
+	if (spare_next() == NULL && get_spare(NULL) == -EMFILE)
 		with_descriptors(get_spare, NULL);
 	control.forking = control.may_sleep = false;
 	/* The kernel may have no place for one more mapping: the child counts late. */
-	if (control.spare != NULL &&
-	    SYS3(__NR_madvise, control.spare, ABI_PAGE_SIZE, MADV_DOFORK) == 0) {
-		copy_uses(control.spare);
+	struct abi_session_page *page = spare_next();
+	if (page != NULL && SYS3(__NR_madvise, page, ABI_PAGE_SIZE, MADV_DOFORK) == 0) {
+		copy_uses(page);
 		FAIL_POINT("fork: attaches copied");
-		store32(&control.spare->state, ABI_PAGE_RESERVED);
+		store32(&page->state, ABI_PAGE_RESERVED);
 		FAIL_POINT("fork: reserved");
-		control.used_spare = control.spare->session;
+		control.child_page = page;
+		control.used_spare = page->session;
 	}
 }
 
@@ -100,16 +105,10 @@ static void parent(void)
 	if (never_a_space())
 		return;
 	FAIL_POINT("fork: parent goes on");
-	if (control.used_spare != 0) {
-		cas32(&control.spare->state, ABI_PAGE_RESERVED, ABI_PAGE_FORKED);
-		SYS3(__NR_madvise, control.spare, ABI_PAGE_SIZE, MADV_DONTFORK);
-		control.spare++;
-		if (--control.spares > 0) {
-			spare_used(control.used_spare);
-		} else {
-			control.spare = NULL;
-			spares_ask(control.used_spare);
-		}
+	if (control.child_page != NULL) {
+		cas32(&control.child_page->state, ABI_PAGE_RESERVED, ABI_PAGE_FORKED);
+		SYS3(__NR_madvise, control.child_page, ABI_PAGE_SIZE, MADV_DONTFORK);
+		spare_used(control.used_spare);
 	}
 	attach_include();
 	control_unlock();
@@ -118,46 +117,60 @@ static void parent(void)
 /* What a child must not take for its own. */
 static void forget_parent(void)
 {
-	control.spare = NULL;
-	control.spares = 0;
-	control.spares_room = NULL;
+	spares_forget();
 	channel_forget();
-	control.spare_asked = 0;
 	threads_forked();
 	attach_alone();
 	pieces_forked();
 }
 
 /* False: the manager took this child for dead, or never born. */
-static bool claim(struct abi_session_page *page)
+static bool claim(struct abi_session_page *page, uint32_t pid)
 {
 	store64(&page->claimed, (uint64_t)now_boot());
-	store32(&page->pid, (uint32_t)SYS0(__NR_getpid));
+	store32(&page->pid, pid);
 	FAIL_POINT("fork: child named");
 	return cas32(&page->state, ABI_PAGE_RESERVED, ABI_PAGE_CLAIMED) ||
 	       cas32(&page->state, ABI_PAGE_FORKED, ABI_PAGE_CLAIMED);
 }
 
+/* The parent's page, if the child has that too. */
+static struct abi_session_page *inherited_page(void)
+{
+	struct abi_session_page *page = session.page;
+
+	if (page == control.page_kept)
+		page = NULL;
+	control.page_kept = NULL;
+	return page;
+}
+
 static void child(void)
 {
-	struct abi_session_page *page = control.used_spare ? control.spare : NULL;
+	struct abi_session_page *page = control.child_page;
+	uint32_t pid;
 
 	if (never_a_space())
 		return;
 	if (session.alive != NULL)
 		store32((uint32_t *)session.alive, 0); /* as it is: to read it first costs one fault more */
-	control_inherit();
+	pid = (uint32_t)SYS0(__NR_getpid);
+	control_inherit(pid);
 	FAIL_POINT("fork: child begins");
-	if (session.page != NULL) {
-		if (page != NULL && claim(page)) {
+	if (session.alive != NULL) {
+		struct abi_session_page *inherited = inherited_page();
+
+		if (page != NULL && claim(page, pid)) {
 			FAIL_POINT("fork: page claimed");
-			room_give_page(session.page);
-			session.page = page;
+			if (inherited != NULL)
+				room_give_page(inherited);
+			inherited = page;
 			session.number = page->session;
 			store32((uint32_t *)session.alive, 1);
 		}
+		session.page = inherited;
+		control.child_page = NULL;
 		forget_parent();
-		control.used_spare = 0;
 	}
 	attach_alone();
 	control_unlock();
@@ -191,23 +204,24 @@ static long register_again(void *unused)
 /* With the control lock held in the parent or not: only this thread is left. */
 void fork_adopt(void)
 {
-	struct abi_session_page *inherited = session.page;
+	struct abi_session_page *inherited;
 
 	control_reset();
 	control_lock();
 	if (load32(session.alive) != 1) {
+		inherited = inherited_page();
 		fork_forget();
 		long r = channel_open();
 		if (r == -EMFILE)
 			r = with_descriptors(register_again, NULL);
 		if (r == 0) {
-			count_pieces();
 			store32((uint32_t *)session.alive, 1);
+			count_pieces();
 		} else {
-			session.page = inherited;
 			store32(&session.mode, MODE_REFUSED);
 		}
-		room_give_page(inherited);
+		if (inherited != NULL)
+			room_give_page(inherited);
 	}
 	control_unlock();
 	session_look_home(); /* a raw clone may have had CLONE_NEWIPC */

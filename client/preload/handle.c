@@ -7,22 +7,26 @@ struct handle **handle_index[ABI_FAMILIES];
 #define SWEEP 4 /* indexes looked at for each new object */
 
 static struct handle *free_handles;
+static struct handle *arena; /* what was never used of the last one */
+static uint32_t arena_left;
 /* Superseded handles that a call of another thread may still be using. */
 static struct handle *retired;
 
 static struct handle *handle_alloc(void)
 {
-	if (free_handles == NULL) {
-		struct handle *arena = room_anonymous(ARENA_HANDLES * sizeof *arena);
-
-		for (int i = 0; arena != NULL && i < ARENA_HANDLES; i++) {
-			arena[i].next = free_handles;
-			free_handles = &arena[i];
-		}
-	}
 	struct handle *h = free_handles;
+
 	if (h != NULL) {
 		free_handles = h->next;
+	} else {
+		if (arena_left == 0) {
+			arena = room_anonymous(ARENA_HANDLES * sizeof *arena);
+			arena_left = arena != NULL ? ARENA_HANDLES : 0;
+		}
+		if (arena_left > 0)
+			h = &arena[--arena_left];
+	}
+	if (h != NULL) {
 		memset(h, 0, sizeof *h);
 		h->fd = -1;
 	}

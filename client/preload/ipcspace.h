@@ -152,8 +152,6 @@ uintptr_t room_wish(size_t size);
 /* Maps size bytes in the library's own room. NULL: not possible. */
 void *room_map(size_t size, int prot, int flags, int fd);
 void *room_anonymous(size_t size);
-/* Takes size bytes for good, where nothing is mapped yet. NULL: not possible. */
-void *room_reserve(size_t size);
 /* Gives back a mapping of one page, with the control lock held. */
 void room_give_page(void *page);
 

@@ -56,10 +56,19 @@ struct piece *piece_next(struct piece *p)
 	return NULL;
 }
 
+/* This process's counts. NULL: it is a child that has not called yet. Then it counts
+ * what it has. */
+static struct abi_use *own_uses(void)
+{
+	return session.page != NULL && load32(session.alive) == 1 ? session.page->uses : NULL;
+}
+
 struct abi_use *use_of(uint64_t serial)
 {
-	struct abi_use *uses = session.page->uses, *unused = NULL;
+	struct abi_use *uses = own_uses(), *unused = NULL;
 
+	if (uses == NULL)
+		return NULL;
 	for (int round = 0; round < 2; round++) {
 		for (int i = 0; i < ABI_PAGE_USES; i++) {
 			if (uses[i].serial == serial)
@@ -96,14 +105,14 @@ void tell_if_doomed(uint32_t id, uint64_t serial)
 
 bool piece_count_out(struct piece *p)
 {
-	struct abi_use *uses = session.page->uses;
+	struct abi_use *uses = own_uses();
 	uint64_t serial = p->serial;
 
 	if (!cas32(&p->state, PIECE_LIVE, PIECE_FREE))
 		return false;
 	__atomic_fetch_sub(&pieces_live, 1, __ATOMIC_ACQ_REL);
 	FAIL_POINT("detach: freed");
-	for (int i = 0; i < ABI_PAGE_USES; i++)
+	for (int i = 0; uses != NULL && i < ABI_PAGE_USES; i++)
 		if (uses[i].serial == serial && load32(&uses[i].count) > 0) {
 			uses[i].dtime = now_real();
 			use_add(&uses[i], UINT32_MAX);
@@ -117,7 +126,7 @@ void piece_gone(struct piece *p)
 {
 	struct piece seen = *p;
 
-	if (piece_count_out(p))
+	if (piece_count_out(p) && own_uses() != NULL)
 		tell_if_doomed(seen.id, seen.serial);
 }
 

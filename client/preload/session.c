@@ -217,11 +217,11 @@ void control_abandoned(uint32_t depth)
 	lock_depth = depth;
 }
 
-/* In a child, whose one thread held the lock as it forked. */
-void control_inherit(void)
+/* In a child, whose one thread held the lock as it forked, and has this number now. */
+void control_inherit(uint32_t tid)
 {
-	thread_renumber(0);
-	store32(&lock_owner, thread_id());
+	thread_renumber(tid);
+	store32(&lock_owner, tid);
 }
 
 /* In a child that was made while anybody held it, or nobody. */
@@ -250,7 +250,7 @@ static uint32_t count_cpus(void)
 /* A page that reads 1 here and 0 in every child. */
 static const uint32_t *make_alive(void)
 {
-	uint32_t *p = room_anonymous(ABI_PAGE_SIZE);
+	uint32_t *p = room_map(ABI_PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
 
 	if (p == NULL || SYS3(__NR_madvise, p, ABI_PAGE_SIZE, MADV_WIPEONFORK) < 0)
 		return NULL;

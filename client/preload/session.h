@@ -6,6 +6,13 @@
 
 #define DIR_MAX 256
 
+/* Spares that came at once: pages in a place for so many. But for the child that gets it,
+ * none is in the memory of a child. */
+struct spares {
+	struct abi_session_page *page;
+	uint32_t room, count, used;
+};
+
 /* The control side of the session. Guarded by control_lock(). */
 struct control {
 	char dir[DIR_MAX];     /* the space's public folder */
@@ -19,13 +26,12 @@ struct control {
 	uint64_t pulse_inode;
 	uint32_t seq;
 	uint32_t spare_asked; /* the number of a MsgSpare whose reply is not read, 0: none */
-	/* The next spare, NULL: none; so many are left from there on. They lie in
-	 * spares_room, which later ones will have. But for the child that gets it, none
-	 * is in the memory of a child. */
-	struct abi_session_page *spare;
-	uint32_t spares;
-	void *spares_room;
-	uint32_t used_spare; /* session of the spare that the last fork took */
+	struct spares spares[2]; /* those that the next forks use, and those that come then */
+	/* The session's page, once no child has it, not even one of a raw clone: a mapping
+	 * less to copy, and one less for the child to let go of. */
+	struct abi_session_page *page_kept;
+	struct abi_session_page *child_page; /* the spare that the fork under way takes, NULL: none */
+	uint32_t used_spare;		     /* its session */
 	bool forking;	     /* a fork waits for its spare */
 	bool hasty;	     /* nobody waits for a manager that is away */
 	bool may_sleep;	     /* the call that waits for the manager is none that blocks */
@@ -72,7 +78,7 @@ void control_lock(void);
 void control_unlock(void);
 uint32_t control_depth(void);
 void control_abandoned(uint32_t depth);
-void control_inherit(void);
+void control_inherit(uint32_t tid);
 void control_reset(void);
 
 /* Connects and says HELLO for the session (or a new one), with control held.
@@ -91,10 +97,15 @@ uint32_t request_number(void);
 
 /* Reads the reply of a MsgSpare on its way. */
 void spares_settle(void);
-/* Asks for the next spares without waiting for the answer. */
-void spares_ask(uint32_t used);
-/* Tells the manager that a fork used a spare, unless it looks by itself. */
+/* The one that the next fork uses, NULL: there is none. */
+struct abi_session_page *spare_next(void);
+/* Asks for the next spares without waiting for the answer. used: a spare that a fork used
+ * and that the manager is to be told of, or 0. False: not asked. */
+bool spares_ask(uint32_t used);
+/* A fork used the next spare. */
 void spare_used(uint32_t used);
+/* They are no more this process's. */
+void spares_forget(void);
 
 /* How long a wait for the manager does not sleep, in ns. It answers long before,
  * but tens of milliseconds late where others keep the CPUs busy.

@@ -156,6 +156,33 @@ ROW(77, "a child detaches its own attach only")
 	EXPECT_OK(shmdt(m));
 }
 
+struct inherited { int id; void *attach; };
+static int unmaps(void *arg)
+{
+	struct inherited *i = arg;
+	EXPECT_OK(munmap(i->attach, 4096));	/* no call of the family yet */
+	EXPECT_EQ(nattch(i->id), 3);
+	return 0;
+}
+
+ROW(77, "nor does a child that libc's clone() made unmap what the parent has")
+{
+	static char stack[1 << 18] __attribute__((aligned(16)));
+	struct inherited i = { .id = new_segment(4096) };
+	MUST((long)shmat(i.id, NULL, 0));
+	i.attach = MUST(shmat(i.id, NULL, 0));
+	for (int round = 0; round < 3; round++) {
+		JOIN((pid_t)MUST(clone(unmaps, stack + sizeof stack, SIGCHLD, &i)));
+		EXPECT_EQ(nattch(i.id), 2);
+		EXPECT_EQ(fault(i.attach, true), 0);
+		pid_t p;
+		CHILD(p) {}	/* after a fork, as before */
+		JOIN(p);
+	}
+	EXPECT_OK(shmdt(i.attach));
+	EXPECT_EQ(nattch(i.id), 1);
+}
+
 ACT(nattch_is)	/* id, expected */
 {
 	struct shmid_ds d;
