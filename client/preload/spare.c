@@ -5,8 +5,8 @@
  */
 #include "session.h"
 
-/* Half of what a parent may have is asked for at once: while one half is used, the
- * manager makes the other. */
+/* Half of what a parent may have is asked for at once: as soon as one half is begun, the
+ * manager makes the other. On a busy machine that takes it some milliseconds. */
 #define BATCH (ABI_MAX_SPARES / 2)
 
 static uint32_t left(const struct spares *s)
@@ -116,11 +116,9 @@ static void tell(uint32_t used)
 
 void spare_used(uint32_t used)
 {
-	const struct spares *s = control.spares;
-
 	control.spares[0].used++;
 	turn();
-	if (left(&s[1]) > 0 || left(&s[0]) > s->count / 2 || !spares_ask(used))
+	if (left(&control.spares[1]) > 0 || !spares_ask(used))
 		tell(used);
 }
 
