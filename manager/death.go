@@ -166,12 +166,16 @@ func (s *space) bury(x *session) {
 	for _, b := range x.calls {
 		b.cancel()
 	}
-	for _, y := range s.spares(func(y *session) bool { return y.state.Parent == x.number }) {
-		y.inherit(x)
-		y.heir = true
+	if x.parent {
+		for _, y := range s.spares(func(y *session) bool { return y.state.Parent == x.number }) {
+			y.inherit(x)
+			y.heir = true
+		}
 	}
 	s.dropSession(x)
-	s.settleChildren(x)
+	if x.parent {
+		s.settleChildren(x)
+	}
 	s.destroyOrphans()
 	s.left(x)
 	s.log.Debug("session ended", keySession, x.number, keyPID, x.id.pid)

@@ -171,7 +171,7 @@ func (s *space) readSessions() error {
 			return err
 		}
 		x := &session{
-			space: s, number: n, state: st, public: public, pidfd: -1, since: time.Now(), everything: true, unknown: true,
+			space: s, number: n, state: st, public: public, pidfd: -1, since: time.Now(), everything: true, unknown: true, parent: true,
 			channels: map[*channel]struct{}{}, opened: map[*object]struct{}{}, calls: map[uint32]call{},
 		}
 		if x.page, err = s.recoverPage(n, st, files); err != nil {

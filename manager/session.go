@@ -45,6 +45,7 @@ type session struct {
 	used       bool      // a spare that was seen used
 	forked     bool      // a spare whose parent said that its fork is over
 	batch      int       // spares that it got the last time
+	parent     bool      // it has spares, or had
 	reserved   time.Time // when it was first seen reserved
 }
 
@@ -74,6 +75,9 @@ func (s *space) newSessions(parent uint32, n int) ([]*session, error) {
 		}
 	}
 	if len(made) > 0 {
+		if p := s.sessions[parent]; p != nil {
+			p.parent = true
+		}
 		return made, nil
 	}
 	pf.remove()

@@ -22,7 +22,7 @@ import (
 
 const (
 	longestFork   = time.Minute // of a parent that does not tell, for its manager died
-	maxUnsettled  = 64          // used ones of one parent
+	maxUnsettled  = 16          // used ones of one parent
 	settlePause   = 100 * time.Millisecond
 	settleLongest = 10 * time.Second
 )
