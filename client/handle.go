@@ -240,7 +240,7 @@ func (h *handle) Grow(cells, chunks int) error {
 
 // Reap is plane.Host's.
 func (h *handle) Reap(session uint32) error {
-	_, err := h.s.tell(context.Background(), abi.MsgReap, int64(session))
+	_, err := h.s.tell(context.Background(), abi.MsgReap, int64(session), int64(h.family), int64(h.id))
 	return errnoOf(err)
 }
 

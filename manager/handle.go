@@ -52,7 +52,11 @@ func (s *space) answer(c *channel, x *session, req *request) reply {
 	case abi.MsgGrow:
 		return s.growRequest(s.caller(c, req), req)
 	case abi.MsgReap:
-		return reply{val: [6]int64{s.reapSession(uint32(req.Arg[0]))}}
+		dead := s.reapSession(uint32(req.Arg[0]))
+		if dead != 0 {
+			s.reapAgain(x, uint32(req.Arg[0]), req.Arg[1], req.Arg[2])
+		}
+		return reply{val: [6]int64{dead}}
 	case abi.MsgWho:
 		return reply{val: [6]int64{int64(s.who(x, uint32(req.Arg[0]), uint32(req.Arg[1])))}}
 	case abi.MsgDetached:
@@ -287,6 +291,25 @@ func (s *space) reapSession(number uint32) int64 {
 	}
 	s.pulse.calm(number)
 	return 0
+}
+
+// reapAgain cleans up in the object in which x met something of a dead session. It would
+// meet it for ever, should that session have come to the object unknown to the manager.
+func (s *space) reapAgain(x *session, number uint32, f, id int64) {
+	of, ok := family(f)
+	if !ok || of == Shm {
+		return
+	}
+	o, err := s.find(of, id)
+	if err != nil {
+		return
+	}
+	if _, opened := x.opened[o]; !opened && !x.everything {
+		return
+	}
+	if err := s.reap(o, number); err != nil {
+		s.log.Error("clean-up after a dead process failed", keySession, number, keyFamily, of.String(), keyID, o.rec.ID, keyError, err)
+	}
 }
 
 // statBytes encodes an abi.Stat.

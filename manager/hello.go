@@ -141,13 +141,15 @@ func (x *session) connected() bool {
 }
 
 // inheritUnasked is for a process that was forked without a spare: what its
-// parent had mapped or open it has too, unless it called exec since.
+// parent had mapped or open it has too, unless it called exec since. Who its parent
+// was nobody knows: it may have ended, and left it to another session.
 func (s *space) inheritUnasked(x *session, maps *mappings) {
 	text, err := maps.read()
 	if err == nil && !strings.Contains(text, s.storage.devText()) {
 		return
 	}
 	s.findSegments(x, text)
+	s.findSetsAndQueues(x, text)
 	if st, err := readStat(fmt.Sprintf("/proc/%d/stat", x.id.pid)); err == nil {
 		if start, err := startTime(st.PPID); err == nil {
 			for _, parent := range s.process[processID{st.PPID, start}] {
@@ -195,6 +197,26 @@ func (s *space) findSegments(x *session, maps string) {
 		var st unix.Stat_t
 		if looksLikeSegment(link) && unix.Stat(path, &st) == nil {
 			note(inode{st.Dev, st.Ino})
+		}
+	}
+}
+
+// findSetsAndQueues notes those that a process has mapped, by the names of their files.
+func (s *space) findSetsAndQueues(x *session, maps string) {
+	mapped := map[uint64]bool{}
+	for line := range strings.Lines(maps) {
+		if serial, ok := controlSerial(strings.TrimSpace(line)); ok {
+			mapped[serial] = true
+		}
+	}
+	if len(mapped) == 0 {
+		return
+	}
+	for _, f := range []Family{Sem, Msg} {
+		for _, o := range s.objects[f] {
+			if mapped[o.rec.Serial] {
+				x.opened[o] = struct{}{}
+			}
 		}
 	}
 }

@@ -74,7 +74,8 @@ const (
 	MsgCtl = 5
 	// MsgGrow: family, id, cells and chunks wanted in all -> slot word.
 	MsgGrow = 6
-	// MsgReap: session -> 1: it was dead and its undo is applied; 0: it lives.
+	// MsgReap: session, and where it was met: family, id -> 1: it was dead and its undo is
+	// applied; 0: it lives.
 	MsgReap = 7
 	// MsgWho: session, thread of it or 0 -> its number in the caller's pid namespace,
 	// 0: not visible.

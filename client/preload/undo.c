@@ -61,7 +61,7 @@ void undo_clear(struct txn *t, int sem)
 int reap(struct txn *t, uint32_t number)
 {
 	int64_t dead = 0;
-	int r = channel_simple(ABI_MSG_REAP, number, 0, 0, 0, &dead);
+	int r = channel_simple(ABI_MSG_REAP, number, ABI_SEM, t->handle->id, 0, &dead);
 
 	if (r == 0 && !dead)
 		t->asked[t->n_asked++ % 4] = number;

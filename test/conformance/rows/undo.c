@@ -88,6 +88,36 @@ ROWS("140,230", "and of a process that has no descriptors at all")
 	}
 }
 
+ROW(140, "and of a process that its parent left to another one, which uses other sets")
+{
+	struct { _Atomic int set, ready, orphan; } *shared = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (shared == MAP_FAILED)
+		FAIL("mmap");
+	MUST(prctl(PR_SET_CHILD_SUBREAPER, 1));
+	MUST(op1(new_set(1), 0, 1, 0));
+	pid_t p, q;
+	CHILD(p) {
+		pid_t parent = getpid();
+		shared->set = new_set(1);
+		EXPECT_OK(op1(shared->set, 0, 1, 0));
+		CHILD(q) {
+			MUST(prctl(PR_SET_PDEATHSIG, 0));
+			shared->ready = 1;
+			UNTIL(getppid() != parent);
+			EXPECT_OK(op1(shared->set, 0, 7, SEM_UNDO));
+			shared->orphan = getpid();
+			pause();
+		}
+		UNTIL(shared->ready);
+	}
+	JOIN(p);
+	UNTIL(shared->orphan != 0);
+	EXPECT_EQ(value(shared->set, 0), 8);
+	MUST(kill(shared->orphan, SIGKILL));
+	MUST(waitpid(shared->orphan, NULL, 0));
+	EXPECT_EQ(value(shared->set, 0), 1);
+}
+
 ROW(141, "a forked child has nothing to undo")
 {
 	int set = new_set(1);
