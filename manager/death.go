@@ -186,9 +186,10 @@ func (s *space) bury(x *session) {
 func (s *space) settleBefore(x *session) {
 	born := x.page.claimed()
 	for _, y := range s.spares(func(y *session) bool {
-		state, _ := y.page.state()
-		elder := y.state.Parent == x.state.Parent && y.page.claimed() < born
-		return state == abi.PageClaimed && (y.state.Parent == x.number || elder)
+		if state, _ := y.page.state(); state != abi.PageClaimed {
+			return false
+		}
+		return y.state.Parent == x.number || y.state.Parent == x.state.Parent && y.page.claimed() < born
 	}) {
 		s.settle(y)
 	}

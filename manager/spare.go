@@ -46,7 +46,8 @@ func (s *space) spare(x *session, req *request) reply {
 		if state == abi.PageSpare {
 			unused++
 		}
-		return state != abi.PageSpare
+		// The child of the fork that is just over may not have run yet.
+		return state != abi.PageSpare && y.number != uint32(req.Arg[0])
 	})
 	for _, y := range used[:max(len(used)-maxUnsettled, 0)] {
 		s.settle(y)
