@@ -11,17 +11,16 @@ import (
 	"github.com/ipcspace/ipcspace/client/plane"
 )
 
-// readSlots finds all objects and writes anew what follows from them.
+// readSlots finds all objects and corrects what follows from them. Clients read it
+// meanwhile: what was right stays so at every moment.
 func (s *space) readSlots() error {
 	h := s.table.header
 	used := map[uint32]bool{}
 	var keys [abi.Families]map[uint32]uint32
-	atomic.StoreUint64(&h.Sems, 0)
-	atomic.StoreUint64(&h.ShmPages, 0)
+	var inUse, maxIndex [abi.Families]uint32
+	var sems, shmPages uint64
 	for f := range Family(abi.Families) {
 		keys[f] = map[uint32]uint32{}
-		atomic.StoreUint32(&h.InUse[f], 0)
-		atomic.StoreUint32(&h.MaxIndex[f], 0)
 		for index := range uint32(abi.MaxObjects) {
 			word := s.table.word(f, index)
 			if word == 0 {
@@ -35,19 +34,32 @@ func (s *space) readSlots() error {
 			s.state.header.Serial = max(s.state.header.Serial, o.rec.Serial)
 			used[n] = true
 			s.enter(o)
-			s.table.account(f, &o.rec, true)
+			inUse[f]++
+			maxIndex[f] = index + 1
+			switch f {
+			case Sem:
+				sems += o.rec.Size
+			case Shm:
+				shmPages += pages(o.rec.Size)
+			}
 			if o.rec.Key != 0 {
 				keys[f][o.rec.Key] = index
 			}
 		}
 	}
+	for f := range abi.Families {
+		atomic.StoreUint32(&h.InUse[f], inUse[f])
+		atomic.StoreUint32(&h.MaxIndex[f], maxIndex[f])
+	}
+	atomic.StoreUint64(&h.Sems, sems)
+	atomic.StoreUint64(&h.ShmPages, shmPages)
 	s.table.findFreeRecords(used)
 	segments, err := s.storage.segmentFiles()
 	if err != nil {
 		return err
 	}
 	for f := range Family(abi.Families) {
-		s.table.rewriteKeys(f, keys[f])
+		s.table.correctKeys(f, keys[f])
 		for _, o := range s.objects[f] {
 			if err := s.reenter(o, segments); err != nil {
 				return fmt.Errorf("%s %d: %w", f, o.rec.ID, err)

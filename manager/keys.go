@@ -7,9 +7,9 @@ import (
 	"github.com/ipcspace/ipcspace/client/abi"
 )
 
-// The key entries of the table are for clients; the manager itself goes by
-// table.keys. A client that misses a key asks (MsgGet), so an entry may come
-// late or be lost at a cut: recovery writes them anew.
+// The key entries of the table are for clients, which take a key that they miss for
+// one that is not there; the manager itself goes by table.keys. An entry that is lost
+// at a cut is of a request that nobody has the answer of: recovery enters it.
 
 func (t *table) keyEntry(f Family, bucket uint32) *uint64 {
 	return (*uint64)(unsafe.Pointer(&t.mem[abi.TableKeysOff+(int(f)*abi.KeyBuckets+int(bucket))*8]))
@@ -56,6 +56,11 @@ func (t *table) dropKey(f Family, key uint32) {
 		}
 		b = (b + 1) % abi.KeyBuckets
 	}
+	t.clearTombstones(f, b)
+}
+
+// clearTombstones clears those that end at bucket b, if a bucket never used follows.
+func (t *table) clearTombstones(f Family, b uint32) {
 	if atomic.LoadUint64(t.keyEntry(f, (b+1)%abi.KeyBuckets)) != 0 {
 		return
 	}
@@ -69,16 +74,41 @@ func (t *table) dropKey(f Family, key uint32) {
 	}
 }
 
-// rewriteKeys makes the entries agree with keys. A client that searches
-// meanwhile may miss one, and asks.
-func (t *table) rewriteKeys(f Family, keys map[uint32]uint32) {
+// correctKeys makes the entries agree with keys. A client that searches meanwhile
+// finds each that is right.
+func (t *table) correctKeys(f Family, keys map[uint32]uint32) {
+	t.keys[f] = map[uint32]uint32{}
 	for b := range uint32(abi.KeyBuckets) {
-		if e := t.keyEntry(f, b); atomic.LoadUint64(e) != 0 {
-			atomic.StoreUint64(e, 0)
+		e := t.keyEntry(f, b)
+		v := atomic.LoadUint64(e)
+		if v&abi.KeyUsed == 0 {
+			continue
+		}
+		key := uint32(v)
+		index, there := keys[key]
+		_, twice := t.keys[f][key]
+		if !there || twice || v != abi.KeyUsed|uint64(index)<<abi.KeyIndexShift|uint64(key) || !t.leadsTo(f, key, b) {
+			atomic.StoreUint64(e, abi.KeyTombstone)
+			continue
+		}
+		t.keys[f][key] = index
+	}
+	for key, index := range keys {
+		if _, there := t.keys[f][key]; !there {
+			t.addKey(f, key, index)
 		}
 	}
-	t.keys[f] = map[uint32]uint32{}
-	for key, index := range keys {
-		t.addKey(f, key, index)
+	for b := range uint32(abi.KeyBuckets) {
+		t.clearTombstones(f, b)
 	}
+}
+
+// leadsTo tells whether a search for the key comes to bucket b.
+func (t *table) leadsTo(f Family, key, b uint32) bool {
+	for at := bucketOf(key); at != b; at = (at + 1) % abi.KeyBuckets {
+		if atomic.LoadUint64(t.keyEntry(f, at)) == 0 {
+			return false
+		}
+	}
+	return true
 }

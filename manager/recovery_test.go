@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -51,6 +52,73 @@ func TestKilledInCreate(t *testing.T) {
 			t.Errorf("%d files: %v", len(files), files)
 		}
 	})
+}
+
+// A client that looks into the table while the next manager takes over finds each key,
+// and as many objects as there are.
+func TestTableInTakeover(t *testing.T) {
+	eachDaemon(t, func(t *testing.T, d *daemon) {
+		d.start("")
+		p := mustPeer(t, d.dir())
+		var keys []uint32
+		for key := range uint32(400) {
+			id, err := p.get(Sem, key+1, unix.IPC_CREAT|0o600, 2)
+			check(t, err)
+			if key%3 == 1 {
+				_, err := p.call(abi.MsgCtl, nil, int64(Sem), id, unix.IPC_RMID)
+				check(t, err)
+			} else {
+				keys = append(keys, key+1)
+			}
+		}
+		h := p.header()
+		type counts struct {
+			inUse, top uint32
+			sems       uint64
+		}
+		count := func() counts {
+			return counts{atomic.LoadUint32(&h.InUse[Sem]), atomic.LoadUint32(&h.MaxIndex[Sem]), atomic.LoadUint64(&h.Sems)}
+		}
+		before := count()
+		stop := make(chan struct{})
+		var looker sync.WaitGroup
+		looker.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				for _, key := range keys {
+					if !hasKey(p.table, Sem, key) {
+						t.Errorf("key %d is missed", key)
+						return
+					}
+				}
+				if now := count(); now != before {
+					t.Errorf("%v, not %v", now, before)
+					return
+				}
+			}
+		})
+		for range 5 {
+			d.kill()
+			d.start("")
+			p.resume(t)
+		}
+		close(stop)
+		looker.Wait()
+	})
+}
+
+// hasKey is a client's search.
+func hasKey(table []byte, f Family, key uint32) bool {
+	for b := bucketOf(key); ; b = (b + 1) % abi.KeyBuckets {
+		e := atomic.LoadUint64((*uint64)(unsafe.Pointer(&table[abi.TableKeysOff+(int(f)*abi.KeyBuckets+int(b))*8])))
+		if e == 0 || e&abi.KeyUsed != 0 && uint32(e) == key {
+			return e != 0
+		}
+	}
 }
 
 func TestKilledInRemove(t *testing.T) {

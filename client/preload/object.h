@@ -130,6 +130,7 @@ struct txn {
 	bool zeroed;	 /* the last to change the set left a semaphore at 0 */
 	uint32_t last_sender, last_receiver; /* queue: sessions to note after it */
 	uint32_t last_thread;	/* the receiver's, see last_received */
+	uint32_t reaped;   /* the session that the manager has looked after last */
 	uint32_t asked[4]; /* sessions that the manager found alive just now */
 	uint32_t n_asked;
 	uint32_t bell; /* session whose doorbell is rung after the commit */

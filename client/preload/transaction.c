@@ -29,7 +29,7 @@ int txn_init(struct txn *t, struct handle *h, struct call *c, uint32_t more)
 	t->call = c;
 	t->held = false;
 	t->full = false;
-	t->n_asked = 0;
+	t->n_asked = t->reaped = 0;
 	t->n = t->mark = 0;
 	t->entries = t->local;
 	t->room = TXN_LOCAL;

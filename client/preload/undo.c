@@ -63,8 +63,10 @@ int reap(struct txn *t, uint32_t number)
 	int64_t dead = 0;
 	int r = channel_simple(ABI_MSG_REAP, number, ABI_SEM, t->handle->id, 0, &dead);
 
-	if (r == 0 && !dead)
+	/* Of one that is dead nothing is found again, unless the manager cannot clean up. */
+	if (r == 0 && (!dead || number == t->reaped))
 		t->asked[t->n_asked++ % 4] = number;
+	t->reaped = number;
 	return r;
 }
 
