@@ -1,7 +1,8 @@
 /*
- * semop without the lock: one operation is one compare-and-swap of its word,
- * several or those with SEM_UNDO are a quick transaction. What cannot go on so,
- * for it has to sleep, or others do, goes the way of semop.c.
+ * semop without the lock: one operation is one compare-and-swap of its word, as are
+ * several on it and its neighbour; others, and those with SEM_UNDO, are a quick
+ * transaction. What cannot go on so, for it has to sleep, or others do, goes the way
+ * of semop.c.
  */
 #include "object.h"
 #include "quick.h"
