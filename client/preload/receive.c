@@ -184,6 +184,12 @@ static inline __attribute__((always_inline)) int take_at_once(struct handle *h, 
 	if (m == NULL)
 		return !quick_holds(&q) ? QUICK_LOST : w->nowait ? -ENOMSG : QUICK_LOCK;
 	uint64_t size = m->size, state = load64(&m->state);
+	const char *after = (const char *)message_at(h, link_cell(load64(&m->next)));
+
+	if (after != NULL) { /* another CPU has just filled it: it comes while this one is taken */
+		__builtin_prefetch(after);
+		__builtin_prefetch(after + 64);
+	}
 
 	if (size > w->limit)
 		return quick_holds(&q) ? -E2BIG : QUICK_LOST;
