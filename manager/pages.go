@@ -67,7 +67,8 @@ func (s *storage) mapPages(f *os.File, serial uint64, n int) (*pageFile, error) 
 		return nil, err
 	}
 	size := n * abi.PageSize
-	mem, err := unix.Mmap(int(f.Fd()), 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	// Each page is looked at: at once, for less than as many page faults.
+	mem, err := unix.Mmap(int(f.Fd()), 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_POPULATE)
 	if err != nil {
 		return nil, fmt.Errorf("map %s: %w", f.Name(), err)
 	}

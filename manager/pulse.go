@@ -41,9 +41,10 @@ func (p *pulse) close() {
 func (p *pulse) prepare(session uint32) error {
 	return guarded(func() {
 		atomic.StoreUint64(p.word64(session, 0), 0)
-		for off := 8; off < abi.PageSize; off += 8 {
-			if word := p.word64(session, off); atomic.LoadUint64(word) != 0 {
-				atomic.StoreUint64(word, 0)
+		words := unsafe.Slice(p.word64(session, 0), abi.PageSize/8)
+		for i := range words {
+			if atomic.LoadUint64(&words[i]) != 0 {
+				atomic.StoreUint64(&words[i], 0)
 			}
 		}
 	})
