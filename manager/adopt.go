@@ -17,8 +17,7 @@ func (s *space) readSlots() error {
 	h := s.table.header
 	used := map[uint32]bool{}
 	var keys [abi.Families]map[uint32]uint32
-	var inUse, maxIndex [abi.Families]uint32
-	var sems, shmPages uint64
+	var totals abi.TableHeader
 	for f := range Family(abi.Families) {
 		keys[f] = map[uint32]uint32{}
 		for index := range uint32(abi.MaxObjects) {
@@ -34,25 +33,19 @@ func (s *space) readSlots() error {
 			s.state.header.Serial = max(s.state.header.Serial, o.rec.Serial)
 			used[n] = true
 			s.enter(o)
-			inUse[f]++
-			maxIndex[f] = index + 1
-			switch f {
-			case Sem:
-				sems += o.rec.Size
-			case Shm:
-				shmPages += pages(o.rec.Size)
-			}
+			count(&totals, f, &o.rec, true)
+			totals.MaxIndex[f] = index + 1
 			if o.rec.Key != 0 {
 				keys[f][o.rec.Key] = index
 			}
 		}
 	}
 	for f := range abi.Families {
-		atomic.StoreUint32(&h.InUse[f], inUse[f])
-		atomic.StoreUint32(&h.MaxIndex[f], maxIndex[f])
+		atomic.StoreUint32(&h.InUse[f], totals.InUse[f])
+		atomic.StoreUint32(&h.MaxIndex[f], totals.MaxIndex[f])
 	}
-	atomic.StoreUint64(&h.Sems, sems)
-	atomic.StoreUint64(&h.ShmPages, shmPages)
+	atomic.StoreUint64(&h.Sems, totals.Sems)
+	atomic.StoreUint64(&h.ShmPages, totals.ShmPages)
 	s.table.findFreeRecords(used)
 	segments, err := s.storage.segmentFiles()
 	if err != nil {

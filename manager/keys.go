@@ -15,6 +15,11 @@ func (t *table) keyEntry(f Family, bucket uint32) *uint64 {
 	return (*uint64)(unsafe.Pointer(&t.mem[abi.TableKeysOff+(int(f)*abi.KeyBuckets+int(bucket))*8]))
 }
 
+// keyWord is a used entry.
+func keyWord(key, index uint32) uint64 {
+	return abi.KeyUsed | uint64(index)<<abi.KeyIndexShift | uint64(key)
+}
+
 func bucketOf(key uint32) uint32 {
 	return (key * abi.KeyHash) >> 16 & (abi.KeyBuckets - 1)
 }
@@ -27,7 +32,7 @@ func (t *table) addKey(f Family, key, index uint32) {
 	for range abi.KeyBuckets {
 		e := t.keyEntry(f, b)
 		if v := atomic.LoadUint64(e); v&abi.KeyUsed == 0 {
-			atomic.StoreUint64(e, abi.KeyUsed|uint64(index)<<abi.KeyIndexShift|uint64(key))
+			atomic.StoreUint64(e, keyWord(key, index))
 			return
 		}
 		b = (b + 1) % abi.KeyBuckets
@@ -42,7 +47,7 @@ func (t *table) dropKey(f Family, key uint32) {
 		return
 	}
 	delete(t.keys[f], key)
-	want := abi.KeyUsed | uint64(index)<<abi.KeyIndexShift | uint64(key)
+	want := keyWord(key, index)
 	b := bucketOf(key)
 	for range abi.KeyBuckets {
 		e := t.keyEntry(f, b)
@@ -87,7 +92,7 @@ func (t *table) correctKeys(f Family, keys map[uint32]uint32) {
 		key := uint32(v)
 		index, there := keys[key]
 		_, twice := t.keys[f][key]
-		if !there || twice || v != abi.KeyUsed|uint64(index)<<abi.KeyIndexShift|uint64(key) || !t.leadsTo(f, key, b) {
+		if !there || twice || v != keyWord(key, index) || !t.leadsTo(f, key, b) {
 			atomic.StoreUint64(e, abi.KeyTombstone)
 			continue
 		}

@@ -197,7 +197,8 @@ func (s *space) lost(y *session) bool {
 // reserved spare: one that has the page mapped and is nobody's session yet.
 func (s *space) mayComeTrue(y, parent *session) bool {
 	if parent != nil && !s.isDead(parent) {
-		// Twice: a thread that ends leaves its children to another.
+		// Twice: a thread that ends leaves its children to another, and of the children
+		// that are read one may be left out if another ends meanwhile (proc(5)).
 		for range 2 {
 			if pids, err := children(parent.id.pid); err != nil || s.unclaimedBy(y, pids) {
 				return true

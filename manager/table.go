@@ -160,19 +160,24 @@ func (t *table) bump(word *uint32) {
 	futexWake(word, 1<<30)
 }
 
-// account changes the usage counters when an object comes or goes.
-func (t *table) account(f Family, r *abi.Record, came bool) {
+// count changes the totals in a header when an object comes or goes.
+func count(h *abi.TableHeader, f Family, r *abi.Record, came bool) {
 	sign := uint64(1)
 	if !came {
 		sign = ^uint64(0)
 	}
-	atomic.AddUint32(&t.header.InUse[f], uint32(sign))
+	atomic.AddUint32(&h.InUse[f], uint32(sign))
 	switch f {
 	case Sem:
-		atomic.AddUint64(&t.header.Sems, sign*r.Size)
+		atomic.AddUint64(&h.Sems, sign*r.Size)
 	case Shm:
-		atomic.AddUint64(&t.header.ShmPages, sign*pages(r.Size))
+		atomic.AddUint64(&h.ShmPages, sign*pages(r.Size))
 	}
+}
+
+// account changes the usage counters when an object comes or goes.
+func (t *table) account(f Family, r *abi.Record, came bool) {
+	count(t.header, f, r, came)
 	index := r.ID & abi.IndexMask
 	top := atomic.LoadUint32(&t.header.MaxIndex[f])
 	if came && index >= top {

@@ -109,17 +109,6 @@ static inline void quick_put_next(struct quick *q, uint64_t off, uint32_t cell)
 	quick_put(q, off, w, link_next(w, cell));
 }
 
-/* The entry for the word at off. */
-static inline struct abi_log_entry *quick_entry(struct quick *q, uint64_t off)
-{
-	for (uint32_t i = 0; i < q->n; i++)
-		if (q->entries[i].off == off)
-			return &q->entries[i];
-	uint64_t w = load64((uint64_t *)(q->handle->mem + off));
-
-	return quick_put(q, off, w, w);
-}
-
 /* False: nothing happened, and what was read may be of several moments. n: how
  * many entries there are, for a caller that knows. */
 static inline __attribute__((always_inline)) bool quick_commit(struct quick *q, uint32_t n)

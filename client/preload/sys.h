@@ -110,7 +110,8 @@ static inline bool cas32(uint32_t *p, uint32_t old, uint32_t new)
 	return __atomic_compare_exchange_n(p, &old, new, false, __ATOMIC_ACQ_REL,
 					   __ATOMIC_ACQUIRE);
 }
-/* Two neighbours at once, the first at a multiple of 16 bytes. */
+/* Two neighbours at once, the first at a multiple of 16 bytes. (x86-64-v2 has the instruction:
+ * every CPU since 2006.) */
 static inline bool cas_pair(uint64_t *p, const uint64_t old[2], const uint64_t new[2])
 {
 	struct {
